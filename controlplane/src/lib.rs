@@ -1,0 +1,3 @@
+//! What the cluster wants, and the names. See the crate's README for an update's day.
+
+pub mod cluster;
