@@ -3,5 +3,6 @@
 //! The crate knows no Kubernetes, no DNS server and no async runtime. See its README for a packet's day.
 
 pub mod clock;
+pub mod neighbours;
 pub mod net;
 pub mod routes;
