@@ -1,3 +1,4 @@
 //! What the cluster wants, and the names. See the crate's README for an update's day.
 
 pub mod cluster;
+pub mod dns;
