@@ -1,8 +1,8 @@
 //! One running gateway's claim on a state directory, and the journal of what it put on the machine.
 //!
-//! Each change to the machine is written to the journal *before* it is made, so that whatever kills the process, the
-//! next start knows what to take back: that, and nothing else. The journal holds for one boot and one network namespace;
-//! in another there is nothing of it left to take back.
+//! Each change to the machine is written to the journal *before* it is made, so that whatever kills the
+//! process, the next start knows what to take back: that, and nothing else. The journal holds for one boot
+//! and one network namespace; in another there is nothing of it left to take back.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -64,7 +64,8 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Claims a state directory for this process; makes it with mode 0700 if it is missing. Changes nothing else.
+    /// Claims a state directory for this process; makes it with mode 0700 if it is missing. Changes nothing
+    /// else.
     ///
     /// # Errors
     /// When another process holds it (named by its number), or others than its owner can write to it.
@@ -242,8 +243,8 @@ fn lock(directory: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// Reads what an earlier run left. A file that is no journal is put aside, so that it neither stops the gateway nor
-/// vanishes unseen.
+/// Reads what an earlier run left. A file that is no journal is put aside, so that it neither stops the
+/// gateway nor vanishes unseen.
 fn read_journal(path: &Path) -> anyhow::Result<Option<Journal>> {
     let text = match fs::read(path) {
         Ok(text) => text,

@@ -1,16 +1,18 @@
 //! The way back to the kernel: a veth pair into which workers send what is not ours.
 //!
-//! A frame that a worker sends on [`TRANSMIT_END`] comes out of [`RECEIVE_END`] as if from a wire; the kernel's firewall,
-//! NAT, routes and sockets then treat it like any other. The far end asks nobody anything (no ARP) and has no IPv6 of
-//! its own. Sending by AF_XDP in copy mode needs no NAPI on the far end, so GRO stays as the kernel sets it.
+//! A frame that a worker sends on [`TRANSMIT_END`] comes out of [`RECEIVE_END`] as if from a wire; the
+//! kernel's firewall, NAT, routes and sockets then treat it like any other. The far end asks nobody anything
+//! (no ARP) and has no IPv6 of its own. Sending by AF_XDP in copy mode needs no NAPI on the far end, so GRO
+//! stays as the kernel sets it.
 //!
 //! Which sources the far end takes (net/ipv4/fib_frontend.c, `__fib_validate_source`):
 //! - any that some route leads to (`rp_filter=2`), and the box's own, which replies of a NodePort carry
 //!   (`accept_local=1`);
-//! - but on a device without an address a filter of 1 or 2 drops all, and the filter of `conf/all` cannot be taken
-//!   back for one device: hence [`INNER_ADDRESS`].
+//! - but on a device without an address a filter of 1 or 2 drops all, and the filter of `conf/all` cannot be
+//!   taken back for one device: hence [`INNER_ADDRESS`].
 //!
-//! Limits: firewall rules see `tide1` as the incoming device, and a source to which no route leads is dropped.
+//! Limits: firewall rules see `tide1` as the incoming device, and a source to which no route leads is
+//! dropped.
 
 use std::fs;
 use std::io;
@@ -30,7 +32,8 @@ pub const TRANSMIT_END: &str = "tide0";
 /// The end that the kernel receives on.
 pub const RECEIVE_END: &str = "tide1";
 
-/// The receiving end's address: within 127.0.0.0/8, which is the box's own anyway, so that no network is hidden by it.
+/// The receiving end's address: within 127.0.0.0/8, which is the box's own anyway, so that no network is
+/// hidden by it.
 pub const INNER_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, b'T');
 
 /// The largest MTU whose frames fit a 4 KiB frame of the shared memory, in octets.
@@ -50,8 +53,8 @@ pub struct PuntDevice {
 }
 
 impl PuntDevice {
-    /// Makes the pair with one queue per worker, and the largest MTU of `served`, at most [`MTU_MAX`]; notes it in the
-    /// journal first.
+    /// Makes the pair with one queue per worker, and the largest MTU of `served`, at most [`MTU_MAX`]; notes
+    /// it in the journal first.
     ///
     /// # Errors
     /// When a device of that name is not this instance's, or the kernel refuses a step.
@@ -98,8 +101,8 @@ impl PuntDevice {
     }
 }
 
-/// The alias that says whose the pair is. Only one process at a time holds a state directory, so a pair that names ours
-/// was left behind; one that names another may be in use.
+/// The alias that says whose the pair is. Only one process at a time holds a state directory, so a pair that
+/// names ours was left behind; one that names another may be in use.
 fn marker(instance: &Instance) -> String {
     format!("tidegate punt device, state in {}", instance.directory().display())
 }

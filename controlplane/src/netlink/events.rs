@@ -24,8 +24,8 @@ pub enum KernelEvent {
     AddressesChanged,
     /// Routes of `local` or `main` appeared or went.
     ///
-    /// Told with [`KernelEvent::LinksChanged`] and [`KernelEvent::AddressesChanged`] too: the kernel takes IPv4 routes
-    /// away with a device or address without a word (`fib_flush`).
+    /// Told with [`KernelEvent::LinksChanged`] and [`KernelEvent::AddressesChanged`] too: the kernel takes
+    /// IPv4 routes away with a device or address without a word (`fib_flush`).
     RoutesChanged,
     /// A neighbour has a new state, or is gone.
     NeighbourChanged(NextHop, Option<NeighbourState>),

@@ -1,7 +1,7 @@
 //! The kernel's network configuration over rtnetlink: the only room that names the rtnetlink crates.
 //!
-//! [`Netlink`] asks and changes; [`KernelEvents`] tells what changed. Both run on the control thread's one-threaded
-//! runtime. Reading order: [`links`], [`addresses`], [`routes`], [`neighbours`], [`events`].
+//! [`Netlink`] asks and changes; [`KernelEvents`] tells what changed. Both run on the control thread's
+//! one-threaded runtime. Reading order: `links`, `addresses`, `routes`, `neighbours`, `events`.
 
 mod addresses;
 mod events;

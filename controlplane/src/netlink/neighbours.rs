@@ -1,13 +1,13 @@
 //! Neighbours: who has which hardware address on a link, and which of them the kernel keeps resolved for us.
 //!
-//! A next hop in use is a *managed* neighbour: the kernel asks for it, and asks again before it goes stale, without
-//! traffic of ours (net/core/neighbour.c, `neigh_managed_work`; Linux 5.16). Ours carry [`NEIGHBOUR_PROTOCOL`], which
-//! the kernel keeps and dumps. What binds the requests here was seen on Linux 6.18 and stands in `neigh_add` and
-//! `__neigh_update`:
-//! - asking for a managed entry takes the hardware address from a permanent one, and the mark from an externally
-//!   learned one: so entries that are somebody's configuration are left alone;
-//! - a request with `NTF_USE` and without `NTF_EXT_MANAGED` ends the management and keeps the entry and its state: so
-//!   nothing that the kernel had learnt is lost;
+//! A next hop in use is a *managed* neighbour: the kernel asks for it, and asks again before it goes stale,
+//! without traffic of ours (net/core/neighbour.c, `neigh_managed_work`; Linux 5.16). Ours carry
+//! [`NEIGHBOUR_PROTOCOL`], which the kernel keeps and dumps. What binds the requests here was seen on Linux
+//! 6.18 and stands in `neigh_add` and `__neigh_update`:
+//! - asking for a managed entry takes the hardware address from a permanent one, and the mark from an
+//!   externally learned one: so entries that are somebody's configuration are left alone;
+//! - a request with `NTF_USE` and without `NTF_EXT_MANAGED` ends the management and keeps the entry and its
+//!   state: so nothing that the kernel had learnt is lost;
 //! - a device that goes down or loses its carrier loses its entries, managed ones too.
 
 use std::io;
@@ -42,12 +42,13 @@ impl Netlink {
 
     /// Makes the kernel resolve a next hop now, and keep it resolved.
     ///
-    /// Asked again for one that failed, it probes at once. An entry that is permanent, externally learned or managed by
-    /// another program is left as it is. The answer comes as [`super::KernelEvent::NeighbourChanged`]; a next hop that
-    /// vanishes (event with `None`) has to be asked for again.
+    /// Asked again for one that failed, it probes at once. An entry that is permanent, externally learned or
+    /// managed by another program is left as it is. The answer comes as
+    /// [`super::KernelEvent::NeighbourChanged`]; a next hop that vanishes (event with `None`) has to be asked
+    /// for again.
     ///
     /// # Errors
-    /// When the device does not exist or is down.
+    /// When the device does not exist. One that is down is no error: ask again when it is up.
     pub async fn resolve(&self, next_hop: NextHop) -> anyhow::Result<()> {
         let resolve = async {
             if self.neighbour(next_hop).await?.is_some_and(|message| is_anothers(&message)) {
@@ -61,7 +62,8 @@ impl Netlink {
         resolve.await.with_context(|| format!("next hop {}: cannot have it resolved", named(next_hop)))
     }
 
-    /// Ends the management of a next hop that [`Netlink::resolve`] asked for; it stays known until the kernel forgets it.
+    /// Ends the management of a next hop that [`Netlink::resolve`] asked for; it stays known until the kernel
+    /// forgets it.
     ///
     /// # Errors
     /// When the kernel refuses; that it is gone, or not ours, is no error.
@@ -75,8 +77,8 @@ impl Netlink {
         release.await.with_context(|| format!("next hop {}: cannot release it", named(next_hop)))
     }
 
-    /// Ends the management of every neighbour that carries our mark, whichever run of this program made it; returns how
-    /// many those were.
+    /// Ends the management of every neighbour that carries our mark, whichever run of this program made it;
+    /// returns how many those were.
     ///
     /// # Errors
     /// When the kernel refuses.

@@ -25,8 +25,9 @@ enum Omission {
 impl Netlink {
     /// Reads the routes of the tables `local` and `main`, of both families, in the kernel's order.
     ///
-    /// Of a multipath route only the first live next hop is taken. Routes that depend on the type of service or the
-    /// source, or on a next-hop object that the kernel does not spell out, are left out with one log line each kind.
+    /// Of a multipath route only the first live next hop is taken. Routes that depend on the type of service
+    /// or the source, or on a next-hop object that the kernel does not spell out, are left out with one log
+    /// line each kind.
     ///
     /// # Errors
     /// When the kernel refuses the dump.

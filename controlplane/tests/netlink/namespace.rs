@@ -66,8 +66,8 @@ impl Namespace {
         let path = format!("/run/netns/{}", self.name);
         let file = File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
         let inside = move || {
-            // SAFETY: the descriptor is open for the whole call, and only this thread, which ends with the test,
-            // changes its namespace.
+            // SAFETY: the descriptor is open for the whole call, and only this thread, which ends with the
+            // test, changes its namespace.
             let joined = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
             assert_eq!(joined, 0, "setns {path}: {}", io::Error::last_os_error());
             test()
@@ -78,7 +78,8 @@ impl Namespace {
         })
     }
 
-    /// Runs an asynchronous test inside the namespace, on a one-threaded runtime as the control thread has it.
+    /// Runs an asynchronous test inside the namespace, on a one-threaded runtime as the control thread has
+    /// it.
     pub(crate) fn enter_async<T: Send, F: Future<Output = T>>(&self, test: impl FnOnce() -> F + Send) -> T {
         self.enter(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -10,7 +10,8 @@ use tidegate::punt_device::{MTU_MAX, PuntDevice};
 
 use crate::namespace::{Namespace, send_frame};
 
-/// A client that the gateway reaches by `lan`, so that strict reverse-path filtering would drop it on `tide1`.
+/// A client that the gateway reaches by `lan`, so that strict reverse-path filtering would drop it on
+/// `tide1`.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 77);
 
 fn claimed() -> (TempDir, Instance) {
