@@ -209,6 +209,15 @@ impl Instance {
     }
 }
 
+impl Drop for Instance {
+    /// Closing the file is not enough: a child between fork and exec still holds it open, and so the lock.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(directory = %self.directory.display(), %error, "state directory: cannot unlock it");
+        }
+    }
+}
+
 impl Journal {
     /// An empty journal of this boot and the calling thread's network namespace.
     fn here() -> anyhow::Result<Self> {
