@@ -16,7 +16,8 @@ pub enum RouteKind {
     Unicast {
         /// The device that packets leave by.
         device: DeviceIndex,
-        /// The router on that link, if the destination is not on it; may be IPv6 for an IPv4 route (`RTA_VIA`).
+        /// The router on that link, if the destination is not on it; may be IPv6 for an IPv4 route
+        /// (`RTA_VIA`).
         gateway: Option<IpAddr>,
     },
     /// To the box itself (`RTN_LOCAL`, `RTN_BROADCAST`, `RTN_ANYCAST`, multicast): the kernel's.
@@ -53,9 +54,9 @@ pub struct Route {
 
 /// All routes, fixed once built.
 ///
-/// The prefixes of a table are cut into ranges of addresses that do not overlap, so that a look-up is one binary
-/// search per table, whatever the mix of prefix lengths. At most two ranges and one per route: 10,000 IPv4 routes
-/// take about 0.6 MB.
+/// The prefixes of a table are cut into ranges of addresses that do not overlap, so that a look-up is one
+/// binary search per table, whatever the mix of prefix lengths. At most two ranges per route: 10,000
+/// IPv4 routes take about 0.6 MB.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Routes {
     local_ipv4: Ranges<u32>,
@@ -65,7 +66,8 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Builds the tables; of routes with one table, prefix and metric the first counts, as in the kernel's dump order.
+    /// Builds the tables; of routes with one table, prefix and metric the first counts, as in the kernel's
+    /// dump order.
     ///
     /// A route whose `prefix_length` its family does not have is left out. Cost: a sort.
     #[must_use]
@@ -95,8 +97,8 @@ impl Routes {
         }
     }
 
-    /// Looks up where packets to `destination` go: the `local` table before `main`, then the longest prefix, then the
-    /// lowest metric. `None` if no route fits.
+    /// Looks up where packets to `destination` go: the `local` table before `main`, then the longest prefix,
+    /// then the lowest metric. `None` if no route fits.
     ///
     /// Cost: at most two binary searches; no allocation.
     #[must_use]
@@ -132,7 +134,8 @@ impl Prefix {
     }
 }
 
-/// The answer for each range of addresses: entry `i` of `answers` holds from `starts[i]` to before the next start.
+/// The answer for each range of addresses: entry `i` of `answers` holds from `starts[i]` to before the next
+/// start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Ranges<A> {
     starts: Box<[A]>,
@@ -146,9 +149,9 @@ impl<A> Default for Ranges<A> {
 }
 
 impl<A: Copy + Ord> Ranges<A> {
-    /// Sweeps over the prefixes by address; `open` holds those that cover the current address, innermost last, which
-    /// works because two prefixes either nest or do not touch.
-    /// Nothing begins behind the family's `highest` address.
+    /// Sweeps over the prefixes by address; `open` holds those that cover the current address, innermost
+    /// last, which works because two prefixes either nest or do not touch. Nothing begins behind the family's
+    /// `highest` address.
     fn new(mut prefixes: Vec<Prefix>, highest: u128, narrow: impl Fn(u128) -> A) -> Self {
         prefixes.sort_by_key(|prefix| (prefix.first, core::cmp::Reverse(prefix.last), prefix.metric));
         prefixes.dedup_by_key(|prefix| (prefix.first, prefix.last));
