@@ -48,8 +48,20 @@ impl Neighbours {
     /// Cost: one binary search; no allocation.
     #[must_use]
     pub fn lookup(&self, next_hop: &NextHop) -> Option<NeighbourState> {
+        self.position(next_hop).map(|(_, state)| state)
+    }
+
+    /// Looks up a next hop with its position in this table, which a flow may remember with the table's generation.
+    #[must_use]
+    pub fn position(&self, next_hop: &NextHop) -> Option<(u32, NeighbourState)> {
         let at = self.entries.binary_search_by_key(next_hop, |(key, _)| *key).ok()?;
-        self.entries.get(at).map(|(_, state)| *state)
+        self.entries.get(at).map(|(_, state)| (at as u32, *state))
+    }
+
+    /// Returns the next hop at a position; `None` if this table has no such position.
+    #[must_use]
+    pub fn at(&self, position: u32) -> Option<(NextHop, NeighbourState)> {
+        self.entries.get(position as usize).copied()
     }
 }
 
@@ -87,6 +99,8 @@ mod tests {
             let neighbours = Neighbours::new(entries);
             for next_hop in asked {
                 prop_assert_eq!(neighbours.lookup(&next_hop), model.get(&next_hop).copied());
+                let at = neighbours.position(&next_hop).and_then(|(position, _)| neighbours.at(position));
+                prop_assert_eq!(at, model.get(&next_hop).map(|state| (next_hop, *state)));
             }
         }
     }
