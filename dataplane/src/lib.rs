@@ -3,5 +3,7 @@
 //! The crate knows no Kubernetes, no DNS server and no async runtime. See its README for a packet's day.
 
 pub mod clock;
+pub mod flows;
 pub mod net;
 pub mod routes;
+pub mod tcp_state;
