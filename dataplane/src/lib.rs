@@ -5,3 +5,6 @@
 pub mod clock;
 pub mod net;
 pub mod routes;
+
+pub mod xdp;
+pub mod xsk;
