@@ -39,6 +39,44 @@ impl fmt::Debug for ObjectName {
     }
 }
 
+/// An IP family; a dual-stack Service is served per family, each for itself (K35).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Returns the family of an address.
+    #[must_use]
+    pub const fn of(address: &IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// Returns the other family.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
 /// How clients reach a Service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ServiceKind {
@@ -83,7 +121,7 @@ pub struct Endpoint {
     pub hostname: Option<Arc<str>>,
     /// `conditions.ready`; absent means true.
     pub ready: bool,
-    /// `conditions.serving`; absent means the value of `ready`.
+    /// `conditions.serving`; absent means true (K7).
     pub serving: bool,
     /// `conditions.terminating`; absent means false.
     pub terminating: bool,

@@ -1,0 +1,16 @@
+//! Nodes.
+
+use super::Metadata;
+use super::field::{Fault, Field};
+use crate::cluster::Node;
+
+pub(super) fn read(root: &Field<'_>, metadata: &Metadata) -> Result<Node, Fault> {
+    let mut addresses = Vec::new();
+    for field in root.child("status")?.child("addresses")?.items()? {
+        if matches!(field.child("type")?.text()?, Some("InternalIP" | "ExternalIP")) {
+            addresses.push(field.child("address")?.address()?);
+        }
+    }
+    let zone = metadata.labels.get("topology.kubernetes.io/zone").filter(|zone| !zone.is_empty());
+    Ok(Node { name: metadata.name.name.clone(), addresses, zone: zone.cloned() })
+}
