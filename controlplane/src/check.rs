@@ -31,8 +31,7 @@ pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     }
     println!("workers: one on each of the cores {cores:?}");
     let Source::Manifests(directory) = &arguments.source;
-    let settings =
-        manifests::Settings { service_cidrs: arguments.service_cidrs.clone(), state_file: None };
+    let settings = manifests::Settings { service_cidrs: arguments.service_cidrs.clone(), state_file: None };
     let mut source = Manifests::open(directory.clone(), settings)
         .with_context(|| format!("--source manifests:{}", directory.display()))?;
     let mut cluster = Cluster::default();
@@ -77,11 +76,16 @@ fn print_limit(endpoint: &EndpointKey, routes: &Routes, served: &[Link]) {
     let EndpointKey { address, port, protocol } = endpoint;
     let why = match routes.lookup(*address) {
         Some(RouteKind::Unicast { device, .. }) if served.iter().any(|link| link.index == device) => return,
-        Some(RouteKind::Unicast { device, .. }) => format!("leaves by device {} that is not served", device.0),
+        Some(RouteKind::Unicast { device, .. }) => {
+            format!("leaves by device {} that is not served", device.0)
+        }
         Some(RouteKind::Local) => "is on this box".to_owned(),
         Some(RouteKind::Unreachable) | None => "has no route".to_owned(),
     };
-    println!("limit: endpoint {}/{protocol} {why}: its replies would pass us by", socket(*address, port.number()));
+    println!(
+        "limit: endpoint {}/{protocol} {why}: its replies would pass us by",
+        socket(*address, port.number())
+    );
 }
 
 fn socket(address: IpAddr, port: u16) -> std::net::SocketAddr {

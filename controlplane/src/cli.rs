@@ -34,7 +34,13 @@ pub struct RunArguments {
     pub config: Option<PathBuf>,
 
     /// Device to serve; repeat for several.
-    #[arg(long = "interface", value_name = "NAME", required = true, env = "TIDEGATE_INTERFACE", value_delimiter = ',')]
+    #[arg(
+        long = "interface",
+        value_name = "NAME",
+        required = true,
+        env = "TIDEGATE_INTERFACE",
+        value_delimiter = ','
+    )]
     pub interfaces: Vec<String>,
 
     /// Cores of the workers, one worker each, as `2`, `2,3` or `2-5` [default: the last one allowed].
@@ -64,15 +70,30 @@ pub struct RunArguments {
     pub pod_cidrs: Vec<IpNet>,
 
     /// Address of the cluster DNS, port 53 unless given; put on `lo` if no interface has it. Repeat for several.
-    #[arg(long = "dns-listen", value_name = "ADDR[:PORT]", env = "TIDEGATE_DNS_LISTEN", value_delimiter = ',')]
+    #[arg(
+        long = "dns-listen",
+        value_name = "ADDR[:PORT]",
+        env = "TIDEGATE_DNS_LISTEN",
+        value_delimiter = ','
+    )]
     pub dns_listen: Vec<DnsAddress>,
 
     /// Server for names of other zones; repeat for several, asked in this order.
-    #[arg(long = "dns-upstream", value_name = "ADDR[:PORT]", env = "TIDEGATE_DNS_UPSTREAM", value_delimiter = ',')]
+    #[arg(
+        long = "dns-upstream",
+        value_name = "ADDR[:PORT]",
+        env = "TIDEGATE_DNS_UPSTREAM",
+        value_delimiter = ','
+    )]
     pub dns_upstream: Vec<DnsAddress>,
 
     /// Server for the names of one zone; repeat for several.
-    #[arg(long = "dns-stub", value_name = "ZONE=ADDR[:PORT]", env = "TIDEGATE_DNS_STUB", value_delimiter = ',')]
+    #[arg(
+        long = "dns-stub",
+        value_name = "ZONE=ADDR[:PORT]",
+        env = "TIDEGATE_DNS_STUB",
+        value_delimiter = ','
+    )]
     pub dns_stubs: Vec<DnsStub>,
 
     /// More sources that may resolve names of other zones through us; repeat for several.
@@ -140,7 +161,9 @@ impl FromStr for Source {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
-            Some(("manifests", "")) => Err("`manifests:` needs a directory, as `manifests:/etc/tidegate`".into()),
+            Some(("manifests", "")) => {
+                Err("`manifests:` needs a directory, as `manifests:/etc/tidegate`".into())
+            }
             Some(("manifests", directory)) => Ok(Self::Manifests(directory.into())),
             _ => Err("expected `manifests:DIR`; no other source is built in".into()),
         }
@@ -180,7 +203,8 @@ impl FromStr for CoreList {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| text.trim().parse::<usize>().map_err(|_| format!("`{text}` is no core number"));
+        let number =
+            |text: &str| text.trim().parse::<usize>().map_err(|_| format!("`{text}` is no core number"));
         let mut cores = Vec::new();
         for part in text.split(',') {
             match part.split_once('-') {
@@ -246,7 +270,8 @@ impl FromStr for Span {
     fn from_str(text: &str) -> Result<Self, String> {
         let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
         let unit = text.get(digits.len()..).unwrap_or_default();
-        let number: u64 = digits.parse().map_err(|_| format!("`{text}` is no time; write `1s` or `250ms`"))?;
+        let number: u64 =
+            digits.parse().map_err(|_| format!("`{text}` is no time; write `1s` or `250ms`"))?;
         match unit {
             "ms" => Ok(Self(Duration::from_millis(number))),
             "s" => Ok(Self(Duration::from_secs(number))),
@@ -263,9 +288,8 @@ impl FromStr for Span {
 /// A [`clap::Error`] that names the flag, or the key of the file; the caller exits with 2.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<CommandLine, clap::Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let lenient = CommandLine::command().mut_subcommand("run", |run| {
-        run.mut_args(|argument| argument.required(false))
-    });
+    let lenient =
+        CommandLine::command().mut_subcommand("run", |run| run.mut_args(|argument| argument.required(false)));
     let matches = lenient.try_get_matches_from(&arguments)?;
     let mut all = arguments.clone();
     if let Some(("run", run)) = matches.subcommand()
@@ -292,7 +316,8 @@ fn argument_id(long: &str) -> Option<String> {
 /// Turns the file's keys into flags, but for those that were given otherwise.
 fn file_arguments(file: &Path, given: impl Fn(&str) -> bool) -> Result<Vec<OsString>, clap::Error> {
     let fail = |message: String| CommandLine::command().error(clap::error::ErrorKind::InvalidValue, message);
-    let text = std::fs::read_to_string(file).map_err(|e| fail(format!("--config {}: {e}", file.display())))?;
+    let text =
+        std::fs::read_to_string(file).map_err(|e| fail(format!("--config {}: {e}", file.display())))?;
     let table: toml::Table =
         text.parse().map_err(|e: toml::de::Error| fail(format!("--config {}: {e}", file.display())))?;
     let mut arguments = Vec::new();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use tidegate_dataplane::counters::Counters;
 use tidegate_dataplane::worker::Shared;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixDatagram;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -32,7 +32,7 @@ pub struct Gateway {
     /// What the source has said.
     pub cluster: Cluster,
     /// The kernel.
-    pub netlink: Netlink,
+    pub netlink: Arc<Netlink>,
     /// What the kernel tells.
     pub kernel_events: KernelEvents,
     /// What the kernel has told.
@@ -43,8 +43,12 @@ pub struct Gateway {
     pub workers: Workers,
     /// What the workers share with us.
     pub shared: Shared,
+    /// Rings when workers wait for a next hop.
+    pub wanted_bell: UnixDatagram,
     /// The names' side, if there is one.
     pub dns: Option<dns::Server>,
+    /// What the DNS server counts.
+    pub dns_counters: Arc<dns::Counters>,
     /// Questions of the HTTP server.
     pub asked: Option<mpsc::Receiver<Asked>>,
 }
@@ -57,7 +61,7 @@ impl Gateway {
     pub async fn run(&mut self) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-        let bell = AsyncFd::new(Arc::clone(&self.shared.control_bell)).context("eventfd")?;
+        let mut ring = [0];
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         loop {
             let deadline = self.publication.next_deadline();
@@ -66,9 +70,8 @@ impl Gateway {
                 _ = interrupt.recv() => return Ok(()),
                 events = self.source.next() => self.apply_events(events).await,
                 event = self.kernel_events.next() => self.apply_kernel(event?).await,
-                ready = bell.readable() => {
-                    ready.context("eventfd")?.clear_ready();
-                    self.shared.control_bell.silence();
+                told = self.wanted_bell.recv(&mut ring) => {
+                    told.context("the workers' bell")?;
                     self.resolve_wanted().await;
                 }
                 () = until(deadline) => {
@@ -141,7 +144,10 @@ impl Gateway {
         }
         self.publication.publisher.free_retired();
         if self.publication.has_leaving() {
-            let in_use: HashSet<_> = self.shared.flows.endpoints_in_use();
+            let mut in_use = HashSet::new();
+            self.shared.flows.endpoints_in_use(|_, endpoint| {
+                in_use.insert(endpoint);
+            });
             self.publication.sweep_endpoints(&in_use);
         }
         Ok(())
@@ -162,8 +168,8 @@ impl Gateway {
 
     /// Ready, with what is refused at the moment: that disturbs nothing else.
     fn readiness(&self) -> String {
-        let problems = &self.source.report().problems;
-        let list: String = problems.iter().map(|problem| format!("refused: {problem}\n")).collect();
+        let report = self.source.report();
+        let list: String = report.problems.iter().map(|problem| format!("refused: {problem}\n")).collect();
         format!("ok\n{list}")
     }
 
@@ -173,7 +179,7 @@ impl Gateway {
             sockets: &self.workers.sockets,
             steering: self.publication.steering.counters(),
             source: self.source.report(),
-            dns: self.dns.as_ref().map(dns::Server::samples).unwrap_or_default(),
+            dns: self.dns_counters.snapshot(),
             flows: (self.shared.flows.len(), self.shared.flows.capacity()),
             published: self.publication.sizes(),
             generation: self.publication.publisher.current().generation,

@@ -27,13 +27,21 @@ fn main() -> ExitCode {
         }
     };
     let outcome = runtime.block_on(async {
-        if arguments.check { tidegate::check::run(&arguments).await } else { tidegate::start::run(&arguments).await }
+        if arguments.check {
+            tidegate::check::run(&arguments).await
+        } else {
+            tidegate::start::run(&arguments).await
+        }
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            if error.is::<tidegate::settings::BadConfiguration>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+            if error.is::<tidegate::settings::BadConfiguration>() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

@@ -133,7 +133,9 @@ async fn answer(State(ask): State<mpsc::Sender<Asked>>, question: Question) -> i
     let (status, text) = match tokio::time::timeout(PATIENCE, asked).await {
         Ok(Some(Reply { good: true, text })) => (StatusCode::OK, text),
         Ok(Some(Reply { good: false, text })) => (StatusCode::SERVICE_UNAVAILABLE, text),
-        Ok(None) | Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the control loop does not answer\n".to_owned()),
+        Ok(None) | Err(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the control loop does not answer\n".to_owned())
+        }
     };
     (status, [(header::CONTENT_TYPE, content_type)], text)
 }

@@ -215,10 +215,21 @@ impl<S: Steering> Publication<S> {
     }
 
     /// Puts routes, neighbours and devices in force; cached next hops become stale.
-    pub fn publish_links(&mut self, routes: Arc<Routes>, neighbours: Arc<Neighbours>, devices: Arc<[Device]>) {
+    pub fn publish_links(
+        &mut self,
+        routes: Arc<Routes>,
+        neighbours: Arc<Neighbours>,
+        devices: Arc<[Device]>,
+    ) {
         let current = self.publisher.current();
         let links_generation = current.links_generation.wrapping_add(1).max(1);
-        self.publisher.publish(Snapshot { links_generation, routes, neighbours, devices, ..(*current).clone() });
+        self.publisher.publish(Snapshot {
+            links_generation,
+            routes,
+            neighbours,
+            devices,
+            ..(*current).clone()
+        });
     }
 
     async fn publish_services(&mut self, changes: Vec<(IpAddr, Option<VirtualAddress>)>) {

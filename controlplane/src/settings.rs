@@ -29,8 +29,11 @@ fn require(good: bool, message: impl FnOnce() -> String) -> Result<(), BadConfig
 /// # Errors
 /// Names the core that is not to be had.
 pub fn cores(arguments: &RunArguments) -> anyhow::Result<Vec<usize>> {
-    let allowed: Vec<usize> =
-        core_affinity::get_core_ids().context("cannot read the cores of this process")?.iter().map(|c| c.id).collect();
+    let allowed: Vec<usize> = core_affinity::get_core_ids()
+        .context("cannot read the cores of this process")?
+        .iter()
+        .map(|c| c.id)
+        .collect();
     let Some(list) = &arguments.cores else {
         return Ok(vec![*allowed.last().context("this process may use no core")?]);
     };
@@ -96,9 +99,7 @@ fn require_servable(link: &Link, links: &[Link]) -> Result<(), BadConfiguration>
     require(link.kind.as_deref() != Some("bond"), || {
         format!("--interface {name}: it is a bond; name its members instead")
     })?;
-    require(link.up, || {
-        format!("--interface {name}: it is down; bring it up with `ip link set {name} up`")
-    })?;
+    require(link.up, || format!("--interface {name}: it is down; bring it up with `ip link set {name} up`"))?;
     let is_vlan = |child: &&Link| child.parent == Some(link.index) && child.kind.as_deref() == Some("vlan");
     let child = links.iter().find(is_vlan);
     require(child.is_none() || !rx_vlan_offload(name), || {
@@ -112,5 +113,5 @@ fn require_servable(link: &Link, links: &[Link]) -> Result<(), BadConfiguration>
 
 /// Asks whether a device strips VLAN tags; one that cannot be asked does not.
 fn rx_vlan_offload(name: &str) -> bool {
-    tidegate_dataplane::xdp::Offloads::read(name).is_ok_and(|offloads| offloads.rx_vlan)
+    tidegate_dataplane::xdp::strips_vlan_tags(name).unwrap_or(false)
 }

@@ -11,8 +11,9 @@ use ipnet::IpNet;
 use tidegate_dataplane::flows::{FlowTable, Timeouts};
 use tidegate_dataplane::services::Services;
 use tidegate_dataplane::snapshot::{Publisher, Snapshot};
-use tidegate_dataplane::worker::{Bell, Shared};
+use tidegate_dataplane::worker::Shared;
 use tidegate_dataplane::xdp::{AttachMode, AttachPreference, Steering};
+use tokio::net::UnixDatagram;
 
 use crate::cli::{RunArguments, Source, XdpMode};
 use crate::cluster::{Cluster, Dirty};
@@ -38,7 +39,7 @@ const WANTED: usize = 1024;
 pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     settings::check_privileges()?;
     let cores = settings::cores(arguments)?;
-    let netlink = Netlink::connect()?;
+    let netlink = Arc::new(Netlink::connect()?);
     let served = settings::served_links(arguments, &netlink).await?;
     let mut instance = Instance::claim(&arguments.state_dir)?;
     instance.recover(&netlink, offloads::restore).await.context("what an earlier run left")?;
@@ -61,14 +62,14 @@ pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
 async fn start(
     arguments: &RunArguments,
     cores: &[usize],
-    netlink: &Netlink,
+    netlink: &Arc<Netlink>,
     served: &[Link],
     instance: &mut Instance,
 ) -> anyhow::Result<Gateway> {
     let kernel_events = KernelEvents::subscribe()?;
     let mut source = open_source(arguments, instance)?;
     let first_events = source.next().await;
-    let shared = share(arguments, instance)?;
+    let (shared, wanted_bell) = share(arguments, instance)?;
     let mut steering = DeviceSteering::new(Steering::load().context("cannot load the XDP program")?);
     let devices = attach(arguments, &mut steering, served, instance)?;
     let punt = PuntDevice::create(netlink, instance, cores.len() as u32, served).await?;
@@ -80,7 +81,8 @@ async fn start(
         IpNet::V6(_) => None,
     });
     let (publisher, subscribers) = Publisher::new(Snapshot::empty(Services::new(cidrs)), cores.len());
-    let plan = Plan { devices: &devices, cores, frames: arguments.frames, punt: &punt, shared: shared.clone() };
+    let plan =
+        Plan { devices: &devices, cores, frames: arguments.frames, punt: &punt, shared: shared.clone() };
     let workers = Workers::start(plan, &mut steering.program, subscribers)?;
 
     let names = Arc::new(ArcSwap::from_pointee(Zone::new(zone_settings(arguments))?));
@@ -88,13 +90,15 @@ async fn start(
     let mut gateway = Gateway {
         source,
         cluster: Cluster::default(),
-        netlink: netlink.clone(),
+        netlink: Arc::clone(netlink),
         kernel_events,
         topology,
         publication: Publication::new(steering, publisher, Arc::clone(&names), linger),
         workers,
         shared,
+        wanted_bell,
         dns: None,
+        dns_counters: Arc::default(),
         asked: None,
     };
     // From here on a failure has to end the workers too.
@@ -136,7 +140,8 @@ async fn begin(
         zone
     });
     if !arguments.dns_listen.is_empty() {
-        gateway.dns = Some(dns::Server::start(dns_settings(arguments), names)?);
+        gateway.dns =
+            Some(dns::Server::start(dns_settings(arguments, names), Arc::clone(&gateway.dns_counters))?);
     }
     if let Some(address) = arguments.metrics {
         gateway.asked = Some(metrics::serve(address).await?);
@@ -154,17 +159,30 @@ fn open_source(arguments: &RunArguments, instance: &Instance) -> anyhow::Result<
         .with_context(|| format!("--source manifests:{}", directory.display()))
 }
 
-fn share(arguments: &RunArguments, instance: &Instance) -> anyhow::Result<Shared> {
+fn share(arguments: &RunArguments, instance: &Instance) -> anyhow::Result<(Shared, UnixDatagram)> {
     let path = instance.directory().join("flows");
     let (flows, recovery) = FlowTable::open(&path, arguments.flows)?;
-    tracing::info!("flow table {}: {recovery}", path.display());
-    Ok(Shared {
+    tracing::info!(
+        "flow table {}: {} flows kept, {} dropped",
+        path.display(),
+        recovery.kept,
+        recovery.dropped
+    );
+    if let Some(refusal) = recovery.refused {
+        tracing::warn!("flow table {}: emptied: {refusal}", path.display());
+    }
+    let (bell, rings) = std::os::unix::net::UnixDatagram::pair().context("a pair of sockets")?;
+    for end in [&bell, &rings] {
+        end.set_nonblocking(true).context("a pair of sockets")?;
+    }
+    let shared = Shared {
         flows: Arc::new(flows),
         timeouts: Arc::new(Timeouts::default()),
         wanted: Arc::new(ArrayQueue::new(WANTED)),
-        control_bell: Arc::new(Bell::new().context("eventfd")?),
+        control_bell: Arc::new(bell),
         stop: Arc::new(AtomicBool::new(false)),
-    })
+    };
+    Ok((shared, UnixDatagram::from_std(rings).context("a pair of sockets")?))
 }
 
 fn attach(
@@ -201,9 +219,10 @@ fn zone_settings(arguments: &RunArguments) -> ZoneSettings {
     }
 }
 
-fn dns_settings(arguments: &RunArguments) -> dns::ServerSettings {
+fn dns_settings(arguments: &RunArguments, zone: Arc<ArcSwap<Zone>>) -> dns::ServerSettings {
     dns::ServerSettings {
         listen: arguments.dns_listen.iter().map(|listen| listen.0).collect(),
+        zone,
         forward: dns::ForwardSettings {
             upstreams: arguments.dns_upstream.iter().map(|upstream| upstream.0).collect(),
             stubs: arguments.dns_stubs.iter().map(|stub| (stub.zone.clone(), stub.server)).collect(),

@@ -20,7 +20,7 @@ pub struct Status<'a> {
     /// What the XDP program counted, by reason.
     pub steering: Vec<(&'static str, u64)>,
     /// What the source says.
-    pub source: &'a Report,
+    pub source: Report,
     /// What the DNS server counted.
     pub dns: Vec<dns::Sample>,
     /// Flows in the table, and its capacity.
@@ -60,7 +60,11 @@ impl Status<'_> {
             ("manifest_directory_missing", "1 while the manifest directory is not there", {
                 u64::from(self.source.directory_missing)
             }),
-            ("manifest_problems", "Objects and files that are refused now", self.source.problems.len() as u64),
+            (
+                "manifest_problems",
+                "Objects and files that are refused now",
+                self.source.problems.len() as u64,
+            ),
         ];
         families.extend(gauges.map(|(name, help, value)| Family::single(name, help, true, value)));
         let errors = [
@@ -132,7 +136,7 @@ fn dns_families(samples: Vec<dns::Sample>) -> Vec<Family> {
     for sample in samples {
         let family = families.entry(sample.name).or_insert_with(|| Family {
             name: sample.name.to_owned(),
-            help: sample.help.to_owned(),
+            help: sample.name.replace("_", " "),
             gauge: false,
             series: Vec::new(),
         });

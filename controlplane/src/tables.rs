@@ -8,7 +8,7 @@ use tidegate_dataplane::flows::{EndpointId, ServicePortId};
 use tidegate_dataplane::net::{Port, Protocol};
 use tidegate_dataplane::services::{Backend, Backends, ServicePort, VirtualAddress};
 
-use crate::cluster::{self, Cluster, ObjectName, Service, ServiceKind};
+use crate::cluster::{self, Cluster, Family, ObjectName, Service, ServiceKind};
 use crate::compile::usable_endpoints;
 
 /// An endpoint as the XDP program knows it: the source of replies.
@@ -61,9 +61,8 @@ impl Compiler {
     fn compile_address(&mut self, cluster: &Cluster, service: &Service, address: IpAddr) -> Compiled {
         let mut endpoints = BTreeSet::new();
         let ports = service.ports.iter().map(|port| {
-            let members: Vec<Backend> = usable_endpoints(cluster, service, port)
+            let members: Vec<Backend> = usable_endpoints(cluster, service, port, Family::of(&address))
                 .into_iter()
-                .filter(|(endpoint, _)| endpoint.is_ipv4() == address.is_ipv4())
                 .map(|(address, number)| {
                     let key = EndpointKey { address, port: Port::new(number), protocol: port.protocol };
                     endpoints.insert(key);

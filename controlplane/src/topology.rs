@@ -101,9 +101,8 @@ impl Topology {
     async fn read_devices(&mut self, netlink: &Netlink) -> anyhow::Result<bool> {
         let links = netlink.links().await?;
         let served = links.iter().filter(|link| self.served.contains(&link.index) && link.up);
-        let devices: Arc<[Device]> = served
-            .map(|link| Device { index: link.index, mac: link.mac, mtu: link.mtu as usize })
-            .collect();
+        let devices: Arc<[Device]> =
+            served.map(|link| Device { index: link.index, mac: link.mac, mtu: link.mtu as usize }).collect();
         for lost in self.devices.iter().filter(|old| !devices.iter().any(|new| new.index == old.index)) {
             tracing::error!("served device with index {} is down or gone", lost.index.0);
         }

@@ -1,5 +1,6 @@
 //! Starting and ending the workers: memory, sockets, threads pinned to their cores.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -78,7 +79,11 @@ impl Workers {
     ///
     /// # Errors
     /// Names the device and queue that could not be bound, or the core that could not be had.
-    pub fn start(plan: Plan<'_>, steering: &mut Steering, subscribers: Vec<Subscriber>) -> anyhow::Result<Self> {
+    pub fn start(
+        plan: Plan<'_>,
+        steering: &mut Steering,
+        subscribers: Vec<Subscriber>,
+    ) -> anyhow::Result<Self> {
         let mut workers = Self {
             threads: Vec::new(),
             bells: Vec::new(),
@@ -125,8 +130,7 @@ impl Workers {
         }
         let config = socket_config(plan.punt.transmit, number as u32, false);
         let punt = Socket::bind(&memory, &config, &mut pool).context("punt device tide0")?;
-        let addresses =
-            PuntAddresses { source: plan.punt.transmit_mac, destination: plan.punt.receive_mac };
+        let addresses = PuntAddresses { source: plan.punt.transmit_mac, destination: plan.punt.receive_mac };
         let published = Arc::new(Published::default());
         let bell = Arc::new(Bell::new().context("eventfd")?);
         self.published.push(Arc::clone(&published));
@@ -156,7 +160,7 @@ impl Workers {
         let socket = Socket::bind(memory, &socket_config(device.index, queue, true), pool)
             .with_context(|| format!("device {} queue {queue}", device.name))?;
         steering
-            .serve_queue(device.index, queue, &socket, worker as u32)
+            .serve_queue(device.index, queue, socket.as_fd(), worker as u32)
             .with_context(|| format!("device {} queue {queue}", device.name))?;
         self.sockets.push(SocketReport {
             device: device.name.clone(),

@@ -75,12 +75,8 @@ fn port_unreachable(octets: &mut [u8], packet: &Packet) -> Option<usize> {
     let (headers, quote) = room.split_at_mut_checked(added)?;
     let mut message = icmpv4::Header::new(icmpv4::DESTINATION_UNREACHABLE, icmpv4::PORT_UNREACHABLE);
     message.set_checksum(checksum::Sum::default().octets(message.as_bytes()).octets(quote).checksum());
-    let header = ipv4::Header::originate(
-        packet.destination,
-        packet.source,
-        ipv4::PROTOCOL_ICMP,
-        ip_bytes as u16,
-    );
+    let header =
+        ipv4::Header::originate(packet.destination, packet.source, ipv4::PROTOCOL_ICMP, ip_bytes as u16);
     let (place, rest) = headers.split_at_mut_checked(ipv4::HEADER_BYTES)?;
     place.copy_from_slice(header.as_bytes());
     rest.copy_from_slice(message.as_bytes());

@@ -211,7 +211,8 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for n in 0..200_000 {
-                    let counters = Counters { rx_packets: n, forwarded: n, tx_packets: n, ..Default::default() };
+                    let counters =
+                        Counters { rx_packets: n, forwarded: n, tx_packets: n, ..Default::default() };
                     published.publish(&counters);
                 }
             });

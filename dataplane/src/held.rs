@@ -53,7 +53,13 @@ impl HeldPackets {
     ///
     /// # Errors
     /// Gives the frame back if too many packets wait already.
-    pub fn push(&mut self, frame: Frame, next_hop: NextHop, snapshot: &Snapshot, now: Now) -> Result<(), Frame> {
+    pub fn push(
+        &mut self,
+        frame: Frame,
+        next_hop: NextHop,
+        snapshot: &Snapshot,
+        now: Now,
+    ) -> Result<(), Frame> {
         let same = self.packets.iter().filter(|held| held.next_hop == next_hop).count();
         if self.packets.len() >= CAPACITY || same >= PER_NEXT_HOP {
             return Err(frame);

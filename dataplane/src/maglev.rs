@@ -133,8 +133,10 @@ mod tests {
         let (old, new) = (Maglev::new(&before), Maglev::new(&after));
         let hashes: Vec<u64> = (0..20_000).map(mix).collect();
         let stayed = hashes.iter().filter(|h| before[old.choose(**h).unwrap()] != 4);
-        let moved =
-            stayed.clone().filter(|h| before[old.choose(**h).unwrap()] != after[new.choose(**h).unwrap()]).count();
+        let moved = stayed
+            .clone()
+            .filter(|h| before[old.choose(**h).unwrap()] != after[new.choose(**h).unwrap()])
+            .count();
         let share = moved as f64 / stayed.count() as f64;
         assert!(share < 0.20, "{share}");
     }

@@ -64,8 +64,8 @@ impl Packet {
         let payload = network
             .get(header.header_bytes()..header.total_bytes())
             .ok_or(Unparsed::Malformed(DropReason::MalformedIpv4))?;
-        let transport = Transport::parse(header, payload)
-            .ok_or(Unparsed::Malformed(DropReason::MalformedTransport))?;
+        let transport =
+            Transport::parse(header, payload).ok_or(Unparsed::Malformed(DropReason::MalformedTransport))?;
         Ok(Self {
             source: header.source(),
             destination: header.destination(),
@@ -131,5 +131,11 @@ const fn key(
     source_port: crate::net::Port,
     destination_port: crate::net::Port,
 ) -> Key {
-    Key { source: header.source(), destination: header.destination(), source_port, destination_port, protocol }
+    Key {
+        source: header.source(),
+        destination: header.destination(),
+        source_port,
+        destination_port,
+        protocol,
+    }
 }

@@ -9,8 +9,8 @@ use crate::flows::{
     Direction, FlowRef, FlowTable, Found, InsertError, Key, KeyHash, NEXT_HOP_BITS, NewFlow, State,
 };
 use crate::neighbours::{NeighbourState, NextHop};
-use crate::net::checksum::Difference;
 use crate::net::Port;
+use crate::net::checksum::Difference;
 use crate::packet::{Packet, Transport};
 use crate::rewrite::Rewrite;
 use crate::routes::RouteKind;
@@ -200,7 +200,12 @@ struct Way {
 ///
 /// The cache holds the generation of routes and neighbours (28 bits) above the neighbour's position (20 bits); a
 /// generation that does not match means: look up again.
-fn egress(packet: &Packet, destination: Ipv4Addr, cache: u64, snapshot: &Snapshot) -> Result<Way, DropReason> {
+fn egress(
+    packet: &Packet,
+    destination: Ipv4Addr,
+    cache: u64,
+    snapshot: &Snapshot,
+) -> Result<Way, DropReason> {
     if packet.ttl <= 1 {
         return Err(DropReason::TtlExceeded);
     }

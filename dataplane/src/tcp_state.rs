@@ -39,7 +39,7 @@ impl Segment {
 pub const fn first(flags: Flags) -> Option<State> {
     match Segment::new(flags) {
         Segment::Syn => Some(State::SynSent),
-        Segment::Ack => Some(State::Established),
+        Segment::Ack => Some(State::PickedUp),
         Segment::Rst | Segment::SynAck | Segment::Fin | Segment::Bare => None,
     }
 }
@@ -97,18 +97,19 @@ const fn after_syn_ack(state: State, direction: Direction) -> State {
 /// The first FIN begins the end; another, or a copy of it, waits for the last ACK.
 const fn after_fin(state: State) -> State {
     match state {
-        State::SynRecv | State::Established => State::FinWait,
+        State::SynRecv | State::Established | State::PickedUp => State::FinWait,
         State::FinWait | State::CloseWait => State::LastAck,
         _ => state,
     }
 }
 
-/// The client's ACK completes the opening; an ACK of either end answers a FIN.
+/// The client's ACK completes the opening, the backend's confirms what was picked up; an ACK of either end answers a
+/// FIN.
 ///
 /// The backend's ACK while the client's is awaited may answer a copy of the SYN, so it completes nothing.
 const fn after_ack(state: State, direction: Direction) -> State {
     match (state, direction) {
-        (State::SynRecv, Direction::Request) => State::Established,
+        (State::SynRecv, Direction::Request) | (State::PickedUp, Direction::Reply) => State::Established,
         (State::FinWait, _) => State::CloseWait,
         (State::LastAck, _) => State::TimeWait,
         _ => state,
@@ -156,7 +157,7 @@ mod tests {
     #[test]
     fn a_fin_answered_by_a_fin_needs_one_more_ack() {
         let segments = [(Request, ACK), (Reply, FIN_ACK), (Request, FIN_ACK), (Reply, ACK)];
-        assert_eq!(states(&segments), [Established, FinWait, LastAck, TimeWait]);
+        assert_eq!(states(&segments), [PickedUp, FinWait, LastAck, TimeWait]);
     }
 
     #[test]
@@ -166,9 +167,15 @@ mod tests {
     }
 
     #[test]
+    fn a_flow_picked_up_is_established_only_by_the_backend() {
+        let segments = [(Request, ACK), (Request, ACK), (Reply, ACK), (Request, ACK)];
+        assert_eq!(states(&segments), [PickedUp, PickedUp, Established, Established]);
+    }
+
+    #[test]
     fn a_half_closed_connection_still_carries_data() {
         let segments = [(Request, ACK), (Request, FIN_ACK), (Reply, ACK), (Reply, ACK), (Request, ACK)];
-        assert_eq!(states(&segments), [Established, FinWait, CloseWait, CloseWait, CloseWait]);
+        assert_eq!(states(&segments), [PickedUp, FinWait, CloseWait, CloseWait, CloseWait]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub enum State {
     SynSent = 1,
     /// A SYN-ACK was seen.
     SynRecv = 2,
-    /// The client's ACK was seen, or the flow was picked up in mid-stream.
+    /// The client's ACK was seen.
     Established = 3,
     /// A FIN was seen.
     FinWait = 4,
@@ -31,11 +31,13 @@ pub enum State {
     UdpUnreplied = 10,
     /// UDP in both directions.
     UdpStream = 11,
+    /// Picked up in mid-stream from a segment of the client; the backend has not spoken yet.
+    PickedUp = 12,
 }
 
 impl State {
     /// Every state, in the order of the numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::SynSent,
         Self::SynRecv,
         Self::Established,
@@ -47,6 +49,7 @@ impl State {
         Self::SynSent2,
         Self::UdpUnreplied,
         Self::UdpStream,
+        Self::PickedUp,
     ];
 
     /// Returns the state of a number, or `None` for a number that is none.
@@ -64,6 +67,7 @@ impl State {
             9 => Self::SynSent2,
             10 => Self::UdpUnreplied,
             11 => Self::UdpStream,
+            12 => Self::PickedUp,
             _ => return None,
         })
     }
@@ -109,6 +113,8 @@ pub struct Timeouts {
     pub udp_unreplied: u32,
     /// `nf_conntrack_udp_timeout_stream`.
     pub udp_stream: u32,
+    /// `nf_conntrack_tcp_timeout_unacknowledged`: picked up in one direction only.
+    pub tcp_picked_up: u32,
 }
 
 impl Default for Timeouts {
@@ -128,6 +134,7 @@ impl Default for Timeouts {
             tcp_close: 10,
             udp_unreplied: 30,
             udp_stream: 120,
+            tcp_picked_up: 300,
         }
     }
 }
@@ -147,6 +154,7 @@ impl Timeouts {
             State::Close => self.tcp_close,
             State::UdpUnreplied => self.udp_unreplied,
             State::UdpStream => self.udp_stream,
+            State::PickedUp => self.tcp_picked_up,
         }
     }
 }
@@ -174,6 +182,6 @@ mod tests {
     fn the_default_timeouts_are_those_promised() {
         let timeouts = Timeouts::default();
         let seconds: Vec<u32> = State::ALL.iter().map(|&state| timeouts.seconds(state)).collect();
-        assert_eq!(seconds, [120, 60, 86_400, 120, 3_600, 30, 120, 10, 120, 30, 120]);
+        assert_eq!(seconds, [120, 60, 86_400, 120, 3_600, 30, 120, 10, 120, 30, 120, 300]);
     }
 }

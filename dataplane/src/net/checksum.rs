@@ -78,11 +78,7 @@ impl Sum {
 /// Sums the pseudo-header of TCP and UDP over IPv4. Source: RFC 9293 §3.1, RFC 768.
 #[must_use]
 pub fn pseudo_header_ipv4(source: [u8; 4], destination: [u8; 4], protocol: u8, length: u16) -> Sum {
-    Sum::default()
-        .octets(&source)
-        .octets(&destination)
-        .octets(&[0, protocol])
-        .octets(&length.to_be_bytes())
+    Sum::default().octets(&source).octets(&destination).octets(&[0, protocol]).octets(&length.to_be_bytes())
 }
 
 #[cfg(test)]

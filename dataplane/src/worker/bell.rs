@@ -1,9 +1,9 @@
-//! A bell between the control thread and a worker: an eventfd that either side rings and the other polls.
+//! The bell by which the control thread ends a worker's sleep: an eventfd that the worker polls.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 /// Wakes whoever polls it. Source: eventfd(2).
@@ -35,12 +35,6 @@ impl Bell {
     /// Silences the bell and says whether it rang.
     pub fn silence(&self) -> bool {
         (&self.0).read(&mut [0; 8]).is_ok()
-    }
-}
-
-impl AsFd for Bell {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 }
 

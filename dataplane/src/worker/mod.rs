@@ -6,6 +6,7 @@ mod bell;
 mod path;
 
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -63,8 +64,8 @@ pub struct Shared {
     pub timeouts: Arc<Timeouts>,
     /// Next hops that workers wait for.
     pub wanted: Arc<ArrayQueue<NextHop>>,
-    /// Rung by workers when they put something into `wanted`.
-    pub control_bell: Arc<Bell>,
+    /// Gets a datagram from workers when they have put something into `wanted`; never blocks.
+    pub control_bell: Arc<UnixDatagram>,
     /// Set when the workers are to end.
     pub stop: Arc<AtomicBool>,
 }
@@ -94,7 +95,8 @@ pub struct Worker {
 impl Worker {
     /// Polls until `stop` is set. Nothing in here allocates, locks or logs.
     pub fn run(self) {
-        let Self { mut path, queues, punt, mut subscriber, heartbeat, mut cursor, published, bell, shared } = self;
+        let Self { mut path, queues, punt, mut subscriber, heartbeat, mut cursor, published, bell, shared } =
+            self;
         let descriptors = queues.iter().map(|queue| queue.socket.as_raw_fd());
         let mut alarm = bell::Alarm::new(descriptors.chain([bell.as_raw_fd()]));
         let mut sockets = Sockets { queues, punt, shared: shared.clone(), asked: false };
@@ -139,13 +141,7 @@ struct Sockets {
 
 impl Sockets {
     /// Receives one burst from each queue and carries it; returns how many packets there were.
-    fn carry_all(
-        &mut self,
-        path: &mut Path,
-        burst: &mut Vec<Frame>,
-        snapshot: &Snapshot,
-        now: Now,
-    ) -> usize {
+    fn carry_all(&mut self, path: &mut Path, burst: &mut Vec<Frame>, snapshot: &Snapshot, now: Now) -> usize {
         let mut received = 0;
         for position in 0..self.queues.len() {
             let Some(queue) = self.queues.get_mut(position) else { break };
@@ -171,7 +167,8 @@ impl Sockets {
         }
         if self.asked {
             self.asked = false;
-            self.shared.control_bell.ring();
+            // A full socket means that the control thread has been told already.
+            let _ = self.shared.control_bell.send(&[0]);
         }
         path.counters.frames_total = u64::from(path.memory.frames());
         path.counters.frames_free = path.pool.len() as u64;

@@ -57,7 +57,12 @@ pub struct Path {
 impl Path {
     /// Makes the state of one worker; the only allocations of its life.
     #[must_use]
-    pub fn new(memory: Arc<FrameMemory>, pool: FramePool, flows: Arc<FlowTable>, punt: PuntAddresses) -> Self {
+    pub fn new(
+        memory: Arc<FrameMemory>,
+        pool: FramePool,
+        flows: Arc<FlowTable>,
+        punt: PuntAddresses,
+    ) -> Self {
         Self {
             memory,
             pool,

@@ -31,5 +31,5 @@ pub mod steering;
 
 pub use error::{AttachError, AttachFailure, Error};
 pub use heartbeat::Heartbeat;
-pub use offloads::{Offloads, Restore};
+pub use offloads::{Offloads, Restore, rx_queues, strips_vlan_tags};
 pub use steering::{AttachMode, AttachPreference, Steering};

@@ -11,6 +11,7 @@ const ETHTOOL_SFLAGS: u32 = 0x26;
 const ETHTOOL_GGRO: u32 = 0x2b;
 const ETHTOOL_SGRO: u32 = 0x2c;
 const ETH_FLAG_LRO: u32 = 1 << 15;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 
 /// Whether a device joins received packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,6 +72,11 @@ impl Restore {
     pub fn restore(&self) -> io::Result<()> {
         self.before.apply(&self.name)
     }
+}
+
+/// Says whether a device takes VLAN tags off received frames, so that the XDP program cannot see them.
+pub fn strips_vlan_tags(name: &str) -> io::Result<bool> {
+    Ok(ethtool(name, ETHTOOL_GFLAGS, 0)? & ETH_FLAG_RXVLAN != 0)
 }
 
 /// Counts a device's RX queues, as they are in use now.
