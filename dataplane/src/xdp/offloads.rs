@@ -120,7 +120,6 @@ fn open() -> io::Result<OwnedFd> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
