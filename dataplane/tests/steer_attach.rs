@@ -1,5 +1,12 @@
 //! The program on devices: which mode, who else is there, and what is left behind.
-#![allow(unsafe_code)]
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods
+)]
 
 mod xsk_rig;
 
@@ -86,4 +93,20 @@ fn gro_is_switched_off_and_comes_back() {
         assert_eq!(Offloads::read("near").unwrap(), found);
         assert_eq!(offloads::rx_queues("near").unwrap(), 3);
     });
+}
+
+#[test]
+fn loading_without_privileges_says_what_is_missing() {
+    // SAFETY: reads an id of this process.
+    if unsafe { libc::geteuid() } != 0 {
+        println!("skipped: needs root");
+        return;
+    }
+    let unprivileged = std::thread::spawn(|| {
+        // SAFETY: the raw call changes this thread alone, which ends with the test. It drops all capabilities.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_setuid, 65534) }, 0);
+        Steering::load().map(|_| ()).unwrap_err().to_string()
+    });
+    let shown = unprivileged.join().unwrap();
+    assert!(shown.contains("not permitted") && shown.contains("run as root"), "{shown}");
 }

@@ -1,5 +1,12 @@
 //! The XDP program's decisions, packet by packet, each with the counter it counts in.
-#![allow(unsafe_code)]
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods
+)]
 
 mod xsk_rig;
 

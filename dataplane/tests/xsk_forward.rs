@@ -1,5 +1,12 @@
 //! Sockets on real devices: packets cross, frames are conserved, what is refused says why.
-#![allow(unsafe_code)]
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods
+)]
 
 mod xsk_rig;
 
@@ -106,6 +113,7 @@ fn cross(rig: &mut Rig, packets: u32) {
     while next < packets {
         let batch = next..packets.min(next + 100);
         for number in batch.clone() {
+            rig.steering.heartbeat(0).unwrap().beat(now());
             rig.client.send(&numbered(number, 4 + (number % 1400) as usize));
         }
         let mut forwarded = 0;

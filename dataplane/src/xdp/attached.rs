@@ -94,7 +94,6 @@ fn attribute(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -17,7 +17,6 @@ pub const NAMES: [&str; 9] = [
 pub type Counters = [(&'static str, u64); NAMES.len()];
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

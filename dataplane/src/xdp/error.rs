@@ -14,11 +14,11 @@ use crate::routes::DeviceIndex;
 #[derive(Debug)]
 pub enum Error {
     /// The object could not be loaded: no permission, a kernel without what it needs.
-    Load(EbpfError),
+    Load(Box<EbpfError>),
     /// The kernel's verifier did not take the program.
-    Verify(ProgramError),
+    Verify(Box<ProgramError>),
     /// The program could not be detached, or not be run on a packet.
-    Run(ProgramError),
+    Run(Box<ProgramError>),
     /// The object lacks a part it is known to have: it is not the one this was built with.
     Missing(&'static str),
     /// A map did not take a change.
@@ -48,9 +48,16 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Load(error) => write!(f, "XDP program: load: {}", last_cause(error)),
+            Self::Load(error) => {
+                let cause = last_cause(error.as_ref());
+                write!(f, "XDP program: load: {cause}")?;
+                match cause.downcast_ref().and_then(io::Error::raw_os_error) {
+                    Some(libc::EPERM) => f.write_str(" (needs CAP_BPF and CAP_NET_ADMIN: run as root)"),
+                    _ => Ok(()),
+                }
+            }
             Self::Verify(error) => write!(f, "XDP program: verify: {error}"),
-            Self::Run(error) => write!(f, "XDP program: {}", last_cause(error)),
+            Self::Run(error) => write!(f, "XDP program: {}", last_cause(error.as_ref())),
             Self::Missing(part) => write!(f, "XDP program: the object has no {part}"),
             Self::Map { map, key, error } => {
                 write!(f, "XDP map {map}, key {key}: {}", last_cause(error))?;
@@ -73,8 +80,8 @@ impl fmt::Display for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Load(error) => Some(error),
-            Self::Verify(error) | Self::Run(error) => Some(error),
+            Self::Load(error) => Some(error.as_ref()),
+            Self::Verify(error) | Self::Run(error) => Some(error.as_ref()),
             Self::Map { error, .. } => Some(error),
             Self::Heartbeats(error) => Some(error),
             Self::Missing(_) | Self::OutOfRange { .. } | Self::NotAttached(_) => None,
@@ -118,7 +125,7 @@ pub enum AttachFailure {
     /// The kernel refused.
     Kernel(io::Error),
     /// The maps refused.
-    Maps(Error),
+    Maps(Box<Error>),
 }
 
 impl fmt::Display for AttachError {
@@ -127,7 +134,7 @@ impl fmt::Display for AttachError {
         match &self.failure {
             AttachFailure::OtherProgram { id } => write!(
                 f,
-                "another XDP program, id {id}, is on it: detach that first (ip link set dev {} xdp off)",
+                "another XDP program, id {id}, is on it: stop what attached it, or ip link set dev {} xdp off",
                 self.name
             ),
             AttachFailure::Twice => f.write_str("attached already"),
@@ -153,10 +160,20 @@ impl StdError for AttachError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match &self.failure {
             AttachFailure::Kernel(error) => Some(error),
-            AttachFailure::Maps(error) => Some(error),
+            AttachFailure::Maps(error) => Some(error.as_ref()),
             _ => None,
         }
     }
+}
+
+/// Makes the error of a program that could not be verified.
+pub(super) fn unverified(error: ProgramError) -> Error {
+    Error::Verify(Box::new(error))
+}
+
+/// Makes the error of a program that could not be used.
+pub(super) fn unusable(error: ProgramError) -> Error {
+    Error::Run(Box::new(error))
 }
 
 /// Returns the kernel's number of a map's error.

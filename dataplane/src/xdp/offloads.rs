@@ -126,7 +126,6 @@ fn open() -> io::Result<OwnedFd> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -1,6 +1,5 @@
 //! Loading the XDP program, attaching it to devices, and giving it the sockets of their queues.
 
-use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
@@ -9,9 +8,11 @@ use aya::maps::{Array, HashMap as KernelHashMap, LpmTrie, Map, MapData, MapError
 use aya::programs::xdp::{XdpLinkId, XdpMode};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 
 use super::attached::program_on;
-use super::error::{AttachError, AttachFailure, Error, kernel_error};
+use super::error::{AttachError, AttachFailure, Error, kernel_error, unusable, unverified};
 use super::heartbeat::{HEARTBEAT_BYTES, Heartbeat};
 use crate::routes::DeviceIndex;
 use crate::xsk::mapping::Mapping;
@@ -51,7 +52,7 @@ pub struct Steering {
     pub(super) listeners: KernelHashMap<MapData, [u8; 8], u8>,
     pub(super) counters: PerCpuArray<MapData, u64>,
     /// How many endpoints each address has, so that `endpoint_addrs` loses it with the last.
-    pub(super) endpoints_at: HashMap<Ipv4Addr, u32>,
+    pub(super) endpoints_at: HashMap<Ipv4Addr, u32, RandomState>,
 }
 
 /// What way of attaching to try.
@@ -85,8 +86,8 @@ struct Attached {
 impl Steering {
     /// Loads the program and makes its maps, empty: attached now, it would pass everything.
     pub fn load() -> Result<Self, Error> {
-        let mut ebpf = EbpfLoader::new().load(&OBJECT.0).map_err(Error::Load)?;
-        program(&mut ebpf).and_then(Xdp::load).map_err(Error::Verify)?;
+        let mut ebpf = EbpfLoader::new().load(&OBJECT.0).map_err(|error| Error::Load(Box::new(error)))?;
+        program(&mut ebpf).and_then(Xdp::load).map_err(unverified)?;
         let heartbeats = match ebpf.take_map("heartbeats") {
             Some(Map::Array(map)) => map,
             _ => return Err(Error::Missing("map heartbeats")),
@@ -104,7 +105,7 @@ impl Steering {
             own_addresses: take(&mut ebpf, "own_addresses")?,
             listeners: take(&mut ebpf, "listeners")?,
             counters: take(&mut ebpf, "counters")?,
-            endpoints_at: HashMap::new(),
+            endpoints_at: HashMap::default(),
             attached: Vec::new(),
             ebpf,
         })
@@ -148,7 +149,7 @@ impl Steering {
             .ok_or(AttachFailure::TooManyDevices { limit: MAX_DEVICES })?;
         self.devices
             .insert(device.0, first_slot, 0)
-            .map_err(|error| AttachFailure::Maps(map_error("devices", device.0, error)))?;
+            .map_err(|error| AttachFailure::Maps(Box::new(map_error("devices", device.0, error))))?;
         match self.attach_program(device, want) {
             Ok((link, mode)) => {
                 self.attached.push(Attached { device, queues, first_slot, link });
@@ -166,7 +167,7 @@ impl Steering {
         device: DeviceIndex,
         want: AttachPreference,
     ) -> Result<(XdpLinkId, AttachMode), AttachFailure> {
-        let xdp = program(&mut self.ebpf).map_err(|error| AttachFailure::Maps(Error::Run(error)))?;
+        let xdp = program(&mut self.ebpf).map_err(|error| AttachFailure::Maps(Box::new(unusable(error))))?;
         if want == AttachPreference::NativeThenGeneric {
             match xdp.attach_to_if_index(device.0, XdpMode::Driver).map_err(kernel_error) {
                 Ok(link) => return Ok((link, AttachMode::Native)),
@@ -182,7 +183,7 @@ impl Steering {
     pub fn detach(&mut self, device: DeviceIndex) -> Result<(), Error> {
         let position = self.attached.iter().position(|attached| attached.device == device);
         let attached = self.attached.swap_remove(position.ok_or(Error::NotAttached(device))?);
-        program(&mut self.ebpf).and_then(|xdp| xdp.detach(attached.link)).map_err(Error::Run)?;
+        program(&mut self.ebpf).and_then(|xdp| xdp.detach(attached.link)).map_err(unusable)?;
         for slot in attached.first_slot..attached.first_slot + attached.queues {
             self.queue_worker.set(slot, 0, 0).map_err(|error| map_error("queue_worker", slot, error))?;
             self.xsks.unset(slot).map_err(|error| map_error("xsks", slot, error))?;
@@ -230,7 +231,7 @@ impl Steering {
         let mut options = TestRunOptions::new();
         options.data_in = Some(packet);
         options.ctx_in = Some(context.as_flattened());
-        let result = program(&mut self.ebpf).and_then(|xdp| xdp.test_run(options)).map_err(Error::Run)?;
+        let result = program(&mut self.ebpf).and_then(|xdp| xdp.test_run(options)).map_err(unusable)?;
         Ok(result.return_value == XDP_REDIRECT)
     }
 }
@@ -249,7 +250,6 @@ pub(super) fn map_error(map: &'static str, key: impl ToString, error: MapError) 
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::xdp::entries::{MAX_ENDPOINTS, MAX_LISTENERS, MAX_OWN_ADDRESSES, MAX_VIP_PREFIXES};

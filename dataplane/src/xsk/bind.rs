@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::mapping::Mapping;
 use super::memory::{FRAME_BYTES, FrameMemory, FramePool};
@@ -20,9 +20,9 @@ use super::ring::{Consumer, Producer, RingAt};
 use super::socket::{Kicks, Mode, Socket};
 use crate::routes::DeviceIndex;
 
-/// How long a queue may be busy: the kernel frees it some 60 ms after its last socket was closed.
-const BUSY_PATIENCE: Duration = Duration::from_secs(1);
-/// How long to wait between two attempts at a busy queue.
+/// Attempts at a busy queue, together 1 s: the kernel frees a queue some 60 ms after its last socket was closed.
+const BUSY_ATTEMPTS: u32 = 200;
+/// How long to wait between two attempts.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// `XDP_MAX_TX_SKB_BUDGET` of `include/uapi/linux/if_xdp.h` (Linux 6.17), which `libc` does not have.
@@ -283,7 +283,7 @@ fn bind_when_free(fd: &OwnedFd, config: &SocketConfig, flags: u16) -> io::Result
         sxdp_queue_id: config.queue,
         sxdp_shared_umem_fd: 0,
     };
-    let deadline = Instant::now() + BUSY_PATIENCE;
+    let mut attempts = 0;
     loop {
         let bytes = size_of::<libc::sockaddr_xdp>() as libc::socklen_t;
         // SAFETY: the address is a live `sockaddr_xdp` of the length given.
@@ -291,7 +291,8 @@ fn bind_when_free(fd: &OwnedFd, config: &SocketConfig, flags: u16) -> io::Result
             return Ok(());
         }
         let error = io::Error::last_os_error();
-        if error.raw_os_error() != Some(libc::EBUSY) || Instant::now() >= deadline {
+        attempts += 1;
+        if error.raw_os_error() != Some(libc::EBUSY) || attempts > BUSY_ATTEMPTS {
             return Err(error);
         }
         thread::sleep(BUSY_PAUSE);

@@ -246,7 +246,6 @@ fn ordinary_page_bytes() -> usize {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
 

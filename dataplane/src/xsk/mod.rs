@@ -19,8 +19,8 @@
 //! compile. Only this module makes frames, once per index at start and afterwards only for an index that the
 //! kernel gave back.
 //!
-//! Reading order: [`memory`] (frames, their octets, the pool), [`ring`] (the one ring type of all four rings),
-//! [`bind`] (how a socket comes to be), [`socket`] (what a worker does with it). [`mapping`] is the mmap beneath.
+//! Reading order: [`memory`] (frames, their octets, the pool), `ring` (the one ring type of all four rings),
+//! [`bind`] (how a socket comes to be), [`socket`] (what a worker does with it). `mapping` is the mmap beneath.
 //!
 //! The module knows nothing of packets: octets in, octets out.
 

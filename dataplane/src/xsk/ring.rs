@@ -173,7 +173,6 @@ impl<T: Copy> Consumer<T> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::cell::UnsafeCell;
     use std::collections::VecDeque;
