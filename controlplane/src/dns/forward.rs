@@ -207,3 +207,30 @@ async fn over_tcp(upstream: SocketAddr, octets: &[u8], question: &Message) -> io
     let answer = Message::from_vec(&received).map_err(io::Error::other)?;
     answers(&answer, question).then_some(answer).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::{Name as AskedName, RecordType};
+
+    use super::*;
+
+    #[test]
+    fn a_question_beyond_those_that_may_wait_is_refused_at_once() {
+        let upstream = "127.0.0.1:9".parse().expect("an address");
+        let settings = ForwardSettings {
+            upstreams: vec![upstream],
+            stubs: vec![],
+            allow: vec!["127.0.0.0/8".parse().expect("a CIDR")],
+        };
+        let origin = Name::parse("cluster.local").expect("a name");
+        let forwarder = Forwarder::new(settings, &[], &origin).expect("a forwarder");
+        let _waiting = forwarder.in_flight.try_acquire_many(MAX_IN_FLIGHT as u32).expect("all are free");
+        let route = forwarder.route(&origin, [127, 0, 0, 1].into()).expect("a route");
+        let manner =
+            Manner { recursion_desired: true, checking_disabled: false, edns_dnssec_ok: None, tcp: false };
+        let query = Query::query(AskedName::root(), RecordType::NS);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let answer = runtime.block_on(forwarder.ask(route, &query, manner));
+        assert_eq!(answer.err(), Some(Failure::Busy));
+    }
+}

@@ -21,7 +21,7 @@ pub(super) struct ServiceNames {
     ports: Box<[Port]>,
     /// Ready endpoints, in the order of slices and manifests.
     endpoints: Box<[Endpoint]>,
-    /// The ports of each slice, referred to by [`Endpoint::slice`].
+    /// The ports of each slice with a ready endpoint, referred to by [`Endpoint::slice`].
     slices: Box<[Box<[Port]>]>,
 }
 
@@ -138,6 +138,7 @@ impl ServiceNames {
     fn read_slices<'c>(&mut self, slices: impl Iterator<Item = &'c Arc<EndpointSlice>>, origin: &Name) {
         let (mut endpoints, mut ports) = (Vec::new(), Vec::new());
         for slice in slices {
+            let named = endpoints.len();
             for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.ready) {
                 let label = endpoint_label(endpoint.hostname.as_deref(), endpoint.address);
                 if service_name(origin, &self.name, Some(&label)).is_none() {
@@ -146,7 +147,9 @@ impl ServiceNames {
                 }
                 endpoints.push(Endpoint { label, address: endpoint.address, slice: ports.len() });
             }
-            ports.push(slice.ports.iter().map(|p| Port::new(&p.name, p.protocol, p.port)).collect());
+            if endpoints.len() > named {
+                ports.push(slice.ports.iter().map(|p| Port::new(&p.name, p.protocol, p.port)).collect());
+            }
         }
         self.endpoints = endpoints.into();
         self.slices = ports.into();
