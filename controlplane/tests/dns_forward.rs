@@ -143,9 +143,15 @@ fn forward_to(upstreams: &[SocketAddr]) -> ForwardSettings {
     ForwardSettings { upstreams: upstreams.to_vec(), stubs: vec![], allow }
 }
 
+/// An address of loopback that only one test uses, with a port that was free just now.
+fn unused(host: u8) -> SocketAddr {
+    let socket = UdpSocket::bind(SocketAddr::from(([127, 0, 0, host], 0))).expect("binds");
+    socket.local_addr().expect("an address")
+}
+
 /// An address where nobody listens: the kernel says so at once.
 fn closed() -> SocketAddr {
-    UdpSocket::bind(ANY_PORT).expect("binds").local_addr().expect("an address")
+    unused(78)
 }
 
 const OTHER: &str = "wWw.example.ORG.";
@@ -351,7 +357,7 @@ fn other_names_have_no_aaaa_where_that_is_switched_off() {
 
 #[test]
 fn an_upstream_that_is_ourselves_is_an_error_that_names_it() {
-    let own = closed();
+    let own = unused(77);
     let start =
         |forward| Running::try_start(zone(), forward, vec![own], false).err().expect("an error").to_string();
     assert_eq!(
