@@ -178,7 +178,8 @@ fn s9_a_headless_service_has_srv_records_of_ready_endpoints_times_ports() {
         "10-1-0-23.web.dev.svc.cluster.local. A 10.1.0.23, web-0.web.dev.svc.cluster.local. A 10.1.0.21, \
          web-1.web.dev.svc.cluster.local. A 10.1.0.22"
     );
-    // 3 IPv4 endpoints with 2 ports each and 2 IPv6 endpoints with 1: 8 places, of which web-0:80 is there twice.
+    // 3 IPv4 endpoints with 2 ports each and 2 IPv6 endpoints with 1: 8 places, of which web-0:80 is there
+    // twice.
     let bare = say(&zone, "web.dev.svc.cluster.local", Type::SRV);
     assert_eq!(bare.matches("SRV 0 12 ").count(), 7, "{bare}");
 }

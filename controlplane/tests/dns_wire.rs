@@ -172,8 +172,8 @@ fn an_unknown_edns_version_is_badvers() {
 fn three_hundred_endpoints_are_cut_to_what_the_client_takes() {
     let server = Running::start(crowd(300), ForwardSettings::default());
     let name = "many.dev.svc.cluster.local.";
-    // What is asked, the limit, and how many 16-octet records fit at least: the shell's encoder spells the first
-    // owner out and needs room to spell out the last, so it is three less than there could be.
+    // What is asked, the limit, and how many 16-octet records fit at least: the shell's encoder spells the
+    // first owner out and needs room to spell out the last, so it is three less than there could be.
     let cases = [
         (question(name, RecordType::A), 512, 26),
         (question_edns(name, RecordType::A, 100), 512, 25),

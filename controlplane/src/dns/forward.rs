@@ -58,7 +58,8 @@ pub(super) struct Manner {
 pub(super) struct Route {
     domain: Name,
     upstreams: Vec<SocketAddr>,
-    /// The upstream that answered last is asked first, so that a dead one does not cost each client its time-out.
+    /// The upstream that answered last is asked first, so that a dead one does not cost each client its
+    /// time-out.
     preferred: AtomicUsize,
 }
 
@@ -120,8 +121,8 @@ impl Forwarder {
 
     /// Asks the upstreams of a route one after the other until one answers.
     ///
-    /// An answer is a message with our id, our question and QR, from the address asked, whatever its code. One that is
-    /// truncated is fetched again over TCP; if that fails it stands as it is.
+    /// An answer is a message with our id, our question and QR, from the address asked, whatever its code.
+    /// One that is truncated is fetched again over TCP; if that fails it stands as it is.
     pub(super) async fn ask(&self, route: &Route, query: &Query, manner: Manner) -> Result<Message, Failure> {
         let _permit = self.in_flight.try_acquire().map_err(|_| Failure::Busy)?;
         let first = route.preferred.load(Ordering::Relaxed);
@@ -181,7 +182,8 @@ fn answers(answer: &Message, question: &Message) -> bool {
 async fn over_udp(upstream: SocketAddr, octets: &[u8], question: &Message) -> io::Result<Message> {
     let any: IpAddr =
         if upstream.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    // Port 0: the kernel picks one at random. Connected: only the upstream's datagrams arrive, and its ICMP errors.
+    // Port 0: the kernel picks one at random. Connected: only the upstream's datagrams arrive, and its ICMP
+    // errors.
     let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
     socket.connect(upstream).await?;
     socket.send(octets).await?;

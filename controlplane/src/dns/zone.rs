@@ -112,7 +112,8 @@ impl Zone {
 
     /// Returns the zone after a change, with the next serial if names changed at all.
     ///
-    /// Costs the Services named in `dirty`, times the depth of the table (log32 of its size), not the cluster.
+    /// Costs the Services named in `dirty`, times the depth of the table (log32 of its size), not the
+    /// cluster.
     #[must_use]
     pub fn updated(&self, cluster: &Cluster, dirty: &Dirty) -> Self {
         let mut next = self.clone();
@@ -189,7 +190,8 @@ impl Zone {
         self.reverse.lookup(self.hash_address(address), |own| *own == address).map(|claims| &**claims)
     }
 
-    /// Returns the name servers with their addresses: the Services that listen where we do, else our own name.
+    /// Returns the name servers with their addresses: the Services that listen where we do, else our own
+    /// name.
     pub(super) fn name_servers(&self) -> Vec<(Name, Vec<IpAddr>)> {
         let mut servers: Vec<(Name, Vec<IpAddr>)> = Vec::new();
         for &address in &self.fixed.settings.servers {
