@@ -142,7 +142,7 @@ impl ServiceNames {
             for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.ready) {
                 let label = endpoint_label(endpoint.hostname.as_deref(), endpoint.address);
                 if service_name(origin, &self.name, Some(&label)).is_none() {
-                    warn!(slice = %slice.name, hostname = %label, "hostname makes no domain name: endpoint left out");
+                    warn!(slice = %slice.name, hostname = %label, "hostname makes no domain name: left out");
                     continue;
                 }
                 endpoints.push(Endpoint { label, address: endpoint.address, slice: ports.len() });
