@@ -58,7 +58,8 @@ pub(super) struct Manner {
 pub(super) struct Route {
     domain: Name,
     upstreams: Vec<SocketAddr>,
-    /// The upstream that answered last is asked first, so that a dead one does not cost each client its time-out.
+    /// The upstream that answered last is asked first, so that a dead one does not cost each client its
+    /// time-out.
     preferred: AtomicUsize,
 }
 
@@ -120,8 +121,8 @@ impl Forwarder {
 
     /// Asks the upstreams of a route one after the other until one answers.
     ///
-    /// An answer is a message with our id, our question and QR, from the address asked, whatever its code. One that is
-    /// truncated is fetched again over TCP; if that fails it stands as it is.
+    /// An answer is a message with our id, our question and QR, from the address asked, whatever its code.
+    /// One that is truncated is fetched again over TCP; if that fails it stands as it is.
     pub(super) async fn ask(&self, route: &Route, query: &Query, manner: Manner) -> Result<Message, Failure> {
         let _permit = self.in_flight.try_acquire().map_err(|_| Failure::Busy)?;
         let first = route.preferred.load(Ordering::Relaxed);
@@ -181,7 +182,8 @@ fn answers(answer: &Message, question: &Message) -> bool {
 async fn over_udp(upstream: SocketAddr, octets: &[u8], question: &Message) -> io::Result<Message> {
     let any: IpAddr =
         if upstream.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    // Port 0: the kernel picks one at random. Connected: only the upstream's datagrams arrive, and its ICMP errors.
+    // Port 0: the kernel picks one at random. Connected: only the upstream's datagrams arrive, and its ICMP
+    // errors.
     let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
     socket.connect(upstream).await?;
     socket.send(octets).await?;
@@ -206,4 +208,31 @@ async fn over_tcp(upstream: SocketAddr, octets: &[u8], question: &Message) -> io
     stream.read_exact(&mut received).await?;
     let answer = Message::from_vec(&received).map_err(io::Error::other)?;
     answers(&answer, question).then_some(answer).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::{Name as AskedName, RecordType};
+
+    use super::*;
+
+    #[test]
+    fn a_question_beyond_those_that_may_wait_is_refused_at_once() {
+        let upstream = "127.0.0.1:9".parse().expect("an address");
+        let settings = ForwardSettings {
+            upstreams: vec![upstream],
+            stubs: vec![],
+            allow: vec!["127.0.0.0/8".parse().expect("a CIDR")],
+        };
+        let origin = Name::parse("cluster.local").expect("a name");
+        let forwarder = Forwarder::new(settings, &[], &origin).expect("a forwarder");
+        let _waiting = forwarder.in_flight.try_acquire_many(MAX_IN_FLIGHT as u32).expect("all are free");
+        let route = forwarder.route(&origin, [127, 0, 0, 1].into()).expect("a route");
+        let manner =
+            Manner { recursion_desired: true, checking_disabled: false, edns_dnssec_ok: None, tcp: false };
+        let query = Query::query(AskedName::root(), RecordType::NS);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let answer = runtime.block_on(forwarder.ask(route, &query, manner));
+        assert_eq!(answer.err(), Some(Failure::Busy));
+    }
 }

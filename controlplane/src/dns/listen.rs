@@ -110,7 +110,8 @@ fn holder_inode(line: &str, listen: SocketAddr) -> Option<&str> {
     (same && covers && bound).then(|| fields.nth(5)).flatten()
 }
 
-/// Reads an address as the kernel prints it: 32-bit words in the order of the machine's octets, in hexadecimal.
+/// Reads an address as the kernel prints it: 32-bit words in the order of the machine's octets, in
+/// hexadecimal.
 fn table_address(text: &str) -> Option<IpAddr> {
     let word = |at: usize| u32::from_str_radix(text.get(8 * at..8 * at + 8)?, 16).ok().map(u32::to_ne_bytes);
     match text.len() {

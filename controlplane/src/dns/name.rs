@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_text_that_is_no_name_is_refused_with_the_reason() {
-        let long = ["a".repeat(63); 4].join(".");
+        let long = vec!["a".repeat(63); 4].join(".");
         assert_eq!(Name::parse(""), Err(InvalidName::Label(String::new())));
         assert_eq!(Name::parse("a..b"), Err(InvalidName::Label("a..b".into())));
         assert_eq!(Name::parse(&"a".repeat(64)), Err(InvalidName::Label("a".repeat(64))));

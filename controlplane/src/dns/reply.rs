@@ -119,9 +119,13 @@ impl Reply {
         }
     }
 
-    /// Drops what does not fit: additional records first, without TC (RFC 2181 §9); then the last answers, with TC.
+    /// Drops what does not fit: additional records first, without TC (RFC 2181 §9); then the last answers,
+    /// with TC.
     ///
-    /// The shell's own encoder would cut too, but put the answers before the OPT and lose that (RFC 6891 §7).
+    /// The shell's own encoder would cut too, but put the OPT last and lose it (RFC 6891 §7).
+    /// DEVIATION: that encoder spells the first owner out, points later ones at it and not at the question,
+    /// and compresses the first 120 names of a message only; a full datagram holds two or three addresses
+    /// less for it.
     fn fit(&mut self, queries: &Queries, room: u16) {
         let records = || self.answers.iter().chain(&self.authorities).chain(&self.additionals);
         let bound =

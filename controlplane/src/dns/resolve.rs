@@ -1,4 +1,12 @@
 //! From a question to a verdict, without I/O.
+//!
+//! Follows the Kubernetes DNS specification 1.1.0 (rules S0 to S13) and, where that is silent, CoreDNS 1.14
+//! as kubeadm configures it.
+//!
+//! DEVIATION: a name that exists, or has names below it, is NODATA for every type it lacks (RFC 2308 §2.2,
+//! RFC 8020); CoreDNS says NXDOMAIN to TXT at the apex, `svc`, `pod` and namespaces, to other types than TXT
+//! at `dns-version`, to other types than PTR at reverse names, and at `dns` and `_tcp.<service>`.
+//! DEVIATION: SRV of a pod's name is NODATA; CoreDNS answers port 0.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -226,7 +234,8 @@ impl Question<'_> {
         }
     }
 
-    /// Joins aliases with the answer at their end; without one the aliases are not shown either, as CoreDNS has it.
+    /// Joins aliases with the answer at their end; without one the aliases are not shown either, as CoreDNS
+    /// has it.
     fn aliased(
         &self,
         service: &ServiceNames,
@@ -246,7 +255,8 @@ impl Question<'_> {
         if !self.zone.namespace_exists(namespace) {
             return self.nx_domain(Reason::NoSuchNamespace);
         }
-        // Up to two labels before the address are let through: CoreDNS reads them as endpoint, or port and protocol.
+        // Up to two labels before the address are let through: CoreDNS reads them as endpoint, or port and
+        // protocol.
         match inner {
             [] => self.no_data(Reason::EmptyNonTerminal),
             [pod] | [_, pod] | [_, _, pod] => match pod_address(pod) {

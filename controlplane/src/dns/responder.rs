@@ -135,6 +135,8 @@ impl Responder {
     }
 
     /// A target that does not exist leaves the aliases alone; one that nobody could tell about is a failure.
+    ///
+    /// DEVIATION: there CoreDNS answers NODATA, which clients may keep; SERVFAIL makes them ask again.
     async fn chase(
         &self,
         route: &Route,

@@ -45,8 +45,8 @@ impl Spelled {
         (self.depth == whole && self.excess == 0).then_some(self.address)
     }
 
-    /// Returns how many labels spell the apex of the reverse zone around this name: the network, rounded up to whole
-    /// labels; `None` if the name is in none of the networks.
+    /// Returns how many labels spell the apex of the reverse zone around this name: the network, rounded up
+    /// to whole labels; `None` if the name is in none of the networks.
     fn apex_depth(&self, networks: &[IpNet]) -> Option<usize> {
         let bits = if self.address.is_ipv4() { 8 } else { 4 };
         let around = |network: &&IpNet| network.contains(&self.address);
@@ -57,8 +57,8 @@ impl Spelled {
 
 /// Decides about a name outside the cluster zone.
 ///
-/// Addresses in the service CIDRs are ours alone. An endpoint's address elsewhere is answered where we know it, each
-/// such name being a zone of its own; what we do not know is somebody else's.
+/// Addresses in the service CIDRs are ours alone. An endpoint's address elsewhere is answered where we know
+/// it, each such name being a zone of its own; what we do not know is somebody else's.
 pub(super) fn resolve(zone: &Zone, name: &Name, qtype: Type) -> Verdict {
     let not_ours = Verdict { outcome: Outcome::Forward, reason: Reason::NotOurs };
     let Some(spelled) = Spelled::parse(name) else { return not_ours };
@@ -79,7 +79,8 @@ pub(super) fn resolve(zone: &Zone, name: &Name, qtype: Type) -> Verdict {
     match claims {
         Some(claims) => question.pointers(claims.iter()),
         None if apex == *name => question.apex(),
-        // Whether an address below is known is not looked up: NODATA is true of a zone's inner nodes or harmless.
+        // Whether an address below is known is not looked up: NODATA is true of a zone's inner nodes or
+        // harmless.
         None if spelled.whole().is_none() && spelled.excess == 0 => {
             question.no_data(Reason::EmptyNonTerminal)
         }

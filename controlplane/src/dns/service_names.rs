@@ -21,7 +21,7 @@ pub(super) struct ServiceNames {
     ports: Box<[Port]>,
     /// Ready endpoints, in the order of slices and manifests.
     endpoints: Box<[Endpoint]>,
-    /// The ports of each slice, referred to by [`Endpoint::slice`].
+    /// The ports of each slice with a ready endpoint, referred to by [`Endpoint::slice`].
     slices: Box<[Box<[Port]>]>,
 }
 
@@ -95,8 +95,8 @@ fn protocol_label(protocol: Protocol) -> &'static str {
 impl ServiceNames {
     /// Builds the names of a Service from it and its slices; costs their size.
     ///
-    /// Endpoints that are not ready have no names (S12; `publishNotReadyAddresses` arrives as ready). An endpoint or a
-    /// whole Service whose name would not fit the wire format is reported and left out.
+    /// Endpoints that are not ready have no names (S12; `publishNotReadyAddresses` arrives as ready). An
+    /// endpoint or a whole Service whose name would not fit the wire format is reported and left out.
     pub(super) fn build<'c>(
         service: &Service,
         slices: impl Iterator<Item = &'c Arc<EndpointSlice>>,
@@ -104,7 +104,7 @@ impl ServiceNames {
     ) -> Option<Self> {
         let name = service.name.clone();
         if service_name(origin, &name, None).is_none() {
-            warn!(service = %name, "metadata.name and namespace make no domain name: the Service gets no names");
+            warn!(service = %name, "metadata.name makes no domain name: the Service gets none");
             return None;
         }
         let kind = match &service.kind {
@@ -138,21 +138,25 @@ impl ServiceNames {
     fn read_slices<'c>(&mut self, slices: impl Iterator<Item = &'c Arc<EndpointSlice>>, origin: &Name) {
         let (mut endpoints, mut ports) = (Vec::new(), Vec::new());
         for slice in slices {
+            let named = endpoints.len();
             for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.ready) {
                 let label = endpoint_label(endpoint.hostname.as_deref(), endpoint.address);
                 if service_name(origin, &self.name, Some(&label)).is_none() {
-                    warn!(slice = %slice.name, hostname = %label, "endpoints.hostname makes no domain name: left out");
+                    warn!(slice = %slice.name, hostname = %label, "hostname makes no domain name: left out");
                     continue;
                 }
                 endpoints.push(Endpoint { label, address: endpoint.address, slice: ports.len() });
             }
-            ports.push(slice.ports.iter().map(|p| Port::new(&p.name, p.protocol, p.port)).collect());
+            if endpoints.len() > named {
+                ports.push(slice.ports.iter().map(|p| Port::new(&p.name, p.protocol, p.port)).collect());
+            }
         }
         self.endpoints = endpoints.into();
         self.slices = ports.into();
     }
 
-    /// Returns every address and port under a part of the Service, duplicates included; empty if there is no such name.
+    /// Returns every address and port under a part of the Service, duplicates included; empty if there is no
+    /// such name.
     ///
     /// The number of places is what SRV weights are divided by.
     pub(super) fn places(&self, part: Part<'_>) -> Vec<Place<'_>> {
