@@ -44,7 +44,6 @@ start_gateway() {
         --service-cidr 10.96.0.0/12 --pod-cidr 10.244.0.0/16 --cores "$(($(nproc) - 1))"
         --metrics "$metrics_address" --state-dir "$work/state" --flows 65536)
     printf '    $ %s\n' "${command[*]}"
-    mkdir "$work/state"
     nohup ip netns exec "$prefix-gw" "${command[@]}" </dev/null >"$work/tidegate.log" 2>&1 &
     gateway=$!
     local waits

@@ -9,7 +9,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
 install_packages() {
     local pair missing=()
     for pair in "$@"; do
-        [[ -e ${pair%%=*} ]] || type -P "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+        [[ $pair == /* && -e ${pair%%=*} ]] || type -P "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
     done
     [[ ${#missing[@]} -gt 0 ]] || return 0
     if [[ $(id -u) -ne 0 ]] || ! type -P apt-get >/dev/null; then
