@@ -4,7 +4,9 @@ mod rig;
 
 use std::time::Duration;
 
-use rig::{ENT_DEV, Gateway, Rig, Shape, eventually};
+use rig::gateway::Gateway;
+use rig::manifests::service;
+use rig::{ENT_DEV, Rig, Shape, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const NEW_ADDRESS: &str = "10.96.1.99";
@@ -52,7 +54,7 @@ fn a_service_comes_and_goes_with_its_name() {
     let Some(rig) = Rig::up(Shape::TwoInterfaces) else { return };
     let gateway = Gateway::start(&rig);
     let name = "late.dev.svc.cluster.local";
-    rig.manifests.write("late.yaml", &rig::service("dev", "late", NEW_ADDRESS, "enterprise"));
+    rig.manifests.write("late.yaml", &service("dev", "late", NEW_ADDRESS, "enterprise"));
     // The name appears last, so whoever can resolve it can also connect.
     eventually("the name resolves", PATIENCE, || (address_of(&rig, name) == NEW_ADDRESS).then_some(()));
     assert_eq!(rig.curl(&format!("http://{NEW_ADDRESS}:8080/")).status, 0);
@@ -73,7 +75,7 @@ fn address_of(rig: &Rig, name: &str) -> String {
 fn a_half_written_file_keeps_its_last_good_content_in_force() {
     let Some(rig) = Rig::up(Shape::TwoInterfaces) else { return };
     let mut gateway = Gateway::start(&rig);
-    let whole = rig::service("dev", "ent", NEW_ADDRESS, "enterprise");
+    let whole = service("dev", "ent", NEW_ADDRESS, "enterprise");
     let half = &whole[..whole.find("selector").unwrap() + "selector: {ap".len()];
     rig.manifests.overwrite("ent-dev.yaml", half);
     gateway.await_line("the file that does not parse", |line| line.contains("ent-dev.yaml"));
@@ -109,11 +111,10 @@ fn a_directory_that_vanishes_is_an_error_and_not_the_end_of_every_service() {
 fn a_bad_object_is_named_and_skipped_and_the_others_stay_in_force() {
     let Some(rig) = Rig::up(Shape::TwoInterfaces) else { return };
     let mut gateway = Gateway::start(&rig);
-    let bad_port =
-        rig::service("dev", "wide", "10.96.1.30", "enterprise").replace("port: 8080,", "port: 70000,");
+    let bad_port = service("dev", "wide", "10.96.1.30", "enterprise").replace("port: 8080,", "port: 70000,");
     rig.manifests.write("wide.yaml", &bad_port);
     gateway.await_line("the port outside its range", |line| line.contains("wide") && line.contains("70000"));
-    rig.manifests.write("bent.yaml", &rig::service("dev", "bent", "10.96.1.300", "enterprise"));
+    rig.manifests.write("bent.yaml", &service("dev", "bent", "10.96.1.300", "enterprise"));
     gateway
         .await_line("the address that is none", |line| line.contains("bent") && line.contains("10.96.1.300"));
     rig.manifests.write("torn.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: [}\n");
@@ -127,7 +128,7 @@ fn a_bad_object_is_named_and_skipped_and_the_others_stay_in_force() {
 fn two_services_with_one_cluster_ip_are_reported_and_the_first_keeps_it() {
     let Some(rig) = Rig::up(Shape::TwoInterfaces) else { return };
     let mut gateway = Gateway::start(&rig);
-    rig.manifests.write("zz-copy.yaml", &rig::service("prod", "zz-copy", ENT_DEV, "enterprise"));
+    rig.manifests.write("zz-copy.yaml", &service("prod", "zz-copy", ENT_DEV, "enterprise"));
     gateway.await_line("the address taken twice", |line| {
         line.contains(ENT_DEV) && line.contains("prod/zz-copy")
     });

@@ -5,7 +5,8 @@ mod rig;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use rig::{BINARY, ENT_DEV, ENT_PROD, Gateway, HOLLOW, Rig, Shape, refused_start};
+use rig::gateway::{BINARY, Gateway, refused_start};
+use rig::{ENT_DEV, ENT_PROD, HOLLOW, Rig, Shape};
 
 /// TCP, UDP, ping, refusal and names in one go.
 #[track_caller]

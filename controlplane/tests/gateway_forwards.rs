@@ -5,7 +5,8 @@ mod rig;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rig::{CLIENT, ENT_DEV, ENT_PROD, Gateway, HOLLOW, Rig, Shape};
+use rig::gateway::Gateway;
+use rig::{CLIENT, ENT_DEV, ENT_PROD, HOLLOW, Rig, Shape};
 
 /// "At once": far below the second after which a client would send its SYN again.
 const AT_ONCE: Duration = Duration::from_millis(700);

@@ -4,7 +4,8 @@ mod rig;
 
 use std::time::Duration;
 
-use rig::{CLIENT, ENT_DEV, Gateway, Rig, Shape, eventually};
+use rig::gateway::Gateway;
+use rig::{CLIENT, ENT_DEV, Rig, Shape, eventually};
 
 const DEV_1: &str = "10.244.0.11";
 

@@ -2,7 +2,9 @@
 
 mod rig;
 
-use rig::{CLIENT, Conversation, ENT_DEV, Gateway, Rig, Shape};
+use rig::conversation::Conversation;
+use rig::gateway::{Gateway, refused_start};
+use rig::{CLIENT, ENT_DEV, Rig, Shape};
 
 /// What a gateway could have changed in its namespace: devices with their programs and offloads, addresses,
 /// routes, rules, managed neighbours, reserved ports.
@@ -95,7 +97,7 @@ fn an_address_that_was_there_before_stays() {
 fn a_second_gateway_on_the_same_devices_is_refused_and_the_first_serves_on() {
     let Some(rig) = Rig::up(Shape::TwoInterfaces) else { return };
     let mut gateway = Gateway::start(&rig);
-    let (status, errors) = rig::refused_start(&rig, &["client0", "pods0"], &[]);
+    let (status, errors) = refused_start(&rig, &["client0", "pods0"], &[]);
     assert!([1, 2].contains(&status), "status {status}: {errors}");
     assert!(!errors.contains("panicked"), "{errors}");
     assert!(gateway.lives());

@@ -2,7 +2,8 @@
 
 mod rig;
 
-use rig::{DNS, ENT_DEV, ENT_PROD, Gateway, Rig, Shape};
+use rig::gateway::Gateway;
+use rig::{DNS, ENT_DEV, ENT_PROD, Rig, Shape};
 
 /// What `dig` prints at the client, with the resolv.conf of a pod in `dev`.
 #[track_caller]

@@ -2,7 +2,8 @@
 
 mod rig;
 
-use rig::{CLIENT, DNS, ENT_DEV, Gateway, Rig, Shape};
+use rig::gateway::Gateway;
+use rig::{CLIENT, DNS, ENT_DEV, Rig, Shape};
 
 const SEEDS: [&str; 3] = ["1", "2", "3"];
 

@@ -1,26 +1,24 @@
 //! The namespace rig as tests see it: a client, a gateway and pods, built by `tools/rig`, with the real binary in
-//! the gateway. Reading order: [`Rig`] the namespaces and what runs in them, [`Gateway`] the daemon,
-//! [`Manifests`] what it follows, [`Counters`] what it shows.
+//! the gateway. Reading order: [`Rig`] the namespaces and what runs in them, [`gateway`] the daemon,
+//! [`manifests`] what it follows, [`counters`] what it shows, [`conversation`] a client that stays.
 
 // Each test program takes what it needs.
 #![allow(dead_code)]
 
-mod conversation;
-mod counters;
-mod gateway;
-mod manifests;
+pub(crate) mod conversation;
+pub(crate) mod counters;
+pub(crate) mod gateway;
+pub(crate) mod manifests;
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-pub(crate) use conversation::Conversation;
-pub(crate) use counters::Counters;
-pub(crate) use gateway::{BINARY, Gateway, refused_start};
-pub(crate) use manifests::{Manifests, service};
+use manifests::Manifests;
 
 /// ClusterIP of the Service `ent` in `dev`, which has the pods `dev-1` and `dev-2`.
 pub(crate) const ENT_DEV: &str = "10.96.1.10";
@@ -60,6 +58,7 @@ pub(crate) struct Rig {
     pub(crate) shape: Shape,
     pub(crate) manifests: Manifests,
     scratch: tempfile::TempDir,
+    peers: RefCell<Vec<Child>>,
     _turn: File,
 }
 
@@ -93,7 +92,13 @@ impl Rig {
         run_script(arguments);
         // The flow table wants memory behind its file, and /run is a disk on some machines.
         let scratch = tempfile::Builder::new().prefix("tidegate-rig").tempdir_in("/dev/shm").unwrap();
-        let rig = Self { shape, manifests: Manifests::create(scratch.path()), scratch, _turn: turn };
+        let rig = Self {
+            shape,
+            manifests: Manifests::create(scratch.path()),
+            scratch,
+            peers: RefCell::default(),
+            _turn: turn,
+        };
         rig.serve_pods();
         Some(rig)
     }
@@ -120,7 +125,7 @@ impl Rig {
         await_listening(self.begin_peer(namespace, program));
     }
 
-    fn begin_peer(&self, namespace: &str, program: &[&str]) -> BufReader<std::process::ChildStdout> {
+    fn begin_peer(&self, namespace: &str, program: &[&str]) -> BufReader<ChildStdout> {
         let mut peer = self
             .command(namespace, &["python3", PEER])
             .args(program)
@@ -128,7 +133,9 @@ impl Rig {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        BufReader::new(peer.stdout.take().unwrap())
+        let said = BufReader::new(peer.stdout.take().unwrap());
+        self.peers.borrow_mut().push(peer);
+        said
     }
 
     /// Runs a program in a namespace to its end.
@@ -187,11 +194,15 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
+        for peer in self.peers.get_mut() {
+            let _may_have_ended = peer.kill();
+            let _no_use_for_its_status = peer.wait();
+        }
         let _told_on_stderr = Command::new(SCRIPT).args(["down", "--prefix", PREFIX]).status();
     }
 }
 
-fn await_listening(mut peer: BufReader<std::process::ChildStdout>) {
+fn await_listening(mut peer: BufReader<ChildStdout>) {
     let mut line = String::new();
     peer.read_line(&mut line).unwrap();
     assert_eq!(line.trim(), "listening", "a server of the rig did not start");
