@@ -1,8 +1,32 @@
 //! What the cluster wants, and the names. See the crate's README for an update's day.
+//!
+//! Reading order: [`start`] puts the parts together, [`gateway`] is the loop that drives them. The source
+//! ([`manifests`], with [`objects`], [`endpoint_slices`] and [`cluster_ip`]) sends events, [`cluster`] folds them,
+//! [`compile`] and [`tables`] turn Services into the dataplane's tables, [`publish`] puts them in force through
+//! [`steering`] and the workers ([`workers`]). [`netlink`] and [`topology`] follow the kernel's links. [`dns`] answers
+//! names. [`metrics`] and [`status`] say how it goes; [`instance`], [`punt_device`] and [`offloads`] are what a run
+//! puts on the machine and takes away again.
 
+pub mod check;
+pub mod cli;
 pub mod cluster;
 pub mod cluster_ip;
 pub mod compile;
+pub mod dns;
 pub mod endpoint_slices;
+pub mod gateway;
+pub mod instance;
 pub mod manifests;
+pub mod metrics;
+pub mod netlink;
 pub mod objects;
+pub mod offloads;
+pub mod publish;
+pub mod punt_device;
+pub mod settings;
+pub mod start;
+pub mod status;
+pub mod steering;
+pub mod tables;
+pub mod topology;
+pub mod workers;

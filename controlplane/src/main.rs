@@ -1,3 +1,56 @@
 //! The `tidegate` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+use tidegate::cli::{self, Command, LogFormat};
+use tracing_subscriber::EnvFilter;
+
+/// Bad usage or configuration, as the design states.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let command_line = match cli::parse(std::env::args_os()) {
+        Ok(command_line) => command_line,
+        Err(error) => {
+            let failed = error.use_stderr();
+            let _ = error.print();
+            return if failed { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let Command::Run(arguments) = command_line.command;
+    log_to_stderr(arguments.log_format);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start the control thread: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        if arguments.check {
+            tidegate::check::run(&arguments).await
+        } else {
+            tidegate::start::run(&arguments).await
+        }
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if error.is::<tidegate::settings::BadConfiguration>() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn log_to_stderr(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("TIDEGATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

@@ -1,7 +1,28 @@
 //! What happens to a packet.
 //!
 //! The crate knows no Kubernetes, no DNS server and no async runtime. See its README for a packet's day.
+//!
+//! Reading order: [`process`] is the packet path; [`packet`] and [`net`] are what it reads, [`services`],
+//! [`maglev`], [`routes`] and [`neighbours`] what it asks, [`flows`] and [`tcp_state`] what it remembers,
+//! [`rewrite`] and [`answer`] what it does, [`verdict`] and [`counters`] what it says. [`worker`] drives it with
+//! the sockets of [`xsk`], fed by the program of [`xdp`] and with tables from [`snapshot`].
 
+pub mod answer;
 pub mod clock;
+pub mod counters;
+pub mod flows;
+pub mod held;
+pub mod maglev;
+pub mod neighbours;
 pub mod net;
+pub mod packet;
+pub mod process;
+pub mod rewrite;
 pub mod routes;
+pub mod services;
+pub mod snapshot;
+pub mod tcp_state;
+pub mod verdict;
+pub mod worker;
+pub mod xdp;
+pub mod xsk;

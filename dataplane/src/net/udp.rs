@@ -1,1 +1,59 @@
-//! udp.
+//! The UDP header. Read RFC 768 first.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::Port;
+use super::checksum::Difference;
+
+/// Octets of the header.
+pub const HEADER_BYTES: usize = 8;
+
+/// The header.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Header {
+    source: [u8; 2],
+    destination: [u8; 2],
+    length: [u8; 2],
+    checksum: [u8; 2],
+}
+
+impl Header {
+    /// Returns the view over a datagram's first octets; its length field agrees with the octets at hand.
+    #[must_use]
+    pub fn parse(datagram: &[u8]) -> Option<&Self> {
+        let (header, _) = Self::ref_from_prefix(datagram).ok()?;
+        let length = u16::from_be_bytes(header.length) as usize;
+        (length >= HEADER_BYTES && length <= datagram.len()).then_some(header)
+    }
+
+    /// Returns the writable view over a datagram that was parsed before.
+    #[must_use]
+    pub fn writable(datagram: &mut [u8]) -> Option<&mut Self> {
+        Self::mut_from_prefix(datagram).ok().map(|(header, _)| header)
+    }
+
+    /// Returns the port of the sender.
+    #[must_use]
+    pub const fn source(&self) -> Port {
+        Port(self.source)
+    }
+
+    /// Returns the port of the receiver.
+    #[must_use]
+    pub const fn destination(&self) -> Port {
+        Port(self.destination)
+    }
+
+    /// Replaces both ports; `difference` covers ports and addresses (the pseudo-header).
+    ///
+    /// A zero checksum means "none" and stays zero; one computed as zero is sent as all ones (RFC 768).
+    pub const fn translate(&mut self, source: Port, destination: Port, difference: Difference) {
+        self.source = source.0;
+        self.destination = destination.0;
+        if u16::from_be_bytes(self.checksum) != 0 {
+            let checksum = difference.apply(self.checksum);
+            self.checksum = if u16::from_be_bytes(checksum) == 0 { [0xff, 0xff] } else { checksum };
+        }
+    }
+}

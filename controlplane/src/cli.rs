@@ -1,0 +1,413 @@
+//! The command line: flags, environment and file mean the same; flags win over environment, environment over file.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+/// Kubernetes service gateway on AF_XDP: forwards Services to their pods and answers cluster DNS.
+#[derive(Parser, Debug)]
+#[command(name = "tidegate", version, about)]
+pub struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Runs the gateway until SIGTERM or SIGINT.
+    Run(Box<RunArguments>),
+}
+
+/// Everything `tidegate run` can be told.
+#[derive(Args, Debug, Clone)]
+pub struct RunArguments {
+    /// The same settings in TOML: each flag's name without dashes in front, lists for repeatable ones.
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// Device to serve; repeat for several.
+    #[arg(
+        long = "interface",
+        value_name = "NAME",
+        required = true,
+        env = "TIDEGATE_INTERFACE",
+        value_delimiter = ','
+    )]
+    pub interfaces: Vec<String>,
+
+    /// Cores of the workers, one worker each, as `2`, `2,3` or `2-5` [default: the last one allowed].
+    #[arg(long, value_name = "LIST", env = "TIDEGATE_CORES")]
+    pub cores: Option<CoreList>,
+
+    /// Where Services come from: `manifests:DIR`, YAML files as `kubectl apply` takes them, followed while they change.
+    #[arg(long, value_name = "SOURCE", env = "TIDEGATE_SOURCE")]
+    pub source: Source,
+
+    /// Zone of the cluster's names.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", env = "TIDEGATE_CLUSTER_DOMAIN")]
+    pub cluster_domain: String,
+
+    /// Network of ClusterIPs; repeat for several.
+    #[arg(
+        long = "service-cidr",
+        value_name = "CIDR",
+        default_value = "10.96.0.0/12",
+        env = "TIDEGATE_SERVICE_CIDR",
+        value_delimiter = ','
+    )]
+    pub service_cidrs: Vec<IpNet>,
+
+    /// Network of pods; they may resolve names of other zones through us. Repeat for several.
+    #[arg(long = "pod-cidr", value_name = "CIDR", env = "TIDEGATE_POD_CIDR", value_delimiter = ',')]
+    pub pod_cidrs: Vec<IpNet>,
+
+    /// Address of the cluster DNS, port 53 unless given; put on `lo` if no interface has it. Repeat for several.
+    #[arg(
+        long = "dns-listen",
+        value_name = "ADDR[:PORT]",
+        env = "TIDEGATE_DNS_LISTEN",
+        value_delimiter = ','
+    )]
+    pub dns_listen: Vec<DnsAddress>,
+
+    /// Server for names of other zones; repeat for several, asked in this order.
+    #[arg(
+        long = "dns-upstream",
+        value_name = "ADDR[:PORT]",
+        env = "TIDEGATE_DNS_UPSTREAM",
+        value_delimiter = ','
+    )]
+    pub dns_upstream: Vec<DnsAddress>,
+
+    /// Server for the names of one zone; repeat for several.
+    #[arg(
+        long = "dns-stub",
+        value_name = "ZONE=ADDR[:PORT]",
+        env = "TIDEGATE_DNS_STUB",
+        value_delimiter = ','
+    )]
+    pub dns_stubs: Vec<DnsStub>,
+
+    /// More sources that may resolve names of other zones through us; repeat for several.
+    #[arg(long = "dns-allow", value_name = "CIDR", env = "TIDEGATE_DNS_ALLOW", value_delimiter = ',')]
+    pub dns_allow: Vec<IpNet>,
+
+    /// `nodata`: answer every AAAA of the cluster zone with NODATA, for clusters without IPv6.
+    #[arg(long, value_name = "ANSWER", env = "TIDEGATE_DNS_AAAA")]
+    pub dns_aaaa: Option<AaaaAnswer>,
+
+    /// How long a removed Service's address goes on after its name is gone, as `1s` or `250ms`.
+    #[arg(long, value_name = "TIME", default_value = "1s", env = "TIDEGATE_VIP_LINGER")]
+    pub vip_linger: Span,
+
+    /// Capacity of the flow table, in flows.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 262_144,
+        value_parser = clap::value_parser!(u32).range(1024..=33_554_432),
+        env = "TIDEGATE_FLOWS"
+    )]
+    pub flows: u32,
+
+    /// Packet buffers of 4 KiB for each worker.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 16_384,
+        value_parser = clap::value_parser!(u32).range(4096..=1_048_576),
+        env = "TIDEGATE_FRAMES"
+    )]
+    pub frames: u32,
+
+    /// Address that serves /metrics (Prometheus text), /healthz and /readyz.
+    #[arg(long, value_name = "ADDR:PORT", env = "TIDEGATE_METRICS")]
+    pub metrics: Option<SocketAddr>,
+
+    /// Directory of what outlives the process: flow table, lock, journal, assigned ClusterIPs.
+    #[arg(long, value_name = "DIR", default_value = "/run/tidegate", env = "TIDEGATE_STATE_DIR")]
+    pub state_dir: PathBuf,
+
+    /// `generic`: do not try the driver's native XDP mode.
+    #[arg(long, value_name = "MODE", default_value = "auto", env = "TIDEGATE_XDP_MODE")]
+    pub xdp_mode: XdpMode,
+
+    /// How log lines look.
+    #[arg(long, value_name = "FORMAT", default_value = "text", env = "TIDEGATE_LOG_FORMAT")]
+    pub log_format: LogFormat,
+
+    /// Validate everything, print the plan, change nothing.
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// Where Services come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// A directory of YAML files.
+    Manifests(PathBuf),
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("manifests", "")) => {
+                Err("`manifests:` needs a directory, as `manifests:/etc/tidegate`".into())
+            }
+            Some(("manifests", directory)) => Ok(Self::Manifests(directory.into())),
+            _ => Err("expected `manifests:DIR`; no other source is built in".into()),
+        }
+    }
+}
+
+/// What AAAA questions of the cluster zone get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum AaaaAnswer {
+    /// NODATA, whatever the Services have.
+    Nodata,
+}
+
+/// Which XDP mode to attach in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum XdpMode {
+    /// Native, and generic where the driver has no native mode.
+    Auto,
+    /// Generic.
+    Generic,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for machines.
+    Json,
+}
+
+/// Cores as `2`, `2,3` or `2-5`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CoreList(pub Vec<usize>);
+
+impl FromStr for CoreList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number =
+            |text: &str| text.trim().parse::<usize>().map_err(|_| format!("`{text}` is no core number"));
+        let mut cores = Vec::new();
+        for part in text.split(',') {
+            match part.split_once('-') {
+                Some((first, last)) => cores.extend(number(first)?..=number(last)?),
+                None => cores.push(number(part)?),
+            }
+        }
+        let mut sorted = cores.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        if sorted.len() != cores.len() {
+            return Err(format!("`{text}` names a core twice"));
+        }
+        if cores.is_empty() || cores.len() > 64 {
+            return Err(format!("`{text}` names {} cores; 1 to 64 are possible", cores.len()));
+        }
+        Ok(Self(cores))
+    }
+}
+
+/// An address with port 53 unless another is given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DnsAddress(pub SocketAddr);
+
+impl FromStr for DnsAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Self(address));
+        }
+        let address: IpAddr =
+            text.parse().map_err(|_| format!("`{text}` is no address, nor an address and a port"))?;
+        Ok(Self(SocketAddr::new(address, 53)))
+    }
+}
+
+/// A zone and the server of its names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DnsStub {
+    /// The zone's name.
+    pub zone: String,
+    /// Its server.
+    pub server: SocketAddr,
+}
+
+impl FromStr for DnsStub {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (zone, server) = text.split_once('=').ok_or_else(|| format!("`{text}` is not ZONE=ADDR"))?;
+        Ok(Self { zone: zone.to_owned(), server: server.parse::<DnsAddress>()?.0 })
+    }
+}
+
+/// A time as `1s`, `250ms` or `0`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Span(pub Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+        let unit = text.get(digits.len()..).unwrap_or_default();
+        let number: u64 =
+            digits.parse().map_err(|_| format!("`{text}` is no time; write `1s` or `250ms`"))?;
+        match unit {
+            "ms" => Ok(Self(Duration::from_millis(number))),
+            "s" => Ok(Self(Duration::from_secs(number))),
+            "m" => Ok(Self(Duration::from_secs(number * 60))),
+            "" if number == 0 => Ok(Self(Duration::ZERO)),
+            _ => Err(format!("`{text}` needs a unit: `ms`, `s` or `m`")),
+        }
+    }
+}
+
+/// Parses the command line, with the file that it names.
+///
+/// # Errors
+/// A [`clap::Error`] that names the flag, or the key of the file; the caller exits with 2.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<CommandLine, clap::Error> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let lenient =
+        CommandLine::command().mut_subcommand("run", |run| run.mut_args(|argument| argument.required(false)));
+    let matches = lenient.try_get_matches_from(&arguments)?;
+    let mut all = arguments.clone();
+    if let Some(("run", run)) = matches.subcommand()
+        && let Some(file) = run.get_one::<PathBuf>("config")
+    {
+        let given = |name: &str| {
+            let id = argument_id(name);
+            id.is_some_and(|id| {
+                matches!(run.value_source(&id), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+            })
+        };
+        all.extend(file_arguments(file, given)?);
+    }
+    CommandLine::from_arg_matches(&CommandLine::command().try_get_matches_from(all)?)
+}
+
+/// Finds clap's id of the argument with that long flag.
+fn argument_id(long: &str) -> Option<String> {
+    let command = CommandLine::command();
+    let run = command.find_subcommand("run")?;
+    run.get_arguments().find(|argument| argument.get_long() == Some(long)).map(|a| a.get_id().to_string())
+}
+
+/// Turns the file's keys into flags, but for those that were given otherwise.
+fn file_arguments(file: &Path, given: impl Fn(&str) -> bool) -> Result<Vec<OsString>, clap::Error> {
+    let fail = |message: String| CommandLine::command().error(clap::error::ErrorKind::InvalidValue, message);
+    let text =
+        std::fs::read_to_string(file).map_err(|e| fail(format!("--config {}: {e}", file.display())))?;
+    let table: toml::Table =
+        text.parse().map_err(|e: toml::de::Error| fail(format!("--config {}: {e}", file.display())))?;
+    let mut arguments = Vec::new();
+    for (key, value) in table {
+        if argument_id(&key).is_none() || key == "config" {
+            return Err(fail(format!("--config {}: `{key}` is no setting", file.display())));
+        }
+        if given(&key) {
+            continue;
+        }
+        let values = match value {
+            toml::Value::Array(values) => values,
+            value => vec![value],
+        };
+        for value in values {
+            let flag = match value {
+                toml::Value::String(text) => format!("--{key}={text}"),
+                toml::Value::Integer(number) => format!("--{key}={number}"),
+                toml::Value::Boolean(true) => format!("--{key}"),
+                toml::Value::Boolean(false) => continue,
+                other => {
+                    let message = format!("--config {}: `{key}`: {other} has the wrong type", file.display());
+                    return Err(fail(message));
+                }
+            };
+            arguments.push(flag.into());
+        }
+    }
+    Ok(arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(arguments: &[&str]) -> Result<RunArguments, String> {
+        let all = ["tidegate", "run"].iter().chain(arguments).map(OsString::from);
+        match parse(all).map_err(|e| e.to_string())?.command {
+            Command::Run(run) => Ok(*run),
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "interface = ['a', 'b']\nsource = 'manifests:/m'\nflows = 4096\n").unwrap();
+        let config = file.path().to_str().unwrap();
+        let both = run(&["--config", config, "--flows", "2048"]).unwrap();
+        assert_eq!((both.interfaces, both.flows), (vec!["a".into(), "b".into()], 2048));
+        assert_eq!(both.source, Source::Manifests("/m".into()));
+    }
+
+    #[test]
+    fn an_unknown_key_of_the_file_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "inteface = 'a'\n").unwrap();
+        let error = run(&["--config", file.path().to_str().unwrap()]).unwrap_err();
+        assert!(error.contains("`inteface` is no setting"), "{error}");
+    }
+
+    #[test]
+    fn bad_values_are_named_with_their_flag() {
+        let base = ["--interface", "a", "--source", "manifests:/m"];
+        for (flag, value, says) in [
+            ("--dns-listen", "10.96.0.300", "`10.96.0.300` is no address"),
+            ("--service-cidr", "10.96.0.0/33", "10.96.0.0/33"),
+            ("--vip-linger", "5", "needs a unit"),
+            ("--cores", "1,1", "names a core twice"),
+            ("--flows", "5", "--flows"),
+            ("--dns-stub", "corp", "not ZONE=ADDR"),
+        ] {
+            let error = run(&[&base[..], &[flag, value]].concat()).unwrap_err();
+            assert!(error.contains(says) && error.contains(flag), "{flag} {value}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_source_is_refused() {
+        let error = run(&["--interface", "a", "--source", "etcd:/x"]).unwrap_err();
+        assert!(error.contains("manifests:DIR"), "{error}");
+    }
+
+    #[test]
+    fn a_dns_address_has_port_53_unless_given() {
+        assert_eq!("10.96.0.10".parse::<DnsAddress>().unwrap().0, "10.96.0.10:53".parse().unwrap());
+        assert_eq!("[::1]:5353".parse::<DnsAddress>().unwrap().0, "[::1]:5353".parse().unwrap());
+    }
+
+    #[test]
+    fn core_lists_take_ranges() {
+        assert_eq!("0,2-4".parse::<CoreList>().unwrap().0, [0, 2, 3, 4]);
+    }
+}

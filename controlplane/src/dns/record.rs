@@ -1,0 +1,104 @@
+//! Resource records as plain values.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::Name;
+
+/// A TYPE or QTYPE. Source: RFC 1035 §3.2.2, IANA DNS parameters.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Type(pub u16);
+
+impl Type {
+    /// RFC 1035.
+    pub const A: Self = Self(1);
+    /// RFC 1035.
+    pub const NS: Self = Self(2);
+    /// RFC 1035.
+    pub const CNAME: Self = Self(5);
+    /// RFC 1035.
+    pub const SOA: Self = Self(6);
+    /// RFC 1035.
+    pub const PTR: Self = Self(12);
+    /// RFC 1035.
+    pub const TXT: Self = Self(16);
+    /// RFC 3596.
+    pub const AAAA: Self = Self(28);
+    /// RFC 2782.
+    pub const SRV: Self = Self(33);
+    /// RFC 1995.
+    pub const IXFR: Self = Self(251);
+    /// RFC 5936.
+    pub const AXFR: Self = Self(252);
+
+    /// Says whether this asks for addresses.
+    #[must_use]
+    pub fn is_address(self) -> bool {
+        self == Self::A || self == Self::AAAA
+    }
+}
+
+/// Whose record it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// The name that was asked, as it was spelled.
+    Question,
+    /// Another name.
+    Name(Name),
+}
+
+/// A record of class IN.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// Whose record it is.
+    pub owner: Owner,
+    /// Seconds.
+    pub ttl: u32,
+    /// Type and data.
+    pub data: Data,
+}
+
+/// What a record says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Data {
+    /// RFC 1035 §3.4.1.
+    A(Ipv4Addr),
+    /// RFC 3596 §2.2.
+    Aaaa(Ipv6Addr),
+    /// RFC 1035 §3.3.11.
+    Ns(Name),
+    /// RFC 1035 §3.3.1.
+    Cname(Name),
+    /// RFC 1035 §3.3.12.
+    Ptr(Name),
+    /// RFC 1035 §3.3.14.
+    Txt(&'static str),
+    /// RFC 2782; the priority is always 0.
+    Srv {
+        /// 1..=100.
+        weight: u16,
+        /// Where the service listens.
+        port: u16,
+        /// Whose addresses to use.
+        target: Name,
+    },
+    /// RFC 1035 §3.3.13; refresh, retry and expire are constants of the zone.
+    Soa {
+        /// MNAME.
+        server: Name,
+        /// RNAME.
+        mailbox: Name,
+        /// Grows with every change.
+        serial: u32,
+        /// Seconds for which a negative answer may be kept (RFC 2308 §4).
+        minimum: u32,
+    },
+}
+
+impl From<IpAddr> for Data {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::A(address),
+            IpAddr::V6(address) => Self::Aaaa(address),
+        }
+    }
+}

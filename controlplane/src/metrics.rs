@@ -1,0 +1,160 @@
+//! /metrics, /healthz and /readyz. The control loop answers each scrape, so that one moment is shown whole.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+
+/// How long the control loop may take to answer before it counts as dead.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a client of the HTTP server wants to know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Question {
+    /// All metrics.
+    Metrics,
+    /// Do all workers run?
+    Health,
+    /// Are packets and names served?
+    Ready,
+}
+
+/// The control loop's answer.
+#[derive(Debug)]
+pub struct Reply {
+    /// 200 or 503.
+    pub good: bool,
+    /// The body.
+    pub text: String,
+}
+
+/// A question with the way back for its reply.
+pub type Asked = (Question, oneshot::Sender<Reply>);
+
+/// A metric with one value for each set of labels.
+#[derive(Debug)]
+pub struct Family {
+    /// Name without `tidegate_` and `_total`.
+    pub name: String,
+    /// What it counts.
+    pub help: String,
+    /// Whether its values can fall.
+    pub gauge: bool,
+    /// Labels and value of each series.
+    pub series: Vec<(Vec<(String, String)>, u64)>,
+}
+
+impl Family {
+    /// Makes a family without labels.
+    #[must_use]
+    pub fn single(name: &str, help: &str, gauge: bool, value: u64) -> Self {
+        Self { name: name.into(), help: help.into(), gauge, series: vec![(Vec::new(), value)] }
+    }
+}
+
+#[derive(Debug)]
+struct Families(Vec<Family>);
+
+impl Collector for Families {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for family in &self.0 {
+            let name = format!("tidegate_{}", family.name);
+            let help = family.help.trim().trim_end_matches('.');
+            let kind = if family.gauge { MetricType::Gauge } else { MetricType::Counter };
+            let mut metric = encoder.encode_descriptor(&name, help, None, kind)?;
+            for (labels, value) in &family.series {
+                let series = metric.encode_family(labels)?;
+                match kind {
+                    MetricType::Gauge => ConstGauge::new(*value as i64).encode(series)?,
+                    _ => ConstCounter::new(*value).encode(series)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes families as Prometheus text (OpenMetrics 1.0: counters end in `_total`).
+#[must_use]
+pub fn render(families: Vec<Family>) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Families(families)));
+    let mut output = String::new();
+    // Writing to a String cannot fail.
+    let _ = text::encode(&mut output, &registry);
+    output
+}
+
+/// Starts the HTTP server; it ends with the runtime.
+///
+/// # Errors
+/// Names the address that cannot be listened on.
+pub async fn serve(address: SocketAddr) -> anyhow::Result<mpsc::Receiver<Asked>> {
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("--metrics {address}: cannot listen"))?;
+    let (ask, asked) = mpsc::channel::<Asked>(16);
+    let router = Router::new()
+        .route("/metrics", get(|state: State<_>| answer(state, Question::Metrics)))
+        .route("/healthz", get(|state: State<_>| answer(state, Question::Health)))
+        .route("/readyz", get(|state: State<_>| answer(state, Question::Ready)))
+        .with_state(ask);
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!("metrics server ended: {error}");
+        }
+    });
+    Ok(asked)
+}
+
+async fn answer(State(ask): State<mpsc::Sender<Asked>>, question: Question) -> impl IntoResponse {
+    let (back, reply) = oneshot::channel();
+    let asked = async {
+        ask.send((question, back)).await.ok()?;
+        reply.await.ok()
+    };
+    let content_type = match question {
+        Question::Metrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        Question::Health | Question::Ready => "text/plain; charset=utf-8",
+    };
+    let (status, text) = match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Some(Reply { good: true, text })) => (StatusCode::OK, text),
+        Ok(Some(Reply { good: false, text })) => (StatusCode::SERVICE_UNAVAILABLE, text),
+        Ok(None) | Err(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the control loop does not answer\n".to_owned())
+        }
+    };
+    (status, [(header::CONTENT_TYPE, content_type)], text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_become_prometheus_text() {
+        let counter = Family {
+            name: "rx_packets".into(),
+            help: " Packets taken.".into(),
+            gauge: false,
+            series: vec![(vec![("worker".into(), "0".into())], 7)],
+        };
+        let text = render(vec![counter, Family::single("flows", "Flows now.", true, 3)]);
+        assert!(text.contains("tidegate_rx_packets_total{worker=\"0\"} 7\n"), "{text}");
+        assert!(text.contains("# TYPE tidegate_flows gauge\n"), "{text}");
+        assert!(text.contains("tidegate_flows 3\n"), "{text}");
+    }
+}

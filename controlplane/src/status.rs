@@ -1,0 +1,147 @@
+//! What the gateway says of itself: the metrics of all its parts at one moment.
+
+use std::collections::BTreeMap;
+
+use tidegate_dataplane::counters::{Counters, GAUGES};
+use tidegate_dataplane::xdp::AttachMode;
+use tidegate_dataplane::xsk::Mode;
+
+use crate::dns;
+use crate::manifests::Report;
+use crate::metrics::Family;
+use crate::workers::SocketReport;
+
+/// Everything a scrape shows.
+pub struct Status<'a> {
+    /// Counters of each worker.
+    pub workers: Vec<Counters>,
+    /// How each socket came out.
+    pub sockets: &'a [SocketReport],
+    /// What the XDP program counted, by reason.
+    pub steering: Vec<(&'static str, u64)>,
+    /// What the source says.
+    pub source: Report,
+    /// What the DNS server counted.
+    pub dns: Vec<dns::Sample>,
+    /// Flows in the table, and its capacity.
+    pub flows: (usize, usize),
+    /// Virtual addresses and endpoints in force.
+    pub published: (usize, usize),
+    /// Generation of the snapshot in force.
+    pub generation: u64,
+    /// Changes that could not be put in force.
+    pub publication_errors: u64,
+}
+
+impl Status<'_> {
+    /// Lists all metrics.
+    #[must_use]
+    pub fn families(self) -> Vec<Family> {
+        let mut families = worker_families(&self.workers);
+        families.push(socket_family(self.sockets));
+        families.push(Family {
+            name: "xdp_packets".into(),
+            help: "What the XDP program did with packets, by reason".into(),
+            gauge: false,
+            series: self.steering.iter().map(|(name, n)| (vec![label("reason", name)], *n)).collect(),
+        });
+        let (flows, capacity) = self.flows;
+        let (addresses, endpoints) = self.published;
+        let gauges = [
+            ("flows", "Flows in the table", flows as u64),
+            ("flows_capacity", "Flows that the table has room for", capacity as u64),
+            ("virtual_addresses", "Virtual addresses in force", addresses as u64),
+            ("endpoints", "Endpoints in force", endpoints as u64),
+            ("snapshot_generation", "Generation of the tables in force", self.generation),
+            ("manifest_files", "Files that hold manifests", self.source.files as u64),
+            ("manifest_file_errors", "Files that do not parse; their last good content is in force", {
+                self.source.file_errors as u64
+            }),
+            ("manifest_directory_missing", "1 while the manifest directory is not there", {
+                u64::from(self.source.directory_missing)
+            }),
+            (
+                "manifest_problems",
+                "Objects and files that are refused now",
+                self.source.problems.len() as u64,
+            ),
+        ];
+        families.extend(gauges.map(|(name, help, value)| Family::single(name, help, true, value)));
+        let errors = [
+            ("object_errors", "Objects refused since the start", self.source.object_errors_total),
+            ("publication_errors", "Changes that could not be put in force", self.publication_errors),
+        ];
+        families.extend(errors.map(|(name, help, value)| Family::single(name, help, false, value)));
+        families.extend(dns_families(self.dns));
+        families
+    }
+}
+
+fn label(name: &str, value: &str) -> (String, String) {
+    (name.to_owned(), value.to_owned())
+}
+
+fn worker_families(workers: &[Counters]) -> Vec<Family> {
+    let mut families: Vec<Family> = Vec::new();
+    for (number, counters) in workers.iter().enumerate() {
+        for (place, (name, help, value)) in counters.named().enumerate() {
+            if number == 0 {
+                let gauge = GAUGES.contains(&name);
+                families.push(Family { name: name.into(), help: help.into(), gauge, series: Vec::new() });
+            }
+            if let Some(family) = families.get_mut(place) {
+                family.series.push((vec![label("worker", &number.to_string())], value));
+            }
+        }
+    }
+    families
+}
+
+/// Returns the words for a socket's modes.
+#[must_use]
+pub fn mode_names(socket: &SocketReport) -> (&'static str, &'static str) {
+    let attach = match socket.attach_mode {
+        AttachMode::Native => "native",
+        AttachMode::Generic => "generic",
+    };
+    let mode = match socket.mode {
+        Mode::ZeroCopy => "zero-copy",
+        Mode::Copy => "copy",
+    };
+    (attach, mode)
+}
+
+fn socket_family(sockets: &[SocketReport]) -> Family {
+    let series = sockets.iter().map(|socket| {
+        let (attach, mode) = mode_names(socket);
+        let labels = vec![
+            label("device", &socket.device),
+            label("queue", &socket.queue.to_string()),
+            label("worker", &socket.worker.to_string()),
+            label("xdp", attach),
+            label("mode", mode),
+        ];
+        (labels, 1)
+    });
+    Family {
+        name: "xsk_socket".into(),
+        help: "1 for each AF_XDP socket, with its modes as the kernel reports them".into(),
+        gauge: true,
+        series: series.collect(),
+    }
+}
+
+fn dns_families(samples: Vec<dns::Sample>) -> Vec<Family> {
+    let mut families: BTreeMap<&'static str, Family> = BTreeMap::new();
+    for sample in samples {
+        let family = families.entry(sample.name).or_insert_with(|| Family {
+            name: sample.name.to_owned(),
+            help: sample.name.replace("_", " "),
+            gauge: false,
+            series: Vec::new(),
+        });
+        let labels = sample.labels.iter().map(|(name, value)| label(name, value)).collect();
+        family.series.push((labels, sample.value));
+    }
+    families.into_values().collect()
+}

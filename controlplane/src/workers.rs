@@ -1,0 +1,225 @@
+//! Starting and ending the workers: memory, sockets, threads pinned to their cores.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tidegate_dataplane::counters::Published;
+use tidegate_dataplane::flows::Cursor;
+use tidegate_dataplane::routes::DeviceIndex;
+use tidegate_dataplane::snapshot::Subscriber;
+use tidegate_dataplane::worker::{Bell, Path, PuntAddresses, ServedQueue, Shared, Worker};
+use tidegate_dataplane::xdp::{AttachMode, Steering};
+use tidegate_dataplane::xsk::{FrameMemory, FramePool, Mode, Socket, SocketConfig};
+
+use crate::punt_device::PuntDevice;
+
+/// Descriptors in each ring of a socket.
+const RING: u32 = 1024;
+
+/// A device to serve, with its XDP program attached.
+#[derive(Clone, Debug)]
+pub struct AttachedDevice {
+    /// The kernel's number.
+    pub index: DeviceIndex,
+    /// The kernel's name.
+    pub name: String,
+    /// Receive queues, all of which get a socket.
+    pub queues: u32,
+    /// How the program is attached.
+    pub attach_mode: AttachMode,
+}
+
+/// How one socket came out; for the log and the metrics.
+#[derive(Clone, Debug)]
+pub struct SocketReport {
+    /// Name of the device.
+    pub device: String,
+    /// Queue of the device.
+    pub queue: u32,
+    /// Worker that serves it.
+    pub worker: usize,
+    /// Native or generic.
+    pub attach_mode: AttachMode,
+    /// Zero-copy or copy, as the kernel says (XDP_OPTIONS).
+    pub mode: Mode,
+}
+
+/// The running workers.
+pub struct Workers {
+    threads: Vec<JoinHandle<()>>,
+    bells: Vec<Arc<Bell>>,
+    shared: Shared,
+    /// Counters of each worker.
+    pub published: Vec<Arc<Published>>,
+    /// All sockets.
+    pub sockets: Vec<SocketReport>,
+}
+
+/// What the workers are started with.
+pub struct Plan<'a> {
+    /// Devices to serve.
+    pub devices: &'a [AttachedDevice],
+    /// One core for each worker.
+    pub cores: &'a [usize],
+    /// Frames of each worker.
+    pub frames: u32,
+    /// Where packets go that are the kernel's.
+    pub punt: &'a PuntDevice,
+    /// What all workers share.
+    pub shared: Shared,
+}
+
+impl Workers {
+    /// Binds all sockets, then starts one pinned thread for each core.
+    ///
+    /// # Errors
+    /// Names the device and queue that could not be bound, or the core that could not be had.
+    pub fn start(
+        plan: Plan<'_>,
+        steering: &mut Steering,
+        subscribers: Vec<Subscriber>,
+    ) -> anyhow::Result<Self> {
+        let mut workers = Self {
+            threads: Vec::new(),
+            bells: Vec::new(),
+            shared: plan.shared.clone(),
+            published: Vec::new(),
+            sockets: Vec::new(),
+        };
+        for (number, (core, subscriber)) in plan.cores.iter().zip(subscribers).enumerate() {
+            let worker = workers.build(&plan, steering, number, subscriber)?;
+            if let Err(error) = workers.spawn(worker, number, *core) {
+                workers.end();
+                return Err(error);
+            }
+        }
+        Ok(workers)
+    }
+
+    fn build(
+        &mut self,
+        plan: &Plan<'_>,
+        steering: &mut Steering,
+        number: usize,
+        subscriber: Subscriber,
+    ) -> anyhow::Result<Worker> {
+        let (memory, mut pool) = FrameMemory::new(plan.frames)
+            .with_context(|| format!("worker {number}: cannot map {} frames", plan.frames))?;
+        let mut queues = Vec::new();
+        for device in plan.devices {
+            let own = (0..device.queues).filter(|queue| *queue as usize % plan.cores.len() == number);
+            for queue in own.clone() {
+                queues.push(self.bind(device, queue, number, &memory, &mut pool, steering)?);
+            }
+            if own.count() == 0 {
+                bail!(
+                    "--cores: device {} has {} receive queues, too few for {} workers; name fewer cores, or raise \
+                     them with `ethtool -L {} combined {}`",
+                    device.name,
+                    device.queues,
+                    plan.cores.len(),
+                    device.name,
+                    plan.cores.len()
+                );
+            }
+        }
+        let config = socket_config(plan.punt.transmit, number as u32, false);
+        let punt = Socket::bind(&memory, &config, &mut pool).context("punt device tide0")?;
+        let addresses = PuntAddresses { source: plan.punt.transmit_mac, destination: plan.punt.receive_mac };
+        let published = Arc::new(Published::default());
+        let bell = Arc::new(Bell::new().context("eventfd")?);
+        self.published.push(Arc::clone(&published));
+        self.bells.push(Arc::clone(&bell));
+        Ok(Worker {
+            path: Path::new(memory, pool, Arc::clone(&plan.shared.flows), addresses),
+            queues,
+            punt,
+            subscriber,
+            heartbeat: steering.heartbeat(number as u32)?,
+            cursor: Cursor::part(number as u32, plan.cores.len() as u32),
+            published,
+            bell,
+            shared: plan.shared.clone(),
+        })
+    }
+
+    fn bind(
+        &mut self,
+        device: &AttachedDevice,
+        queue: u32,
+        worker: usize,
+        memory: &Arc<FrameMemory>,
+        pool: &mut FramePool,
+        steering: &mut Steering,
+    ) -> anyhow::Result<ServedQueue> {
+        let socket = Socket::bind(memory, &socket_config(device.index, queue, true), pool)
+            .with_context(|| format!("device {} queue {queue}", device.name))?;
+        steering
+            .serve_queue(device.index, queue, socket.as_fd(), worker as u32)
+            .with_context(|| format!("device {} queue {queue}", device.name))?;
+        self.sockets.push(SocketReport {
+            device: device.name.clone(),
+            queue,
+            worker,
+            attach_mode: device.attach_mode,
+            mode: socket.mode(),
+        });
+        Ok(ServedQueue { device: device.index, socket })
+    }
+
+    fn spawn(&mut self, worker: Worker, number: usize, core: usize) -> anyhow::Result<()> {
+        let (tell, told) = mpsc::channel();
+        let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: core });
+            let _ = tell.send(pinned);
+            if pinned {
+                worker.run();
+            }
+        });
+        self.threads.push(thread.with_context(|| format!("worker {number}: cannot start a thread"))?);
+        match told.recv_timeout(Duration::from_secs(5)) {
+            Ok(true) => Ok(()),
+            _ => bail!("--cores: core {core} is not to be had for this process"),
+        }
+    }
+
+    /// Ends a sleep of the workers, so that they take up a snapshot at once.
+    pub fn wake(&self) {
+        self.bells.iter().for_each(|bell| bell.ring());
+    }
+
+    /// Returns a worker that has ended without being asked to, if there is one.
+    #[must_use]
+    pub fn lost(&self) -> Option<usize> {
+        self.threads.iter().position(JoinHandle::is_finished)
+    }
+
+    /// Ends all workers and waits for them; their sockets close.
+    pub fn end(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.wake();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a worker had panicked");
+            }
+        }
+    }
+}
+
+fn socket_config(device: DeviceIndex, queue: u32, receives: bool) -> SocketConfig {
+    SocketConfig {
+        device,
+        queue,
+        rx_ring: RING,
+        tx_ring: RING,
+        fill_ring: 2 * RING,
+        completion_ring: RING,
+        receives,
+        zero_copy: true,
+    }
+}

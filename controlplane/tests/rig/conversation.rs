@@ -1,0 +1,50 @@
+//! A TCP connection that a client holds while other things happen.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+
+use super::{PEER, Rig};
+
+/// One connection of the client, for lines.
+pub(crate) struct Conversation {
+    program: Child,
+    said: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Conversation {
+    /// Connects the client to a line server.
+    #[track_caller]
+    pub(crate) fn open(rig: &Rig, address: &str, port: &str) -> Self {
+        let mut program = rig
+            .command("jump", &["python3", PEER, "hold", address, port])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = program.stdin.take().unwrap();
+        let answers = BufReader::new(program.stdout.take().unwrap());
+        let mut conversation = Self { program, said, answers };
+        assert_eq!(conversation.next_line(), "connected");
+        conversation
+    }
+
+    /// Sends a line and gives the answer; `closed` or the name of the error if none came within 5 s.
+    pub(crate) fn say(&mut self, line: &str) -> String {
+        writeln!(self.said, "{line}").unwrap();
+        self.next_line()
+    }
+
+    fn next_line(&mut self) -> String {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        let _may_have_ended = self.program.kill();
+        let _no_use_for_its_status = self.program.wait();
+    }
+}

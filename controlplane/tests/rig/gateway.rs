@@ -1,0 +1,188 @@
+//! The daemon under test in the gateway's namespace.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use super::counters::Counters;
+use super::{DNS, Rig, Shape, eventually};
+
+/// The binary under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
+
+const METRICS: &str = "127.0.0.1:9100";
+/// More than any start, change or end may take; a busy machine with an unoptimised build included.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running `tidegate run`; killed when the value goes.
+pub(crate) struct Gateway<'rig> {
+    rig: &'rig Rig,
+    program: Child,
+    log: Arc<Log>,
+    frames_at_start: u64,
+}
+
+/// The lines of standard error, as they come.
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    changed: Condvar,
+}
+
+impl<'rig> Gateway<'rig> {
+    /// Starts it on the interfaces of the rig's shape and waits for its `ready:` line.
+    #[track_caller]
+    pub(crate) fn start(rig: &'rig Rig) -> Self {
+        Self::start_with(rig, &[])
+    }
+
+    /// As [`Gateway::start`], with more arguments.
+    #[track_caller]
+    pub(crate) fn start_with(rig: &'rig Rig, arguments: &[&str]) -> Self {
+        let interfaces: &[&str] = match rig.shape {
+            Shape::OneInterface => &["lan0"],
+            Shape::TwoInterfaces | Shape::TwoQueues => &["client0", "pods0"],
+        };
+        Self::start_on(rig, interfaces, arguments)
+    }
+
+    /// As [`Gateway::start_with`], on the interfaces named.
+    #[track_caller]
+    pub(crate) fn start_on(rig: &'rig Rig, interfaces: &[&str], arguments: &[&str]) -> Self {
+        let mut program = run_command(rig, interfaces, arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Log::default());
+        let stderr = BufReader::new(program.stderr.take().unwrap());
+        let written = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                written.lines.lock().unwrap().push(line);
+                written.changed.notify_all();
+            }
+        });
+        let mut gateway = Self { rig, program, log, frames_at_start: 0 };
+        gateway.await_line("`ready: `", |line| line.starts_with("ready: "));
+        gateway.frames_at_start = gateway.counters().all_frames();
+        gateway
+    }
+
+    /// Waits for a line on standard error, from the start on.
+    #[track_caller]
+    pub(crate) fn await_line(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let start = Instant::now();
+        let mut lines = self.log.lines.lock().unwrap();
+        loop {
+            if let Some(line) = lines.iter().find(|line| wanted(line)) {
+                return line.clone();
+            }
+            if let Some(status) = self.program.try_wait().unwrap() {
+                panic!("tidegate ended with {status} before it said {what}: {lines:#?}");
+            }
+            assert!(start.elapsed() < PATIENCE, "tidegate did not say {what}: {lines:#?}");
+            lines = self.log.changed.wait_timeout(lines, Duration::from_millis(100)).unwrap().0;
+        }
+    }
+
+    /// Everything on standard error so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lines.lock().unwrap().join("\n")
+    }
+
+    /// Sends a signal, named without its `SIG`.
+    pub(crate) fn signal(&self, name: &str) {
+        let process = self.program.id().to_string();
+        let status = Command::new("kill").args(["-s", name, &process]).status().unwrap();
+        assert!(status.success(), "kill -s {name} {process}: {status}");
+    }
+
+    /// Ends it by SIGTERM; a clean end has status 0.
+    #[track_caller]
+    pub(crate) fn stop(mut self) {
+        self.signal("TERM");
+        let status = eventually("the end after SIGTERM", PATIENCE, || self.program.try_wait().unwrap());
+        assert_eq!(status.code(), Some(0), "after SIGTERM: {status}\n{}", self.log());
+    }
+
+    /// Ends it by SIGKILL, which leaves it no time to clean up.
+    pub(crate) fn kill(mut self) {
+        self.program.kill().unwrap();
+        self.program.wait().unwrap();
+    }
+
+    /// True while the process lives.
+    pub(crate) fn lives(&mut self) -> bool {
+        self.program.try_wait().unwrap().is_none()
+    }
+
+    /// HTTP status and body of a page of its metrics address.
+    pub(crate) fn page(&self, path: &str) -> (String, String) {
+        let url = format!("http://{METRICS}{path}");
+        let text = self.rig.output("gw", &["curl", "-sS", "--max-time", "5", "-w", "\n%{http_code}", &url]);
+        let (body, status) = text.rsplit_once('\n').unwrap_or(("", &text));
+        (status.to_owned(), body.to_owned())
+    }
+
+    /// The accounts as they stand.
+    #[track_caller]
+    pub(crate) fn counters(&self) -> Counters {
+        let (status, body) = self.page("/metrics");
+        assert_eq!(status, "200", "{body}");
+        Counters::parse(&body)
+    }
+
+    /// Asserts that every packet is accounted for and no frame was lost since the start.
+    #[track_caller]
+    pub(crate) fn assert_accounts_balance(&self) -> Counters {
+        let counters = self.counters();
+        counters.assert_balance();
+        assert!(self.frames_at_start > 0, "no frames: {counters:#?}");
+        assert_eq!(counters.all_frames(), self.frames_at_start, "frames since the start: {counters:#?}");
+        counters
+    }
+}
+
+impl Drop for Gateway<'_> {
+    fn drop(&mut self) {
+        let _may_have_ended = self.program.kill();
+        let _no_use_for_its_status = self.program.wait();
+        if std::thread::panicking() {
+            eprintln!("the log of tidegate:\n{}", self.log());
+        }
+    }
+}
+
+/// Runs it where it must not come to serve: its exit status and what it said on standard error.
+#[track_caller]
+pub(crate) fn refused_start(rig: &Rig, interfaces: &[&str], arguments: &[&str]) -> (i32, String) {
+    let mut program = run_command(rig, interfaces, arguments).stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while program.try_wait().unwrap().is_none() {
+        if start.elapsed() > PATIENCE {
+            program.kill().unwrap();
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = program.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code().unwrap_or_else(|| panic!("it did not end by itself: {errors}")), errors)
+}
+
+fn run_command(rig: &Rig, interfaces: &[&str], arguments: &[&str]) -> Command {
+    let last_core = std::thread::available_parallelism().map_or(1, usize::from) - 1;
+    let mut command = rig.command("gw", &[BINARY, "run"]);
+    for interface in interfaces {
+        command.args(["--interface", interface]);
+    }
+    command
+        .arg("--source")
+        .arg(format!("manifests:{}", rig.manifests.directory().display()))
+        .args(["--dns-listen", DNS, "--service-cidr", "10.96.0.0/12", "--pod-cidr", "10.244.0.0/16"])
+        .args(["--cores", &last_core.to_string(), "--metrics", METRICS, "--flows", "65536"])
+        .arg("--state-dir")
+        .arg(rig.state())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    command
+}

@@ -1,0 +1,201 @@
+"""Programs at the ends of the rig: what a pod runs, and what a client sends."""
+
+import http.server
+import random
+import socket
+import socketserver
+import struct
+import sys
+import threading
+import time
+
+REPLY_SECONDS = 5.0
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """Answers with the pod's name and the client's address; /bytes/N with N octets that depend on nothing else."""
+
+    def do_GET(self):
+        if self.path.startswith("/bytes/"):
+            body = random.Random(7).randbytes(int(self.path.removeprefix("/bytes/")))
+        else:
+            body = f"{self.server.pod} {self.client_address[0]}\n".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Pages(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def server_bind(self):
+        # The library's own asks DNS for the host's name, and nobody answers in a pod's namespace.
+        socketserver.TCPServer.server_bind(self)
+
+
+class Line(socketserver.StreamRequestHandler):
+    """Sends each line back behind the pod's name and the client's address."""
+
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(f"{self.server.pod} {self.client_address[0]} ".encode() + line)
+
+
+class Lines(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+
+
+def bound_udp(port):
+    peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    peer.bind(("0.0.0.0", port))
+    return peer
+
+
+def answer_datagrams(pod, peer):
+    while True:
+        data, client = peer.recvfrom(65535)
+        peer.sendto(f"{pod} {client[0]} ".encode() + data, client)
+
+
+def serve(pod):
+    """HTTP and UDP echo on 8080, lines on 9000."""
+    pages, lines, datagrams = Pages(("", 8080), Page), Lines(("", 9000), Line), bound_udp(8080)
+    pages.pod = lines.pod = pod
+    for run in (pages.serve_forever, lines.serve_forever):
+        threading.Thread(target=run, daemon=True).start()
+    print("listening", flush=True)
+    answer_datagrams(pod, datagrams)
+
+
+def serve_dns(address):
+    """Answers every question with one A record."""
+    peer = bound_udp(53)
+    print("listening", flush=True)
+    while True:
+        query, client = peer.recvfrom(4096)
+        end = query.index(0, 12) + 5
+        header = query[:2] + struct.pack("!HHHHH", 0x8180, 1, 1, 0, 0)
+        record = struct.pack("!HHHIH", 0xC00C, 1, 1, 60, 4) + socket.inet_aton(address)
+        peer.sendto(header + query[12:end] + record, client)
+
+
+def udp(address, port, text):
+    """Sends one datagram and prints the reply, or `refused`, or `nothing`."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.connect((address, int(port)))
+        peer.settimeout(REPLY_SECONDS)
+        peer.send(text.encode())
+        try:
+            print(peer.recv(65535).decode())
+        except ConnectionRefusedError:
+            print("refused")
+        except TimeoutError:
+            print("nothing")
+
+
+def probe(address, port, seconds):
+    """Sends a datagram every 10 ms until the first reply and prints after how many ms it came."""
+    start = time.monotonic()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.connect((address, int(port)))
+        peer.settimeout(0.01)
+        while time.monotonic() - start < float(seconds):
+            try:
+                peer.send(b"probe")
+                peer.recv(65535)
+                print(round((time.monotonic() - start) * 1000))
+                return
+            except TimeoutError:
+                pass
+            except ConnectionRefusedError:
+                time.sleep(0.01)
+    print("nothing")
+
+
+def hold(address, port):
+    """Holds one TCP connection: each line of stdin goes over it, each answer to stdout."""
+    with socket.create_connection((address, int(port)), REPLY_SECONDS) as peer:
+        peer.settimeout(REPLY_SECONDS)
+        answers = peer.makefile("r")
+        print("connected", flush=True)
+        for line in sys.stdin:
+            try:
+                peer.sendall(line.encode())
+                print(answers.readline().strip() or "closed", flush=True)
+            except OSError as error:
+                print(f"{type(error).__name__}", flush=True)
+
+
+def noise(address, port, count, seed):
+    """Sends datagrams of random octets, and DNS queries cut and bent at random."""
+    chance = random.Random(int(seed))
+    query = bytes.fromhex("123401000001000000000000") + b"\3ent\3dev\3svc\7cluster\5local\0\0\1\0\1"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        for _ in range(int(count)):
+            if chance.random() < 0.5:
+                data = chance.randbytes(chance.randrange(0, 600))
+            else:
+                data = bend(chance, query)[: chance.randrange(0, len(query) + 1)]
+            peer.sendto(data, (address, int(port)))
+
+
+def bend(chance, octets):
+    bent = bytearray(octets)
+    for _ in range(chance.randrange(1, 6)):
+        bent[chance.randrange(len(bent))] = chance.randrange(256)
+    return bytes(bent)
+
+
+def next_hop_mac(address):
+    with open("/proc/net/arp") as table:
+        for row in table:
+            fields = row.split()
+            if fields[0] == address:
+                return bytes.fromhex(fields[3].replace(":", ""))
+    raise SystemExit(f"no neighbour {address}")
+
+
+def frames(device, next_hop, source, destination, count, seed):
+    """Sends frames to the destination whose headers lie: bent, cut, or with lengths of their own."""
+    chance = random.Random(int(seed))
+    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    raw.bind((device, 0))
+    ethernet = next_hop_mac(next_hop) + raw.getsockname()[4] + b"\x08\x00"
+    addresses = socket.inet_aton(source) + socket.inet_aton(destination)
+    for _ in range(int(count)):
+        protocol = chance.choice([1, 6, 6, 6, 17, 17, 17, 0, 132])
+        body = chance.randbytes(chance.randrange(0, 80))
+        if protocol in (6, 17) and len(body) >= 4:
+            body = struct.pack("!HH", chance.randrange(1, 65536), 8080) + body[4:]
+        ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, 64, protocol, 0) + addresses
+        total = ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:] + body
+        # The destination stays, so that the frame reaches the program; the rest may be anything.
+        bent = total if chance.random() < 0.3 else bend(chance, total[:16]) + total[16:]
+        raw.send(ethernet + bent[: chance.randrange(20, len(bent) + 1)])
+
+
+def checksum(octets):
+    total = sum(struct.unpack(f"!{len(octets) // 2}H", octets))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+PROGRAMS = {
+    "serve": serve,
+    "serve-dns": serve_dns,
+    "udp": udp,
+    "probe": probe,
+    "hold": hold,
+    "noise": noise,
+    "frames": frames,
+}
+
+if __name__ == "__main__":
+    PROGRAMS[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,120 @@
+//! The index: from a key's hash to the records that may have the key, in two cache lines at most.
+//!
+//! A key may stand in either of two buckets, wherever a slot is empty when it is published, and never moves. A slot is
+//! written by the thread that owns its record at that moment and by no other, so a slot's value is unique while it
+//! stands.
+
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use super::memory::{Memory, Word};
+use super::{Direction, KeyHash};
+
+/// A slot's content: occupied 1, tag 30, direction 1, record 32; zero is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Slot(u64);
+
+impl Slot {
+    pub(super) const EMPTY: Self = Self(0);
+    const OCCUPIED: u64 = 1 << 63;
+    const REPLY: u64 = 1 << 32;
+
+    pub(super) const fn new(hash: KeyHash, direction: Direction, record: u32) -> Self {
+        let direction = match direction {
+            Direction::Request => 0,
+            Direction::Reply => Self::REPLY,
+        };
+        Self(Self::tag(hash) | direction | record as u64)
+    }
+
+    /// Returns occupied bit and tag in their places: the low bits of both halves, since the high bits choose buckets.
+    const fn tag(hash: KeyHash) -> u64 {
+        let tag = (hash.0 >> 32 & 0x7fff) << 15 | hash.0 & 0x7fff;
+        Self::OCCUPIED | tag << 33
+    }
+
+    /// Says whether the slot may lead to a key of this hash.
+    #[inline]
+    pub(super) const fn matches(self, hash: KeyHash) -> bool {
+        self.0 >> 33 == Self::tag(hash) >> 33
+    }
+
+    pub(super) const fn direction(self) -> Direction {
+        if self.0 & Self::REPLY == 0 { Direction::Request } else { Direction::Reply }
+    }
+
+    pub(super) const fn record(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+/// Returns the two buckets of a hash; they differ.
+#[inline]
+pub(super) const fn buckets(hash: KeyHash, count: u32) -> [u32; 2] {
+    let first = (((hash.0 & 0xffff_ffff) * count as u64) >> 32) as u32;
+    let second = (((hash.0 >> 32) * count as u64) >> 32) as u32;
+    if first != second {
+        return [first, second];
+    }
+    [first, if first + 1 == count { 0 } else { first + 1 }]
+}
+
+/// Reads a slot.
+#[inline]
+pub(super) fn read<W: Word>(word: &W) -> Slot {
+    Slot(word.load(Acquire))
+}
+
+/// Puts a slot into the emptier of its two buckets, so that buckets fill evenly. Says whether there was room.
+pub(super) fn publish<M: Memory>(memory: &M, hash: KeyHash, slot: Slot) -> bool {
+    let [first, second] = buckets(hash, memory.buckets()).map(|number| memory.bucket(number));
+    let load = |bucket: Option<&[M::Word; _]>| {
+        bucket.into_iter().flatten().filter(|word| read(*word) != Slot::EMPTY).count()
+    };
+    let order = if load(second) < load(first) { [second, first] } else { [first, second] };
+    let mut words = order.into_iter().flatten().flatten();
+    words.any(|word| read(word) == Slot::EMPTY && word.replace(Slot::EMPTY.0, slot.0, Release))
+}
+
+/// Takes a slot out of both buckets of its hash, wherever it is.
+pub(super) fn clear<M: Memory>(memory: &M, hash: KeyHash, slot: Slot) {
+    for word in buckets(hash, memory.buckets()).into_iter().filter_map(|n| memory.bucket(n)).flatten() {
+        if word.load(Relaxed) == slot.0 {
+            word.store(Slot::EMPTY.0, Release);
+        }
+    }
+}
+
+/// Empties every slot. Only for a start, before any thread uses the table.
+pub(super) fn clear_all<M: Memory>(memory: &M) {
+    for word in (0..memory.buckets()).filter_map(|number| memory.bucket(number)).flatten() {
+        word.store(Slot::EMPTY.0, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_gives_back_what_it_was_made_of() {
+        for direction in [Direction::Request, Direction::Reply] {
+            let hash = KeyHash(0x0123_4567_89ab_cdef);
+            let slot = Slot::new(hash, direction, u32::MAX);
+            assert_eq!((slot.direction(), slot.record()), (direction, u32::MAX));
+            assert!(slot.matches(hash) && !slot.matches(KeyHash(hash.0 ^ 1)));
+            assert!(!slot.matches(KeyHash(hash.0 ^ 1 << 32)));
+        }
+        assert!(!Slot::EMPTY.matches(KeyHash(0)));
+        assert_ne!(Slot::new(KeyHash(0), Direction::Request, 0), Slot::EMPTY);
+    }
+
+    #[test]
+    fn the_two_buckets_of_a_hash_differ_and_exist() {
+        for count in [2, 3, 7, 1 << 20] {
+            for hash in [0, u64::MAX, 1 << 63, 0xffff_ffff, 0x1234_5678_1234_5678] {
+                let [first, second] = buckets(KeyHash(hash), count);
+                assert!(first != second && first < count && second < count, "{hash:x} of {count}");
+            }
+        }
+    }
+}

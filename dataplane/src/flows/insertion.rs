@@ -1,0 +1,142 @@
+//! How a flow comes into the table: the first half of the round that [`super::table`] describes.
+
+use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release, SeqCst};
+
+use super::index::{self, Slot};
+use super::memory::{IDENTITY_WORDS, Memory, Word};
+use super::record::{Meta, Record, Status};
+use super::table::{Search, Table};
+use super::{Direction, FlowRef, InsertError, Key, KeyHash, NewFlow};
+use crate::clock::Now;
+
+/// One key of a flow on its way into the index.
+pub(super) struct Candidate {
+    key: Key,
+    hash: KeyHash,
+    direction: Direction,
+}
+
+/// A record that this thread alone writes.
+struct Claim<'a, W> {
+    flow: FlowRef,
+    record: Record<'a, W>,
+    identity: &'a [W; IDENTITY_WORDS],
+}
+
+impl<M: Memory> Table<M> {
+    /// Inserts a flow if both its keys are free.
+    pub(super) fn insert(&self, new: &NewFlow, now: Now) -> Result<FlowRef, InsertError> {
+        if new.request == new.reply {
+            return Err(InsertError::ReplyTaken);
+        }
+        let request = self.candidate(new.request, Direction::Request);
+        let reply = self.candidate(new.reply, Direction::Reply);
+        // A look first: most refusals then touch no shared line and disturb no other insertion.
+        self.refuse_taken(&request, Slot::EMPTY)?;
+        self.refuse_taken(&reply, Slot::EMPTY)?;
+
+        let claim = self.claim().ok_or(InsertError::Full)?;
+        claim.build(new, now);
+        if let Err(error) = self.publish(&claim, &reply).and_then(|()| self.publish(&claim, &request)) {
+            self.clear_slots(claim.flow.record, &request, &reply);
+            self.release(&claim.record, claim.flow);
+            return Err(error);
+        }
+        claim.set_meta(Status::Live, new);
+        Ok(claim.flow)
+    }
+
+    pub(super) fn candidate(&self, key: Key, direction: Direction) -> Candidate {
+        Candidate { key, hash: self.hasher.hash(&key), direction }
+    }
+
+    /// Takes a free record and makes it this thread's own.
+    fn claim(&self) -> Option<Claim<'_, M::Word>> {
+        while let Some(number) = self.free.pop() {
+            let record = Record::new(self.memory.record(number)?);
+            let identity = self.memory.identity(number)?;
+            let meta = record.meta();
+            let flow = FlowRef { record: number, generation: meta.generation() };
+            let claimed = Meta::new(flow.generation, Status::Claimed, None);
+            if meta.status() == Status::Free && record.meta.replace(meta.0, claimed.0, AcqRel) {
+                // A reader of the generation before that meets a word of this one must then see that its own has ended.
+                self.memory.fence(Release);
+                return Some(Claim { flow, record, identity });
+            }
+        }
+        None
+    }
+
+    fn publish(&self, claim: &Claim<'_, M::Word>, key: &Candidate) -> Result<(), InsertError> {
+        let own = key.slot(claim.flow.record);
+        if !index::publish(&self.memory, key.hash, own) {
+            return Err(InsertError::Full);
+        }
+        // Pairs with the same fence of a rival: at least one of the two sees the other's slot.
+        self.memory.fence(SeqCst);
+        self.refuse_taken(key, own)
+    }
+
+    /// Refuses a key that a building or live record has, reached by any slot but `own`.
+    fn refuse_taken(&self, key: &Candidate, own: Slot) -> Result<(), InsertError> {
+        match self.search(key.hash, &key.key, |slot, _| slot != own) {
+            Search::Nothing => Ok(()),
+            Search::Flow(rival) if rival.meta.status() == Status::Live => Err(match key.direction {
+                Direction::Request => InsertError::RequestTaken,
+                Direction::Reply => InsertError::ReplyTaken,
+            }),
+            Search::Flow(_) | Search::Unsettled => Err(InsertError::Contended),
+        }
+    }
+
+    /// Publishes both keys of a live record that a start found; false, and neither, if one cannot be had.
+    ///
+    /// Only for a start, before any thread uses the table.
+    pub(super) fn publish_again(&self, record: u32, request: &Candidate, reply: &Candidate) -> bool {
+        let place = |key: &Candidate| {
+            self.refuse_taken(key, Slot::EMPTY).is_ok()
+                && index::publish(&self.memory, key.hash, key.slot(record))
+        };
+        let placed = place(reply) && place(request);
+        if !placed {
+            self.clear_slots(record, request, reply);
+        }
+        placed
+    }
+
+    /// Takes both keys of a record out of the index, as far as they are in it.
+    pub(super) fn clear_slots(&self, record: u32, request: &Candidate, reply: &Candidate) {
+        index::clear(&self.memory, request.hash, request.slot(record));
+        index::clear(&self.memory, reply.hash, reply.slot(record));
+    }
+
+    /// Ends the generation of a record whose slots are cleared, and gives it back.
+    pub(super) fn release(&self, record: &Record<'_, M::Word>, flow: FlowRef) {
+        let free = Meta::new(flow.generation.wrapping_add(1), Status::Free, None);
+        record.meta.store(free.0, Release);
+        // The queue has room for every record, and each is in it once at most.
+        let returned = self.free.push(flow.record);
+        debug_assert!(returned.is_ok(), "record {} was returned twice", flow.record);
+    }
+}
+
+impl<W: Word> Claim<'_, W> {
+    fn build(&self, new: &NewFlow, now: Now) {
+        self.record.write(new, self.flow.generation, now.seconds());
+        let [service, endpoint] = self.identity;
+        service.store(new.service.0, Relaxed);
+        endpoint.store(new.endpoint.0, Relaxed);
+        self.set_meta(Status::Building, new);
+    }
+
+    fn set_meta(&self, status: Status, new: &NewFlow) {
+        let meta = Meta::new(self.flow.generation, status, Some(new.state));
+        self.record.meta.store(meta.0, Release);
+    }
+}
+
+impl Candidate {
+    const fn slot(&self, record: u32) -> Slot {
+        Slot::new(self.hash, self.direction, record)
+    }
+}

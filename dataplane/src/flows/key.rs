@@ -1,0 +1,98 @@
+//! The five values that name one direction of a flow, and their keyed hash.
+
+use core::hash::Hasher;
+use core::net::Ipv4Addr;
+
+use foldhash::SharedSeed;
+use foldhash::quality::FoldHasher;
+
+use crate::net::{Port, Protocol};
+
+/// What the header of every packet of one direction says.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Key {
+    /// Source address in the header.
+    pub source: Ipv4Addr,
+    /// Destination address in the header.
+    pub destination: Ipv4Addr,
+    /// Source port in the header.
+    pub source_port: Port,
+    /// Destination port in the header.
+    pub destination_port: Port,
+    /// Protocol of the ports.
+    pub protocol: Protocol,
+}
+
+impl Key {
+    /// Returns the key of a packet that goes the other way between the same two ends.
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            protocol: self.protocol,
+        }
+    }
+
+    /// Returns source and destination address as one word, source first.
+    pub(super) const fn addresses(self) -> u64 {
+        (self.source.to_bits() as u64) << 32 | self.destination.to_bits() as u64
+    }
+
+    /// Returns source and destination port as one number, source first.
+    pub(super) const fn ports(self) -> u32 {
+        (self.source_port.number() as u32) << 16 | self.destination_port.number() as u32
+    }
+
+    /// Unpacks what [`Key::addresses`] and [`Key::ports`] made.
+    pub(super) const fn unpack(addresses: u64, ports: u32, protocol: Protocol) -> Self {
+        Self {
+            source: Ipv4Addr::from_bits((addresses >> 32) as u32),
+            destination: Ipv4Addr::from_bits(addresses as u32),
+            source_port: Port::new((ports >> 16) as u16),
+            destination_port: Port::new(ports as u16),
+            protocol,
+        }
+    }
+}
+
+/// Which way a packet goes: with the first packet of its flow, or against it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Direction {
+    /// From the client to the Service.
+    Request,
+    /// From the backend to the client.
+    Reply,
+}
+
+/// The hash of a key under the secret of one table; it decides both buckets and the tag.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeyHash(pub(super) u64);
+
+/// Hashes keys with a 128-bit secret, so that crafted addresses and ports cannot aim at a bucket.
+///
+/// The secret is made with the table's memory and stays with it. Nothing stored depends on the hash beyond a
+/// start, so another version of the hash may read the same file.
+#[derive(Clone, Debug)]
+pub(super) struct KeyHasher {
+    seed: u64,
+    shared: SharedSeed,
+}
+
+impl KeyHasher {
+    pub(super) const fn new(secret: [u64; 2]) -> Self {
+        let [seed, shared] = secret;
+        Self { seed, shared: SharedSeed::from_u64(shared) }
+    }
+
+    /// Hashes a key: two multiplications.
+    #[inline]
+    pub(super) fn hash(&self, key: &Key) -> KeyHash {
+        let ports = u64::from(key.protocol.number()) << 32 | u64::from(key.ports());
+        let mut hasher = FoldHasher::with_seed(self.seed, &self.shared);
+        hasher.write_u128(u128::from(ports) << 64 | u128::from(key.addresses()));
+        KeyHash(hasher.finish())
+    }
+}

@@ -1,0 +1,221 @@
+//! The mapping that holds a flow table: the only unsafe file of this module.
+//!
+//! One page of header, then three arrays of atomic words: buckets, records, identities. Everything behind this file
+//! sees them as slices.
+#![allow(unsafe_code)]
+
+use core::ptr::{self, NonNull};
+use core::slice;
+use core::sync::atomic::AtomicU64;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use super::memory::{BUCKET_SLOTS, IDENTITY_WORDS, Memory, RECORD_WORDS};
+
+type Bucket = [AtomicU64; BUCKET_SLOTS];
+type Record = [AtomicU64; RECORD_WORDS];
+type Identity = [AtomicU64; IDENTITY_WORDS];
+
+/// Words of the header that are used.
+pub(super) const HEADER_WORDS: usize = 8;
+const HEADER_BYTES: usize = 4096;
+/// Slots per flow of capacity; each flow fills two, so the index is at most half full.
+const SLOTS_PER_FLOW: u32 = 4;
+const MOST_CAPACITY: u32 = 1 << 28;
+
+/// How many records and buckets a table has, and where they stand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Layout {
+    pub(super) capacity: u32,
+    pub(super) buckets: u32,
+}
+
+impl Layout {
+    /// Returns the layout for a capacity; `None` unless it is from 1 to 2^28 flows.
+    pub(super) const fn new(capacity: u32) -> Option<Self> {
+        if capacity == 0 || capacity > MOST_CAPACITY {
+            return None;
+        }
+        let buckets = (capacity * SLOTS_PER_FLOW).div_ceil(BUCKET_SLOTS as u32);
+        Some(Self { capacity, buckets: if buckets < 2 { 2 } else { buckets } })
+    }
+
+    const fn index_at(self) -> usize {
+        HEADER_BYTES
+    }
+
+    const fn records_at(self) -> usize {
+        self.index_at() + self.buckets as usize * size_of::<Bucket>()
+    }
+
+    const fn identities_at(self) -> usize {
+        self.records_at() + self.capacity as usize * size_of::<Record>()
+    }
+
+    /// Returns the bytes of header and arrays.
+    pub(super) const fn bytes(self) -> usize {
+        self.identities_at() + self.capacity as usize * size_of::<Identity>()
+    }
+}
+
+/// A mapping of at least `layout.bytes()` bytes, shared by all threads, unmapped when dropped.
+pub(super) struct Mapping {
+    base: NonNull<u8>,
+    bytes: usize,
+    layout: Layout,
+}
+
+// SAFETY: the mapping belongs to this value alone until it is dropped, and its octets are reached only as atomic words.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; shared access to atomic words is what they are for.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps private zeroed memory, all of it present.
+    pub(super) fn anonymous(layout: Layout) -> io::Result<Self> {
+        Self::map(layout, layout.bytes(), libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
+    }
+
+    /// Maps the first `bytes` of a file, all of them present. The file must be that long and the table fit in.
+    pub(super) fn of_file(file: &File, layout: Layout, bytes: usize) -> io::Result<Self> {
+        let length = file.metadata()?.len();
+        if bytes < layout.bytes() || length < bytes as u64 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file is too short for the table"));
+        }
+        Self::map(layout, bytes, libc::MAP_SHARED, file.as_raw_fd())
+    }
+
+    fn map(layout: Layout, bytes: usize, flags: libc::c_int, fd: libc::c_int) -> io::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
+        let base =
+            unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let mapping = Self { base, bytes, layout };
+        // Huge pages are welcome but not everywhere to be had (tmpfs: `shmem_enabled`), so a refusal is no error.
+        let _ = mapping.advise(libc::MADV_HUGEPAGE);
+        // Present before the first packet, and an error here instead of a SIGBUS there if the memory is not to be had.
+        mapping.advise(libc::MADV_POPULATE_WRITE)?;
+        Ok(mapping)
+    }
+
+    fn advise(&self, advice: libc::c_int) -> io::Result<()> {
+        // SAFETY: the range is this mapping, and neither advice in use changes what its octets hold.
+        let status = unsafe { libc::madvise(self.base.as_ptr().cast(), self.bytes, advice) };
+        if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Returns the length of the mapping.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns the words of the header.
+    pub(super) fn header(&self) -> Option<&[AtomicU64; HEADER_WORDS]> {
+        self.array(0, 1).first()
+    }
+
+    fn index(&self) -> &[Bucket] {
+        self.array(self.layout.index_at(), self.layout.buckets)
+    }
+
+    fn records(&self) -> &[Record] {
+        self.array(self.layout.records_at(), self.layout.capacity)
+    }
+
+    fn identities(&self) -> &[Identity] {
+        self.array(self.layout.identities_at(), self.layout.capacity)
+    }
+
+    /// Views `count` groups of words that begin `at` bytes into the mapping.
+    #[inline]
+    fn array<const N: usize>(&self, at: usize, count: u32) -> &[[AtomicU64; N]] {
+        debug_assert!(at.is_multiple_of(align_of::<AtomicU64>()));
+        debug_assert!(at + count as usize * size_of::<[AtomicU64; N]>() <= self.bytes);
+        // SAFETY: the four callers name the header page and the three arrays of `self.layout`, which lie one after the
+        // other within `layout.bytes()`, and both constructors map at least that many; the base is page-aligned and
+        // every offset a multiple of 16. Zeroed or foreign octets are valid words. Threads change them through atomics
+        // only. The file is ours alone while mapped (mode 0600, locked); should root cut it short nevertheless, access
+        // ends in SIGBUS, not in wrong memory.
+        unsafe { slice::from_raw_parts(self.base.as_ptr().add(at).cast(), count as usize) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `map`, and no slice of it outlives the borrow of `self`.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+impl Memory for Mapping {
+    type Word = AtomicU64;
+
+    #[inline]
+    fn capacity(&self) -> u32 {
+        self.layout.capacity
+    }
+
+    #[inline]
+    fn buckets(&self) -> u32 {
+        self.layout.buckets
+    }
+
+    #[inline]
+    fn bucket(&self, number: u32) -> Option<&Bucket> {
+        self.index().get(number as usize)
+    }
+
+    #[inline]
+    fn record(&self, number: u32) -> Option<&Record> {
+        self.records().get(number as usize)
+    }
+
+    #[inline]
+    fn identity(&self, number: u32) -> Option<&Identity> {
+        self.identities().get(number as usize)
+    }
+
+    #[inline]
+    fn prefetch_bucket(&self, number: u32) {
+        if let Some(bucket) = self.bucket(number) {
+            prefetch(bucket);
+        }
+    }
+
+    #[inline]
+    fn prefetch_record(&self, number: u32) {
+        if let Some(record) = self.record(number) {
+            prefetch(record);
+        }
+    }
+}
+
+/// Asks for a cache line into all levels; does nothing on processors without such an instruction in stable Rust.
+#[inline]
+fn prefetch<T>(line: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing the program can see, and every x86-64 processor has the instruction.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(ptr::from_ref(line).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
+/// Gives the first `bytes` of a file room on its file system, so that no later write can fail for want of it.
+pub(super) fn reserve(file: &File, bytes: usize) -> io::Result<()> {
+    let bytes = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    // SAFETY: takes numbers only; the descriptor is open as long as `file` is borrowed.
+    let status = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, bytes) };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Returns the effective user id of the process.
+pub(super) fn effective_user() -> u32 {
+    // SAFETY: takes nothing and always succeeds.
+    unsafe { libc::geteuid() }
+}

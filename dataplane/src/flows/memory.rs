@@ -1,0 +1,60 @@
+//! The memory that the table's algorithm runs on: arrays of atomic words, and nothing else.
+//!
+//! The algorithm never names where its words live, so it runs unchanged on a file mapping, on words that stop the
+//! thread at a chosen write (the crash tests), and on the words of a model checker.
+
+use core::sync::atomic::{AtomicU64, Ordering, fence};
+
+/// Slots of a bucket; one cache line.
+pub(super) const BUCKET_SLOTS: usize = 8;
+/// Words of a record; one cache line.
+pub(super) const RECORD_WORDS: usize = 8;
+/// Words of a flow's identities, which packets do not need.
+pub(super) const IDENTITY_WORDS: usize = 2;
+
+/// One 64-bit word that threads share.
+pub(super) trait Word {
+    fn load(&self, order: Ordering) -> u64;
+    fn store(&self, value: u64, order: Ordering);
+    /// Replaces `current` by `new`; says whether it did. `order` holds for success; a failure reads relaxed.
+    fn replace(&self, current: u64, new: u64, order: Ordering) -> bool;
+}
+
+impl Word for AtomicU64 {
+    #[inline]
+    fn load(&self, order: Ordering) -> u64 {
+        Self::load(self, order)
+    }
+
+    #[inline]
+    fn store(&self, value: u64, order: Ordering) {
+        Self::store(self, value, order);
+    }
+
+    #[inline]
+    fn replace(&self, current: u64, new: u64, order: Ordering) -> bool {
+        self.compare_exchange(current, new, order, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// The three arrays of a table. Numbers out of range give `None`, so that a number read from memory is never trusted.
+pub(super) trait Memory {
+    type Word: Word;
+
+    /// Returns the number of records; at least one.
+    fn capacity(&self) -> u32;
+    /// Returns the number of buckets; at least two.
+    fn buckets(&self) -> u32;
+    fn bucket(&self, number: u32) -> Option<&[Self::Word; BUCKET_SLOTS]>;
+    fn record(&self, number: u32) -> Option<&[Self::Word; RECORD_WORDS]>;
+    fn identity(&self, number: u32) -> Option<&[Self::Word; IDENTITY_WORDS]>;
+
+    #[inline]
+    fn fence(&self, order: Ordering) {
+        fence(order);
+    }
+    /// Asks for a bucket's cache line; changes nothing.
+    fn prefetch_bucket(&self, _number: u32) {}
+    /// Asks for a record's cache line; changes nothing.
+    fn prefetch_record(&self, _number: u32) {}
+}

@@ -1,0 +1,284 @@
+//! The words of one IPv4 flow record: which fact stands in which bits.
+//!
+//! | word | content, high bits first |
+//! |---|---|
+//! | 0 meta | generation 32, state 8, spare 8, status 8, spare 8 |
+//! | 1 seen | generation 32, second of the last packet 32 |
+//! | 2 | request source (client) 32, request destination 32 |
+//! | 3 | request ports 16 + 16, reply ports 16 + 16 |
+//! | 4 | reply source (backend) 32, reply destination 32 |
+//! | 5 | spare 24, protocol 8, IP difference 16, transport difference 16 |
+//! | 6, 7 | generation 16, next hop 48: of the request direction, of the reply direction |
+
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
+
+use super::memory::{Memory, RECORD_WORDS, Word};
+use super::{Direction, Key, NewFlow, State};
+use crate::net::Protocol;
+
+/// Bits of a cached next hop that the table keeps.
+pub const NEXT_HOP_BITS: u32 = 48;
+
+/// Who may do what with a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Status {
+    /// In the queue of free records.
+    Free = 0,
+    /// One thread writes its words; no slot leads here.
+    Claimed = 1,
+    /// The words stand; the same thread publishes the keys.
+    Building = 2,
+    /// Found by look-ups; any thread may change its state or begin its removal.
+    Live = 3,
+    /// One thread takes its keys out.
+    Dying = 4,
+}
+
+/// The first word of a record. It changes only by whole-word replacement, generation included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Meta(pub(super) u64);
+
+impl Meta {
+    pub(super) const fn new(generation: u32, status: Status, state: Option<State>) -> Self {
+        let state = match state {
+            Some(state) => state.number() as u64,
+            None => 0,
+        };
+        Self((generation as u64) << 32 | state << 24 | (status as u64) << 8)
+    }
+
+    pub(super) const fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// Returns the state; `None` only where no flow is, or in memory that was tampered with.
+    pub(super) const fn state(self) -> Option<State> {
+        State::from_number((self.0 >> 24) as u8)
+    }
+
+    /// Returns the status. A number that is none counts as dying: never found, and dropped by the next start.
+    pub(super) const fn status(self) -> Status {
+        match (self.0 >> 8) as u8 {
+            0 => Status::Free,
+            1 => Status::Claimed,
+            2 => Status::Building,
+            3 => Status::Live,
+            _ => Status::Dying,
+        }
+    }
+
+    pub(super) const fn is_live(self, generation: u32) -> bool {
+        self.generation() == generation && matches!(self.status(), Status::Live)
+    }
+
+    pub(super) const fn with_status(self, status: Status) -> Self {
+        Self(self.0 & !(0xff << 8) | (status as u64) << 8)
+    }
+
+    pub(super) const fn with_state(self, state: State) -> Self {
+        Self(self.0 & !(0xff << 24) | (state.number() as u64) << 24)
+    }
+}
+
+/// Generation and second of a flow's last packet; the generation makes a late writer miss.
+pub(super) const fn seen(generation: u32, second: u32) -> u64 {
+    (generation as u64) << 32 | second as u64
+}
+
+/// Packs a next hop with the low bits of the flow's generation; `None` if it is too wide.
+pub(super) const fn pack_next_hop(generation: u32, next_hop: u64) -> Option<u64> {
+    if next_hop >> NEXT_HOP_BITS != 0 {
+        return None;
+    }
+    Some((generation as u64) << NEXT_HOP_BITS | next_hop)
+}
+
+/// Returns the next hop that was cached for this generation, else zero.
+const fn unpack_next_hop(generation: u32, word: u64) -> u64 {
+    if word >> NEXT_HOP_BITS != generation as u64 & 0xffff {
+        return 0;
+    }
+    word & ((1 << NEXT_HOP_BITS) - 1)
+}
+
+/// The words of a record by name.
+pub(super) struct Record<'a, W> {
+    pub(super) meta: &'a W,
+    pub(super) seen: &'a W,
+    request_addresses: &'a W,
+    ports: &'a W,
+    reply_addresses: &'a W,
+    rewrite: &'a W,
+    request_next_hop: &'a W,
+    reply_next_hop: &'a W,
+}
+
+impl<'a, W: Word> Record<'a, W> {
+    #[inline]
+    pub(super) const fn new(words: &'a [W; RECORD_WORDS]) -> Self {
+        let [
+            meta,
+            seen,
+            request_addresses,
+            ports,
+            reply_addresses,
+            rewrite,
+            request_next_hop,
+            reply_next_hop,
+        ] = words;
+        Self {
+            meta,
+            seen,
+            request_addresses,
+            ports,
+            reply_addresses,
+            rewrite,
+            request_next_hop,
+            reply_next_hop,
+        }
+    }
+
+    #[inline]
+    pub(super) fn meta(&self) -> Meta {
+        Meta(self.meta.load(Acquire))
+    }
+
+    #[inline]
+    pub(super) const fn next_hop(&self, direction: Direction) -> &'a W {
+        match direction {
+            Direction::Request => self.request_next_hop,
+            Direction::Reply => self.reply_next_hop,
+        }
+    }
+
+    /// Writes all words but the first. The record must be claimed by the caller.
+    pub(super) fn write(&self, new: &NewFlow, generation: u32, second: u32) {
+        let ports = u64::from(new.request.ports()) << 32 | u64::from(new.reply.ports());
+        let rewrite = u64::from(new.request.protocol.number()) << 32
+            | u64::from(new.ip_difference) << 16
+            | u64::from(new.transport_difference);
+        self.seen.store(seen(generation, second), Relaxed);
+        self.request_addresses.store(new.request.addresses(), Relaxed);
+        self.ports.store(ports, Relaxed);
+        self.reply_addresses.store(new.reply.addresses(), Relaxed);
+        self.rewrite.store(rewrite, Relaxed);
+        self.request_next_hop.store(u64::from(generation) << NEXT_HOP_BITS, Relaxed);
+        self.reply_next_hop.store(u64::from(generation) << NEXT_HOP_BITS, Relaxed);
+    }
+
+    /// Reads the words that stay the same while the flow lives; `None` if the protocol is none.
+    #[inline]
+    pub(super) fn contents(&self) -> Option<Contents> {
+        let rewrite = self.rewrite.load(Relaxed);
+        Some(Contents {
+            request_addresses: self.request_addresses.load(Relaxed),
+            reply_addresses: self.reply_addresses.load(Relaxed),
+            ports: self.ports.load(Relaxed),
+            protocol: Protocol::from_number((rewrite >> 32) as u8)?,
+            ip_difference: (rewrite >> 16) as u16,
+            transport_difference: rewrite as u16,
+        })
+    }
+
+    /// Returns the next hop cached for a direction, or zero.
+    #[inline]
+    pub(super) fn cached_next_hop(&self, direction: Direction, generation: u32) -> u64 {
+        unpack_next_hop(generation, self.next_hop(direction).load(Relaxed))
+    }
+}
+
+/// The facts of a flow that do not change while it lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Contents {
+    request_addresses: u64,
+    reply_addresses: u64,
+    ports: u64,
+    protocol: Protocol,
+    ip_difference: u16,
+    transport_difference: u16,
+}
+
+impl Contents {
+    #[inline]
+    pub(super) const fn key(&self, direction: Direction) -> Key {
+        match direction {
+            Direction::Request => {
+                Key::unpack(self.request_addresses, (self.ports >> 32) as u32, self.protocol)
+            }
+            Direction::Reply => Key::unpack(self.reply_addresses, self.ports as u32, self.protocol),
+        }
+    }
+
+    /// Returns the fields that a packet of this direction leaves with: a reply's, reversed, and the other way round.
+    #[inline]
+    pub(super) const fn leaves_as(&self, direction: Direction) -> Key {
+        match direction {
+            Direction::Request => self.key(Direction::Reply).reversed(),
+            Direction::Reply => self.key(Direction::Request).reversed(),
+        }
+    }
+
+    /// Returns the differences of the IP and the transport checksum; what undoes a difference is its complement.
+    #[inline]
+    pub(super) const fn differences(&self, direction: Direction) -> (u16, u16) {
+        match direction {
+            Direction::Request => (self.ip_difference, self.transport_difference),
+            Direction::Reply => (!self.ip_difference, !self.transport_difference),
+        }
+    }
+}
+
+/// What one reading of a record gave.
+pub(super) enum Glimpse {
+    /// No flow, or one that is not yet or no longer in the index by right.
+    Absent,
+    /// The record went to another flow while it was read.
+    Torn,
+    /// Words of one and the same flow, building or live when the reading began.
+    Whole(Meta, Contents),
+}
+
+/// Reads a record without a lock.
+///
+/// The words of a generation stand unchanged from building until the generation ends, and [`Status::Free`] of the next
+/// generation is written before any of them changes. So equal generations before and after the words prove them whole.
+#[inline]
+pub(super) fn glimpse<M: Memory>(memory: &M, number: u32) -> Glimpse {
+    let Some(words) = memory.record(number) else { return Glimpse::Absent };
+    let record = Record::new(words);
+    let meta = record.meta();
+    if !matches!(meta.status(), Status::Building | Status::Live) {
+        return Glimpse::Absent;
+    }
+    let contents = record.contents();
+    memory.fence(Acquire);
+    if Meta(record.meta.load(Relaxed)).generation() != meta.generation() {
+        return Glimpse::Torn;
+    }
+    contents.map_or(Glimpse::Absent, |contents| Glimpse::Whole(meta, contents))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meta_holds_generation_state_and_status_apart() {
+        let meta = Meta::new(0xdead_beef, Status::Live, Some(State::UdpStream));
+        let changed = meta.with_state(State::Close).with_status(Status::Dying);
+        assert_eq!((meta.generation(), meta.state()), (0xdead_beef, Some(State::UdpStream)));
+        assert_eq!(meta.status(), Status::Live);
+        assert_eq!((changed.generation(), changed.state()), (0xdead_beef, Some(State::Close)));
+        assert_eq!(changed.status(), Status::Dying);
+    }
+
+    #[test]
+    fn a_next_hop_is_read_only_by_the_generation_that_wrote_it() {
+        let widest = (1 << NEXT_HOP_BITS) - 1;
+        let word = pack_next_hop(0x0007_0003, widest).unwrap();
+        assert_eq!(unpack_next_hop(0x0007_0003, word), widest);
+        assert_eq!(unpack_next_hop(0x0007_0004, word), 0);
+        assert_eq!(pack_next_hop(3, widest + 1), None);
+    }
+}

@@ -1,0 +1,59 @@
+//! What a start does with the records that an earlier process left.
+//!
+//! The records are the truth and the index follows from them. A record is live only between the moment when both its
+//! keys are published and the moment when the first is taken out, so every live record is a whole flow, and nothing
+//! else is. The scan empties the index and publishes the live records again; a process that dies during the scan has
+//! changed no live record, so the next scan keeps the same flows.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use crossbeam::queue::ArrayQueue;
+
+use super::index;
+use super::key::KeyHasher;
+use super::memory::{Memory, Word};
+use super::record::{Meta, Record, Status};
+use super::table::Table;
+use super::{Direction, FlowRef};
+
+/// How many records a start kept and dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Scan {
+    pub(super) kept: u32,
+    pub(super) dropped: u32,
+}
+
+impl<M: Memory> Table<M> {
+    /// Makes a table of memory that no thread uses: all zero, or as an earlier process left it.
+    ///
+    /// Costs a pass over all records and an allocation of the queue of free ones.
+    pub(super) fn start(memory: M, secret: [u64; 2]) -> (Self, Scan) {
+        let free = ArrayQueue::new(memory.capacity() as usize);
+        let table = Self { memory, hasher: KeyHasher::new(secret), free };
+        index::clear_all(&table.memory);
+        let mut scan = Scan::default();
+        for number in 0..table.memory.capacity() {
+            let Some(words) = table.memory.record(number) else { break };
+            let record = Record::new(words);
+            let meta = record.meta();
+            if table.is_kept(number, &record, meta) {
+                scan.kept += 1;
+                continue;
+            }
+            scan.dropped += u32::from(meta.status() != Status::Free);
+            table.release(&record, FlowRef { record: number, generation: meta.generation() });
+        }
+        (table, scan)
+    }
+
+    fn is_kept(&self, number: u32, record: &Record<'_, M::Word>, meta: Meta) -> bool {
+        let is_dated = (record.seen.load(Relaxed) >> 32) as u32 == meta.generation();
+        if meta.status() != Status::Live || meta.state().is_none() || !is_dated {
+            return false;
+        }
+        let Some(contents) = record.contents() else { return false };
+        let request = self.candidate(contents.key(Direction::Request), Direction::Request);
+        let reply = self.candidate(contents.key(Direction::Reply), Direction::Reply);
+        self.publish_again(number, &request, &reply)
+    }
+}

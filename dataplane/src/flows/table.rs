@@ -1,0 +1,228 @@
+//! The algorithm of the flow table, over any [`Memory`].
+//!
+//! # The invariant
+//!
+//! No key belongs to two live flows, and a live flow has both its keys in the index.
+//!
+//! A record goes round: free → claimed → building → live → dying → free, the last step with the next generation.
+//! - Insertion: claim a free record, write its words, *building*; publish the reply key, then look at both buckets of that
+//!   key for another record, building or live, that has it; the request key likewise; then *live*. Whoever sees
+//!   another withdraws: takes its slots out and frees its record.
+//! - Of two insertions with a common key the one that publishes it second sees the first (a sequentially consistent
+//!   fence stands between publishing and looking), so at most one goes on. If each sees the other, both withdraw.
+//! - Removal: *dying* by replacing the whole first word, so by one thread only; take the request slot out, then the
+//!   reply slot; free. A dying flow is not found and hinders no insertion.
+//!
+//! Only the thread that holds a record claimed, building or dying writes its constant words and its slots. The
+//! process may die between any two writes: *live* alone decides what a start keeps (see [`super::recovery`]).
+//!
+//! State, last second and next hops change while a flow lives. Each is one word that carries the generation, so that a
+//! thread which was held up cannot write to the flow that has the record next.
+
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+
+use crossbeam::queue::ArrayQueue;
+
+use super::index::{self, Slot};
+use super::key::KeyHasher;
+use super::memory::{Memory, Word};
+use super::record::{self, Contents, Glimpse, Meta, Record, Status};
+use super::{Direction, EndpointId, FlowRef, Found, Key, KeyHash, ServicePortId, State};
+use crate::clock::Now;
+
+/// How often a slot is read again because its record changed hands meanwhile.
+///
+/// Each round means that the very key came back to the very slot, so the bound is never reached in practice.
+const ROUNDS: usize = 8;
+
+/// A flow table on some memory, and the free records of it.
+pub(super) struct Table<M> {
+    pub(super) memory: M,
+    pub(super) hasher: KeyHasher,
+    /// Private to the process; a start fills it anew.
+    pub(super) free: ArrayQueue<u32>,
+}
+
+/// A flow seen through a slot.
+pub(super) struct Sighting {
+    pub(super) flow: FlowRef,
+    pub(super) direction: Direction,
+    pub(super) meta: Meta,
+    pub(super) contents: Contents,
+}
+
+/// What a search in both buckets of a key gave.
+pub(super) enum Search {
+    Nothing,
+    Flow(Sighting),
+    /// A record changed hands in every round.
+    Unsettled,
+}
+
+impl<M: Memory> Table<M> {
+    /// Asks for the cache lines of both buckets.
+    #[inline]
+    pub(super) fn prefetch(&self, hash: KeyHash) {
+        for bucket in index::buckets(hash, self.memory.buckets()) {
+            self.memory.prefetch_bucket(bucket);
+        }
+    }
+
+    /// Asks for the cache lines of the records that may have a key of this hash.
+    #[inline]
+    pub(super) fn prefetch_record(&self, hash: KeyHash) {
+        for bucket in index::buckets(hash, self.memory.buckets()) {
+            for word in self.memory.bucket(bucket).into_iter().flatten() {
+                let slot = index::read(word);
+                if slot.matches(hash) {
+                    self.memory.prefetch_record(slot.record());
+                }
+            }
+        }
+    }
+
+    /// Finds the live flow of a packet.
+    #[inline]
+    pub(super) fn lookup(&self, hash: KeyHash, key: &Key) -> Option<Found> {
+        let Search::Flow(sighting) = self.search(hash, key, |_, status| status == Status::Live) else {
+            return None;
+        };
+        let Sighting { flow, direction, meta, contents } = sighting;
+        let record = Record::new(self.memory.record(flow.record)?);
+        let seen = record.seen.load(Relaxed);
+        if (seen >> 32) as u32 != flow.generation {
+            return None;
+        }
+        let (ip_difference, transport_difference) = contents.differences(direction);
+        Some(Found {
+            flow,
+            direction,
+            state: meta.state()?,
+            leaves_as: contents.leaves_as(direction),
+            ip_difference,
+            transport_difference,
+            next_hop: record.cached_next_hop(direction, flow.generation),
+            last_seen: seen as u32,
+        })
+    }
+
+    /// Looks through both buckets for a flow that has the key, among those that `accept` takes.
+    #[inline]
+    pub(super) fn search(&self, hash: KeyHash, key: &Key, accept: impl Fn(Slot, Status) -> bool) -> Search {
+        let mut nothing = Search::Nothing;
+        for bucket in index::buckets(hash, self.memory.buckets()) {
+            for word in self.memory.bucket(bucket).into_iter().flatten() {
+                match self.look(word, hash, key, &accept) {
+                    Search::Nothing => {}
+                    Search::Flow(sighting) => return Search::Flow(sighting),
+                    Search::Unsettled => nothing = Search::Unsettled,
+                }
+            }
+        }
+        nothing
+    }
+
+    #[inline]
+    fn look(
+        &self,
+        word: &M::Word,
+        hash: KeyHash,
+        key: &Key,
+        accept: &impl Fn(Slot, Status) -> bool,
+    ) -> Search {
+        for _ in 0..ROUNDS {
+            let slot = index::read(word);
+            if !slot.matches(hash) {
+                return Search::Nothing;
+            }
+            match record::glimpse(&self.memory, slot.record()) {
+                Glimpse::Absent => return Search::Nothing,
+                Glimpse::Torn => {}
+                Glimpse::Whole(meta, contents) => {
+                    let direction = slot.direction();
+                    if !accept(slot, meta.status()) || contents.key(direction) != *key {
+                        return Search::Nothing;
+                    }
+                    let flow = FlowRef { record: slot.record(), generation: meta.generation() };
+                    return Search::Flow(Sighting { flow, direction, meta, contents });
+                }
+            }
+        }
+        Search::Unsettled
+    }
+
+    /// Moves a flow from one state to another; false if it is gone or its state is not `from`.
+    ///
+    /// The second is written first: a sweep must not measure an old silence by the new state's timeout.
+    pub(super) fn change_state(&self, flow: FlowRef, from: State, to: State, now: Now) -> bool {
+        let Some(words) = self.memory.record(flow.record) else { return false };
+        let record = Record::new(words);
+        let seen = record.seen.load(Relaxed);
+        if (seen as u32) < now.seconds() {
+            refresh(&record, flow, seen as u32, now);
+        }
+        loop {
+            let meta = record.meta();
+            if !meta.is_live(flow.generation) || meta.state() != Some(from) {
+                return false;
+            }
+            if record.meta.replace(meta.0, meta.with_state(to).0, AcqRel) {
+                return true;
+            }
+        }
+    }
+
+    /// Notes that a packet of the flow was seen; writes only if the second is newer.
+    #[inline]
+    pub(super) fn touch(&self, found: &Found, now: Now) {
+        if found.last_seen >= now.seconds() {
+            return;
+        }
+        if let Some(words) = self.memory.record(found.flow.record) {
+            refresh(&Record::new(words), found.flow, found.last_seen, now);
+        }
+    }
+
+    /// Caches a next hop; false and nothing written if it is too wide. A flow that is gone is not an error.
+    pub(super) fn cache_next_hop(&self, flow: FlowRef, direction: Direction, next_hop: u64) -> bool {
+        let Some(word) = record::pack_next_hop(flow.generation, next_hop) else { return false };
+        if let Some(words) = self.memory.record(flow.record) {
+            Record::new(words).next_hop(direction).store(word, Relaxed);
+        }
+        true
+    }
+
+    /// Returns the identities of a live flow.
+    pub(super) fn ids(&self, flow: FlowRef) -> Option<(ServicePortId, EndpointId)> {
+        let record = Record::new(self.memory.record(flow.record)?);
+        if !record.meta().is_live(flow.generation) {
+            return None;
+        }
+        let [service, endpoint] = self.memory.identity(flow.record)?;
+        let ids = (ServicePortId(service.load(Relaxed)), EndpointId(endpoint.load(Relaxed)));
+        self.memory.fence(Acquire);
+        (Meta(record.meta.load(Relaxed)).generation() == flow.generation).then_some(ids)
+    }
+
+    /// Calls `each` with every live flow's identities. Costs a pass over all records.
+    pub(super) fn endpoints_in_use(&self, mut each: impl FnMut(ServicePortId, EndpointId)) {
+        for number in 0..self.memory.capacity() {
+            let Some(words) = self.memory.record(number) else { return };
+            let generation = Record::new(words).meta().generation();
+            if let Some((service, endpoint)) = self.ids(FlowRef { record: number, generation }) {
+                each(service, endpoint);
+            }
+        }
+    }
+
+    /// Returns the number of records in use.
+    pub(super) fn len(&self) -> usize {
+        self.free.capacity() - self.free.len()
+    }
+}
+
+/// Moves the last second on, unless another worker just did or the record is another flow's by now.
+fn refresh<W: Word>(record: &Record<'_, W>, flow: FlowRef, last_seen: u32, now: Now) {
+    let old = record::seen(flow.generation, last_seen);
+    record.seen.replace(old, record::seen(flow.generation, now.seconds()), Relaxed);
+}

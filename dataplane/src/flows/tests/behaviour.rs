@@ -1,0 +1,227 @@
+//! One behaviour per test.
+
+use super::super::{Cursor, FlowTable, Found, InsertError, OpenError, Timeouts};
+use super::*;
+
+fn table(capacity: u32) -> FlowTable {
+    FlowTable::in_memory(capacity).unwrap()
+}
+
+fn lookup(table: &FlowTable, key: Key) -> Option<Found> {
+    table.lookup(table.hash(&key), &key)
+}
+
+#[test]
+fn a_request_leaves_as_the_reply_comes_back_and_the_reply_as_the_request_came() {
+    let table = table(8);
+    let new = own_flow(1);
+    let flow = table.insert(&new, NOW).unwrap();
+    let request = Found {
+        flow,
+        direction: Direction::Request,
+        state: State::SynSent,
+        leaves_as: new.reply.reversed(),
+        ip_difference: new.ip_difference,
+        transport_difference: new.transport_difference,
+        next_hop: 0,
+        last_seen: 1_000,
+    };
+    let reply = Found {
+        direction: Direction::Reply,
+        leaves_as: new.request.reversed(),
+        ip_difference: !new.ip_difference,
+        transport_difference: !new.transport_difference,
+        ..request
+    };
+    assert_eq!(lookup(&table, new.request), Some(request));
+    assert_eq!(lookup(&table, new.reply), Some(reply));
+    assert_eq!(table.ids(flow), Some((new.service, new.endpoint)));
+}
+
+#[test]
+fn a_key_that_differs_in_one_field_is_not_found() {
+    let table = table(8);
+    table.insert(&own_flow(1), NOW).unwrap();
+    let known = own_flow(1).request;
+    for strange in [
+        Key { source: Ipv4Addr::LOCALHOST, ..known },
+        Key { destination: Ipv4Addr::LOCALHOST, ..known },
+        Key { source_port: Port::new(9), ..known },
+        Key { destination_port: Port::new(9), ..known },
+        Key { protocol: Protocol::Udp, ..known },
+        known.reversed(),
+    ] {
+        assert_eq!(lookup(&table, strange), None);
+    }
+}
+
+#[test]
+fn a_flow_goes_in_only_if_both_keys_are_free_in_either_direction() {
+    let table = table(8);
+    table.insert(&flow(1, 2), NOW).unwrap();
+    let refused = |request, reply| table.insert(&flow(request, reply), NOW).unwrap_err();
+    assert_eq!(refused(1, 3), InsertError::RequestTaken);
+    assert_eq!(refused(3, 2), InsertError::ReplyTaken);
+    assert_eq!(refused(2, 3), InsertError::RequestTaken);
+    assert_eq!(refused(3, 1), InsertError::ReplyTaken);
+    assert_eq!(refused(3, 3), InsertError::ReplyTaken);
+    assert_eq!(assert_sound(&table.table).len(), 1);
+}
+
+#[test]
+fn a_removed_flow_is_gone_in_both_directions_and_its_reference_misses() {
+    let table = table(1);
+    let old = table.insert(&flow(1, 2), NOW).unwrap();
+    assert!(table.remove(old));
+    assert!(!table.remove(old));
+    assert!(assert_sound(&table.table).is_empty());
+    let new = table.insert(&flow(1, 2), NOW).unwrap();
+    assert!(!table.remove(old));
+    assert!(!table.change_state(old, State::SynSent, State::Close, NOW));
+    assert_eq!(table.ids(old), None);
+    assert_eq!(assert_sound(&table.table), [new]);
+}
+
+#[test]
+fn a_full_table_takes_no_more_until_a_flow_goes() {
+    let table = table(100);
+    let flows: Vec<FlowRef> = (0..100).map(|number| table.insert(&own_flow(number), NOW).unwrap()).collect();
+    assert_eq!((table.len(), table.capacity()), (100, 100));
+    assert_eq!(table.insert(&own_flow(100), NOW), Err(InsertError::Full));
+    assert_eq!(assert_sound(&table.table).len(), 100);
+    assert!(table.remove(flows[50]));
+    table.insert(&own_flow(100), NOW).unwrap();
+    assert_eq!(assert_sound(&table.table).len(), 100);
+}
+
+#[test]
+fn the_index_has_room_for_every_flow_of_the_capacity_also_after_long_use() {
+    const CAPACITY: u32 = 50_000;
+    let table = table(CAPACITY);
+    let mut flows: Vec<FlowRef> = (0..CAPACITY).map(|n| table.insert(&own_flow(n), NOW).unwrap()).collect();
+    let mut random = 1_u64;
+    for number in CAPACITY..10 * CAPACITY {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let victim = (random >> 33) as usize % flows.len();
+        assert!(table.remove(flows[victim]));
+        flows[victim] = table.insert(&own_flow(number), NOW).expect("a slot is free in one of two buckets");
+    }
+    assert_eq!(assert_sound(&table.table).len(), CAPACITY as usize);
+}
+
+#[test]
+fn a_flow_takes_128_bytes_at_most() {
+    let table = table(1 << 16);
+    assert!(table.bytes() <= 128 * (1 << 16) + 4096, "{}", table.bytes());
+}
+
+#[test]
+fn a_capacity_of_none_or_too_many_is_refused() {
+    for capacity in [0, u32::MAX] {
+        let error = FlowTable::in_memory(capacity).unwrap_err();
+        assert!(matches!(error, OpenError::Capacity(refused) if refused == capacity));
+    }
+}
+
+#[test]
+fn a_touch_writes_once_a_second_and_never_backwards() {
+    let table = table(8);
+    table.insert(&own_flow(1), NOW).unwrap();
+    let first = lookup(&table, key(2)).unwrap();
+    table.touch(&first, Now::from_seconds(999));
+    assert_eq!(lookup(&table, key(2)).unwrap().last_seen, 1_000);
+    table.touch(&first, Now::from_seconds(1_007));
+    assert_eq!(lookup(&table, key(3)).unwrap().last_seen, 1_007);
+    table.touch(&first, Now::from_seconds(1_008));
+    assert_eq!(lookup(&table, key(3)).unwrap().last_seen, 1_007, "the older reading lost the race");
+}
+
+#[test]
+fn a_late_touch_or_next_hop_misses_the_next_flow_of_the_record() {
+    let table = table(1);
+    let old = table.insert(&flow(1, 2), NOW).unwrap();
+    let found = lookup(&table, key(1)).unwrap();
+    table.remove(old);
+    table.insert(&flow(1, 3), NOW).unwrap();
+    table.touch(&found, Now::from_seconds(5_000));
+    assert!(table.cache_next_hop(old, Direction::Request, 77));
+    let successor = lookup(&table, key(1)).unwrap();
+    assert_eq!((successor.last_seen, successor.next_hop), (1_000, 0));
+}
+
+#[test]
+fn each_direction_has_its_own_next_hop() {
+    let table = table(8);
+    let flow = table.insert(&own_flow(1), NOW).unwrap();
+    assert!(table.cache_next_hop(flow, Direction::Request, 0xffff_0000_1111));
+    assert!(table.cache_next_hop(flow, Direction::Reply, 5));
+    assert!(!table.cache_next_hop(flow, Direction::Reply, 1 << super::super::NEXT_HOP_BITS));
+    let next_hops = [2, 3].map(|number| lookup(&table, key(number)).unwrap().next_hop);
+    assert_eq!(next_hops, [0xffff_0000_1111, 5]);
+}
+
+#[test]
+fn a_state_changes_only_from_the_state_that_was_seen() {
+    let table = table(8);
+    let flow = table.insert(&own_flow(1), NOW).unwrap();
+    let later = Now::from_seconds(1_060);
+    assert!(!table.change_state(flow, State::Established, State::Close, later));
+    assert!(table.change_state(flow, State::SynSent, State::SynRecv, later));
+    let found = lookup(&table, key(2)).unwrap();
+    assert_eq!((found.state, found.last_seen), (State::SynRecv, 1_060));
+}
+
+#[test]
+fn a_flow_expires_after_its_states_timeout_and_not_before() {
+    let timeouts = Timeouts::default();
+    for state in State::ALL {
+        let table = table(4);
+        let timeout = timeouts.seconds(state);
+        table.insert(&NewFlow { state, ..own_flow(1) }, NOW).unwrap();
+        let mut cursor = Cursor::part(0, 1);
+        let in_time = Now::from_seconds(1_000 + timeout);
+        assert_eq!(table.expire(&mut cursor, in_time, 4, &timeouts), 0, "{state:?}");
+        let late = Now::from_seconds(1_001 + timeout);
+        assert_eq!(table.expire(&mut cursor, late, 4, &timeouts), 1, "{state:?}");
+        assert!(assert_sound(&table.table).is_empty());
+    }
+}
+
+#[test]
+fn a_clock_reading_older_than_the_last_packet_expires_nothing() {
+    let table = table(4);
+    table.insert(&own_flow(1), NOW).unwrap();
+    let expired = table.expire(&mut Cursor::part(0, 1), Now::default(), 4, &Timeouts::default());
+    assert_eq!((expired, table.len()), (0, 1));
+}
+
+#[test]
+fn a_sweep_looks_at_no_more_than_its_budget_and_comes_round() {
+    let table = table(10);
+    for number in 0..10 {
+        table.insert(&own_flow(number), NOW).unwrap();
+    }
+    let (late, timeouts) = (Now::from_seconds(9_000), Timeouts::default());
+    let mut cursor = Cursor::part(1, 2);
+    let counts = [2, 2, 2].map(|budget| table.expire(&mut cursor, late, budget, &timeouts));
+    assert_eq!(counts, [2, 2, 1]);
+    assert_eq!(table.expire(&mut cursor, late, 100, &timeouts), 0);
+    assert_eq!(table.expire(&mut Cursor::part(0, 2), late, 100, &timeouts), 5);
+    assert!(assert_sound(&table.table).is_empty() && table.is_empty());
+}
+
+#[test]
+fn every_live_flow_names_its_endpoint() {
+    let table = table(8);
+    let flows = [1, 2, 3].map(|number| table.insert(&own_flow(number), NOW).unwrap());
+    table.remove(flows[1]);
+    let mut named = Vec::new();
+    table.endpoints_in_use(|service, endpoint| named.push((service.0, endpoint.0)));
+    named.sort_unstable();
+    assert_eq!(named, [(2, 3), (6, 7)]);
+}
+
+#[test]
+fn tables_hash_by_secrets_of_their_own() {
+    assert_ne!(table(1).hash(&key(1)), table(1).hash(&key(1)));
+}

@@ -1,0 +1,211 @@
+//! The table in a file, from one start to the next.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process;
+
+use super::super::file::BootId;
+use super::super::{FlowTable, OpenError, Recovery, Refusal};
+use super::*;
+
+const CAPACITY: u32 = 16;
+/// Where the first record begins: a page of header, then eight buckets of a cache line.
+const RECORDS_AT: u64 = 4096 + 8 * 64;
+
+/// A file name that is free, and removed afterwards.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("tidegate-flows-{}-{name}", process::id()));
+        let _ = fs::remove_file(&path);
+        Self(path)
+    }
+
+    /// Makes a table with flows 1 to 3 here and closes it; the flows are in records 0 to 2.
+    fn with_three_flows(self) -> Self {
+        let (table, recovery) = open(&self.0).unwrap();
+        assert_eq!(recovery, Recovery::default());
+        for number in 1..=3 {
+            table.insert(&own_flow(number), NOW).unwrap();
+        }
+        self
+    }
+
+    fn overwrite(&self, at: u64, octets: &[u8]) {
+        OpenOptions::new().write(true).open(&self.0).unwrap().write_all_at(octets, at).unwrap();
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn open(path: &Path) -> Result<(FlowTable, Recovery), OpenError> {
+    FlowTable::open(path, CAPACITY)
+}
+
+fn assert_refused(place: &Place, reason: Refusal) {
+    let (table, recovery) = open(&place.0).unwrap();
+    assert_eq!(recovery, Recovery { kept: 0, dropped: 0, refused: Some(reason) });
+    assert!(assert_sound(&table.table).is_empty());
+    table.insert(&own_flow(1), NOW).unwrap();
+    drop(table);
+    let (_, recovery) = open(&place.0).unwrap();
+    assert_eq!(recovery, Recovery { kept: 1, dropped: 0, refused: None }, "the new file is a good one");
+}
+
+#[test]
+fn the_next_start_keeps_every_live_flow_with_its_state() {
+    let place = Place::new("kept").with_three_flows();
+    let (table, recovery) = open(&place.0).unwrap();
+    assert_eq!(recovery, Recovery { kept: 3, dropped: 0, refused: None });
+    let flows = assert_sound(&table.table);
+    assert!(table.change_state(flows[1], State::SynSent, State::Established, NOW));
+    assert!(table.remove(flows[0]));
+    drop(table);
+    let (table, recovery) = open(&place.0).unwrap();
+    assert_eq!(recovery, Recovery { kept: 2, dropped: 0, refused: None });
+    let found = table.lookup(table.hash(&key(5)), &key(5)).unwrap();
+    assert_eq!((found.state, found.leaves_as), (State::Established, key(4).reversed()));
+    assert_eq!(table.ids(found.flow), Some((own_flow(2).service, own_flow(2).endpoint)));
+    table.insert(&own_flow(1), NOW).unwrap();
+    assert_eq!(assert_sound(&table.table).len(), 3);
+}
+
+#[test]
+fn a_record_that_is_not_live_or_not_valid_is_dropped_and_the_others_stay() {
+    // Offsets of status, state and protocol within a record, little-endian.
+    let bad = [(1, 1), (1, 2), (1, 4), (1, 200), (3, 0), (3, 99), (5 * 8 + 4, 1)];
+    for (offset, octet) in bad {
+        let place = Place::new(&format!("bad-{offset}-{octet}")).with_three_flows();
+        place.overwrite(RECORDS_AT + 64 + offset, &[octet]);
+        let (table, recovery) = open(&place.0).unwrap();
+        assert_eq!(recovery, Recovery { kept: 2, dropped: 1, refused: None }, "{octet} at {offset}");
+        assert_eq!(assert_sound(&table.table).len(), 2);
+    }
+}
+
+#[test]
+fn of_two_records_with_one_key_a_start_keeps_one() {
+    let place = Place::new("twice").with_three_flows();
+    let mut first = [0; 64];
+    OpenOptions::new().read(true).open(&place.0).unwrap().read_exact_at(&mut first, RECORDS_AT).unwrap();
+    place.overwrite(RECORDS_AT + 64, &first);
+    let (table, recovery) = open(&place.0).unwrap();
+    assert_eq!((recovery.kept, recovery.dropped), (2, 1));
+    assert_eq!(assert_sound(&table.table).len(), 2);
+}
+
+#[test]
+fn noise_in_index_and_records_ends_in_a_sound_table() {
+    let mut random = 7_u64;
+    for round in 0..20 {
+        let place = Place::new(&format!("noise-{round}")).with_three_flows();
+        let length = fs::metadata(&place.0).unwrap().len();
+        let noise: Vec<u8> = (4096..length)
+            .map(|_| {
+                random =
+                    random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (random >> 60) as u8
+            })
+            .collect();
+        place.overwrite(4096, &noise);
+        let (table, recovery) = open(&place.0).unwrap();
+        assert_eq!(recovery.refused, None);
+        assert_eq!(assert_sound(&table.table).len() as u32, recovery.kept);
+    }
+}
+
+#[test]
+fn a_file_that_is_no_flow_table_is_emptied_and_the_reason_given() {
+    let place = Place::new("foreign").with_three_flows();
+    place.overwrite(0, b"\x7fELF");
+    assert_refused(&place, Refusal::Foreign);
+}
+
+#[test]
+fn another_layout_version_is_emptied_and_the_reason_given() {
+    let place = Place::new("version").with_three_flows();
+    place.overwrite(8, &99_u64.to_ne_bytes());
+    assert_refused(&place, Refusal::LayoutVersion { found: 99 });
+}
+
+#[test]
+fn a_table_of_another_boot_is_emptied_and_the_reason_given() {
+    let place = Place::new("boot");
+    let (table, _) = FlowTable::open_in(&place.0, CAPACITY, BootId(1)).unwrap();
+    table.insert(&own_flow(1), NOW).unwrap();
+    drop(table);
+    assert_refused(&place, Refusal::OtherBoot);
+}
+
+#[test]
+fn a_table_of_another_capacity_is_emptied_and_the_reason_given() {
+    let place = Place::new("capacity");
+    drop(FlowTable::open(&place.0, CAPACITY + 1).unwrap());
+    assert_refused(&place, Refusal::Capacity { found: u64::from(CAPACITY) + 1 });
+}
+
+#[test]
+fn a_file_cut_short_is_emptied_and_the_reason_given() {
+    for (length, reason) in [(5_000, Refusal::Length { found: 5_000 }), (10, Refusal::Foreign)] {
+        let place = Place::new(&format!("short-{length}")).with_three_flows();
+        OpenOptions::new().write(true).open(&place.0).unwrap().set_len(length).unwrap();
+        assert_refused(&place, reason);
+    }
+}
+
+#[test]
+fn a_second_process_is_told_that_the_file_is_in_use() {
+    let place = Place::new("locked");
+    let (first, _) = open(&place.0).unwrap();
+    let error = open(&place.0).unwrap_err();
+    assert!(matches!(&error, OpenError::InUse(path) if *path == place.0));
+    assert!(error.to_string().contains(place.0.to_str().unwrap()));
+    drop(first);
+    open(&place.0).unwrap();
+}
+
+#[test]
+fn a_file_that_others_may_read_is_an_error_and_stays_as_it_is() {
+    let place = Place::new("mode").with_three_flows();
+    fs::set_permissions(&place.0, fs::Permissions::from_mode(0o640)).unwrap();
+    let error = open(&place.0).unwrap_err();
+    assert!(error.to_string().contains("100640"), "{error}");
+    fs::set_permissions(&place.0, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(open(&place.0).unwrap().1.kept, 3);
+}
+
+#[test]
+fn a_file_of_another_user_is_an_error() {
+    let place = Place::new("owner").with_three_flows();
+    if std::os::unix::fs::chown(&place.0, Some(65_534), None).is_err() {
+        eprintln!("skipped: only root gives files away");
+        return;
+    }
+    let error = open(&place.0).unwrap_err();
+    assert!(matches!(error, OpenError::Owner { user: 65_534, .. }), "{error}");
+}
+
+#[test]
+fn a_link_is_not_followed() {
+    let place = Place::new("link");
+    std::os::unix::fs::symlink("/dev/null", &place.0).unwrap();
+    let error = open(&place.0).unwrap_err();
+    assert!(matches!(error, OpenError::System { action: "open", .. }), "{error}");
+}
+
+#[test]
+fn a_missing_directory_is_an_error_that_names_the_file() {
+    let error = open(Path::new("/nonexistent/flows")).unwrap_err();
+    assert!(error.to_string().starts_with("flow table /nonexistent/flows: cannot open: "), "{error}");
+}
+
+#[test]
+fn the_boot_id_is_the_same_at_each_reading() {
+    assert_eq!(BootId::read().unwrap(), BootId::read().unwrap());
+}

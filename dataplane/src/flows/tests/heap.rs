@@ -1,0 +1,104 @@
+//! Memory on the heap whose words call the test before each write: to stop the thread, or to pass the turn on.
+
+use core::cell::RefCell;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::super::mapping::Layout;
+use super::super::memory::{BUCKET_SLOTS, IDENTITY_WORDS, Memory, RECORD_WORDS, Word};
+
+/// What a thread is about to do to a word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Access {
+    Read,
+    Write,
+}
+
+type Hook = Box<dyn FnMut(Access)>;
+
+thread_local! {
+    static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
+}
+
+/// Runs `body` with `hook` called before each access of this thread.
+pub(super) fn hooked<T>(hook: impl FnMut(Access) + 'static, body: impl FnOnce() -> T) -> T {
+    struct Unhook;
+    impl Drop for Unhook {
+        fn drop(&mut self) {
+            HOOK.take();
+        }
+    }
+    HOOK.set(Some(Box::new(hook)));
+    let _unhook = Unhook;
+    body()
+}
+
+fn announce(access: Access) {
+    // Taken out for the call, so that a hook which unwinds leaves no borrow behind.
+    if let Some(mut hook) = HOOK.take() {
+        hook(access);
+        HOOK.set(Some(hook));
+    }
+}
+
+#[derive(Default, Debug)]
+pub(super) struct HookedWord(AtomicU64);
+
+impl Word for HookedWord {
+    fn load(&self, order: Ordering) -> u64 {
+        announce(Access::Read);
+        self.0.load(order)
+    }
+
+    fn store(&self, value: u64, order: Ordering) {
+        announce(Access::Write);
+        self.0.store(value, order);
+    }
+
+    fn replace(&self, current: u64, new: u64, order: Ordering) -> bool {
+        announce(Access::Write);
+        self.0.compare_exchange(current, new, order, Ordering::Relaxed).is_ok()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Heap {
+    layout: Layout,
+    index: Vec<[HookedWord; BUCKET_SLOTS]>,
+    records: Vec<[HookedWord; RECORD_WORDS]>,
+    identities: Vec<[HookedWord; IDENTITY_WORDS]>,
+}
+
+impl Heap {
+    pub(super) fn new(capacity: u32) -> Self {
+        fn zeroed<T: Default>(count: u32) -> Vec<T> {
+            (0..count).map(|_| T::default()).collect()
+        }
+        let layout = Layout::new(capacity).unwrap();
+        let (index, records) = (zeroed(layout.buckets), zeroed(capacity));
+        Self { layout, index, records, identities: zeroed(capacity) }
+    }
+}
+
+impl Memory for &Heap {
+    type Word = HookedWord;
+
+    fn capacity(&self) -> u32 {
+        self.layout.capacity
+    }
+
+    fn buckets(&self) -> u32 {
+        self.layout.buckets
+    }
+
+    fn bucket(&self, number: u32) -> Option<&[HookedWord; BUCKET_SLOTS]> {
+        self.index.get(number as usize)
+    }
+
+    fn record(&self, number: u32) -> Option<&[HookedWord; RECORD_WORDS]> {
+        self.records.get(number as usize)
+    }
+
+    fn identity(&self, number: u32) -> Option<&[HookedWord; IDENTITY_WORDS]> {
+        self.identities.get(number as usize)
+    }
+}

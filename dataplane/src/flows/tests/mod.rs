@@ -1,0 +1,84 @@
+//! The table as a whole: against a slow model, against crashes, against other threads, and from file to file.
+
+mod behaviour;
+mod crash;
+mod file;
+mod heap;
+mod histories;
+mod races;
+mod schedules;
+
+use core::net::Ipv4Addr;
+use core::sync::atomic::Ordering::Relaxed;
+use std::collections::HashSet;
+
+use super::index;
+use super::memory::{Memory, Word};
+use super::record::{Glimpse, Status, glimpse};
+use super::table::Table;
+use super::{Direction, EndpointId, FlowRef, Key, NewFlow, ServicePortId, State};
+use crate::clock::Now;
+use crate::net::{Port, Protocol};
+
+const SECRET: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+const NOW: Now = Now::from_seconds(1_000);
+
+/// Returns one of many keys that all differ.
+fn key(number: u32) -> Key {
+    Key {
+        source: Ipv4Addr::from_bits(0x0a01_0000 + number / 60_000),
+        destination: Ipv4Addr::new(10, 96, 0, 10),
+        source_port: Port::new((number % 60_000) as u16 + 1024),
+        destination_port: Port::new(80),
+        protocol: Protocol::Tcp,
+    }
+}
+
+/// Returns a flow between two keys; all its other values follow from their numbers.
+fn flow(request: u32, reply: u32) -> NewFlow {
+    NewFlow {
+        request: key(request),
+        reply: key(reply),
+        service: ServicePortId(u64::from(request)),
+        endpoint: EndpointId(u64::from(reply)),
+        ip_difference: request as u16 ^ 0x1234,
+        transport_difference: reply as u16 ^ 0x4321,
+        state: State::SynSent,
+    }
+}
+
+/// Returns a flow with keys that no flow of another number has.
+fn own_flow(number: u32) -> NewFlow {
+    flow(2 * number, 2 * number + 1)
+}
+
+/// Asserts the table's invariant with no thread at work, and returns the live flows.
+///
+/// Every record is live or free; every live flow is found by both its keys; no key is in two flows; the index holds
+/// two slots per live flow and nothing else; the account of free records agrees.
+fn assert_sound<M: Memory>(table: &Table<M>) -> Vec<FlowRef> {
+    let mut live = Vec::new();
+    let mut keys = HashSet::new();
+    for number in 0..table.memory.capacity() {
+        let meta = super::record::Record::new(table.memory.record(number).unwrap()).meta();
+        assert!(matches!(meta.status(), Status::Free | Status::Live), "record {number}: {:?}", meta.status());
+        let Glimpse::Whole(meta, contents) = glimpse(&table.memory, number) else { continue };
+        let flow = FlowRef { record: number, generation: meta.generation() };
+        for direction in [Direction::Request, Direction::Reply] {
+            let key = contents.key(direction);
+            assert!(keys.insert(key), "{key:?} is in two flows");
+            let found =
+                table.lookup(table.hasher.hash(&key), &key).expect("a live flow is found by both keys");
+            assert_eq!((found.flow, found.direction), (flow, direction));
+        }
+        live.push(flow);
+    }
+    assert_eq!(occupied_slots(&table.memory), 2 * live.len());
+    assert_eq!(table.len(), live.len());
+    live
+}
+
+fn occupied_slots<M: Memory>(memory: &M) -> usize {
+    let words = (0..memory.buckets()).flat_map(|number| memory.bucket(number).unwrap());
+    words.filter(|word| index::read(*word) != index::Slot::EMPTY && word.load(Relaxed) != 0).count()
+}

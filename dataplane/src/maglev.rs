@@ -1,0 +1,148 @@
+//! The same backend for the same client on every gateway, and little movement when the set changes.
+//!
+//! Source: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, §3.4.
+
+/// Seed of both hashes. Gateways agree on backends because this is a constant, never the flow table's key.
+const SEED: u64 = 0x7469_6465_6761_7465;
+
+/// Table entries per member; the paper's §5.3 shows that 100 keep the shares within one per cent.
+const ENTRIES_PER_MEMBER: usize = 100;
+
+/// Marks an entry that no member has taken yet.
+const VACANT: u32 = u32::MAX;
+
+/// A look-up table that maps a hash to the position of a member.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Maglev {
+    entries: Box<[u32]>,
+}
+
+impl Maglev {
+    /// Builds the table for members with these identities, sorted by the caller.
+    ///
+    /// The size is the smallest prime not below 100 × members. Cost: about size × ln(size) steps; the control
+    /// thread pays it.
+    #[must_use]
+    pub fn new(identities: &[u64]) -> Self {
+        if identities.len() < 2 {
+            return Self { entries: vec![0; identities.len()].into() };
+        }
+        let size = smallest_prime_from(identities.len() * ENTRIES_PER_MEMBER) as u64;
+        let mut preferences: Vec<Preference> =
+            identities.iter().map(|identity| Preference::new(*identity, size)).collect();
+        let mut entries = vec![VACANT; size as usize];
+        let mut vacant = entries.len();
+        while vacant > 0 {
+            for (member, preference) in preferences.iter_mut().enumerate().take(vacant) {
+                preference.take_next(&mut entries, member as u32, size);
+            }
+            vacant = vacant.saturating_sub(identities.len());
+        }
+        Self { entries: entries.into() }
+    }
+
+    /// Returns the position of the member for `hash`, or `None` if there is no member.
+    #[must_use]
+    pub fn choose(&self, hash: u64) -> Option<usize> {
+        let place = (u128::from(hash) * self.entries.len() as u128) >> 64;
+        self.entries.get(place as usize).map(|member| *member as usize)
+    }
+}
+
+/// One member's walk over the table: a permutation of all entries.
+struct Preference {
+    next: u64,
+    skip: u64,
+}
+
+impl Preference {
+    fn new(identity: u64, size: u64) -> Self {
+        let offset = mix(identity ^ SEED) % size;
+        let skip = mix(identity ^ !SEED) % (size - 1) + 1;
+        Self { next: offset, skip }
+    }
+
+    /// Takes this member's most preferred entry that is still vacant; one is, or the caller has stopped.
+    fn take_next(&mut self, entries: &mut [u32], member: u32, size: u64) {
+        for _ in 0..size {
+            let place = self.next as usize;
+            self.next = (self.next + self.skip) % size;
+            if let Some(entry) = entries.get_mut(place)
+                && *entry == VACANT
+            {
+                *entry = member;
+                return;
+            }
+        }
+    }
+}
+
+/// Hashes the addresses and ports of a new flow for the choice of its backend.
+#[must_use]
+pub fn choice_hash(addresses: u64, ports_and_protocol: u64) -> u64 {
+    mix(mix(addresses ^ SEED) ^ ports_and_protocol)
+}
+
+/// Spreads every input bit over the output (the finaliser of SplitMix64, Steele et al., OOPSLA 2014).
+const fn mix(mut z: u64) -> u64 {
+    z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn smallest_prime_from(start: usize) -> usize {
+    (start..).find(|n| is_prime(*n)).unwrap_or(start)
+}
+
+fn is_prime(n: usize) -> bool {
+    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn shares(table: &Maglev, members: usize) -> Vec<usize> {
+        let mut shares = vec![0; members];
+        for entry in &table.entries {
+            shares[*entry as usize] += 1;
+        }
+        shares
+    }
+
+    proptest! {
+        #[test]
+        fn every_member_has_an_equal_share_of_a_full_table(
+            identities in proptest::collection::btree_set(any::<u64>(), 1..40),
+        ) {
+            let identities: Vec<u64> = identities.into_iter().collect();
+            let table = Maglev::new(&identities);
+            let shares = shares(&table, identities.len());
+            let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
+            prop_assert!(most - least <= 1);
+            prop_assert_eq!(shares.iter().sum::<usize>(), table.entries.len());
+        }
+    }
+
+    #[test]
+    fn removing_one_of_ten_members_moves_few_entries_of_the_others() {
+        let before: Vec<u64> = (0..10).collect();
+        let after: Vec<u64> = (0..10).filter(|n| *n != 4).collect();
+        let (old, new) = (Maglev::new(&before), Maglev::new(&after));
+        let hashes: Vec<u64> = (0..20_000).map(mix).collect();
+        let stayed = hashes.iter().filter(|h| before[old.choose(**h).unwrap()] != 4);
+        let moved = stayed
+            .clone()
+            .filter(|h| before[old.choose(**h).unwrap()] != after[new.choose(**h).unwrap()])
+            .count();
+        let share = moved as f64 / stayed.count() as f64;
+        assert!(share < 0.20, "{share}");
+    }
+
+    #[test]
+    fn no_member_means_no_choice() {
+        assert_eq!(Maglev::new(&[]).choose(7), None);
+    }
+}

@@ -1,0 +1,259 @@
+//! The packet path, in order, on one screen. No socket, no clock, no allocation; pure but for the flow table.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::answer;
+use crate::clock::Now;
+use crate::counters::Counters;
+use crate::flows::{
+    Direction, FlowRef, FlowTable, Found, InsertError, Key, KeyHash, NEXT_HOP_BITS, NewFlow, State,
+};
+use crate::neighbours::{NeighbourState, NextHop};
+use crate::net::Port;
+use crate::net::checksum::Difference;
+use crate::packet::{Packet, Transport};
+use crate::rewrite::Rewrite;
+use crate::routes::RouteKind;
+use crate::services::{Destination, ServicePort};
+use crate::snapshot::Snapshot;
+use crate::tcp_state;
+use crate::verdict::{DropReason, Egress, Verdict};
+
+/// Source ports tried before a flow whose reply key is taken is refused.
+const PORT_ATTEMPTS: u16 = 128;
+
+/// Bits of a cached next hop that hold its position among the neighbours; the rest is the generation's.
+const POSITION_BITS: u32 = 20;
+
+/// What a decision reads, and where it counts.
+pub struct Context<'a> {
+    /// The tables in force.
+    pub snapshot: &'a Snapshot,
+    /// The flows of all workers.
+    pub flows: &'a FlowTable,
+    /// When the burst was received.
+    pub now: Now,
+    /// Flow events are counted here; packets by whoever carries the verdict out.
+    pub counters: &'a mut Counters,
+}
+
+/// Decides what becomes of a packet and rewrites it for that.
+///
+/// `octets` is the frame that `packet` was parsed from, with the room behind it; `hash` is that of its key.
+///
+/// # Errors
+/// The reason why the packet is dropped.
+pub fn process(octets: &mut [u8], packet: &Packet, hash: KeyHash, context: &mut Context<'_>) -> Verdict {
+    if packet.has_martian_source() {
+        return Err(DropReason::MartianSource);
+    }
+    let Some(key) = packet.key() else { return process_portless(octets, packet, context) };
+    if let Some(found) = context.flows.lookup(hash, key)
+        && !is_replaced(&found, packet, context)
+    {
+        return process_established(octets, packet, &found, context);
+    }
+    match context.snapshot.services.lookup(key.destination) {
+        Destination::Service(address) => match address.port(key.protocol, key.destination_port) {
+            Some(port) => process_new(octets, packet, key, port, context),
+            None => answer::refuse(octets, packet),
+        },
+        Destination::Unallocated => Err(DropReason::UnallocatedAddress),
+        Destination::Other => Ok(Egress::Punt),
+    }
+}
+
+/// Decides about packets that no flow can have: ping is answered, the rest is not for virtual addresses.
+fn process_portless(octets: &mut [u8], packet: &Packet, context: &Context<'_>) -> Verdict {
+    match (context.snapshot.services.lookup(packet.destination), packet.transport) {
+        (Destination::Other, _) => Ok(Egress::Punt),
+        (Destination::Unallocated, _) => Err(DropReason::UnallocatedAddress),
+        (Destination::Service(_), Transport::Echo) => answer::echo_reply(octets, packet),
+        (Destination::Service(_), Transport::Icmp) => Err(DropReason::UnsupportedIcmp),
+        (Destination::Service(_), Transport::Fragment) => Err(DropReason::Fragment),
+        (Destination::Service(_), _) => Err(DropReason::UnsupportedProtocol),
+    }
+}
+
+/// Removes a closed flow when its client opens a connection anew, so that the rules are asked again.
+fn is_replaced(found: &Found, packet: &Packet, context: &Context<'_>) -> bool {
+    match packet.transport {
+        Transport::Tcp(_, flags) if tcp_state::is_reopening(found.state, found.direction, flags) => {
+            context.flows.remove(found.flow)
+        }
+        _ => false,
+    }
+}
+
+/// Rewrites a packet of a known flow. The rules are not consulted (design decision 5).
+fn process_established(octets: &mut [u8], packet: &Packet, found: &Found, context: &Context<'_>) -> Verdict {
+    let egress = egress(packet, found.leaves_as.destination, found.next_hop, context.snapshot)?;
+    let state = match packet.transport {
+        Transport::Tcp(_, flags) => tcp_state::next(found.state, found.direction, flags),
+        _ => found.state.next_udp(found.direction),
+    };
+    if state == found.state {
+        context.flows.touch(found, context.now);
+    } else {
+        context.flows.change_state(found.flow, found.state, state, context.now);
+    }
+    if egress.cache != found.next_hop {
+        context.flows.cache_next_hop(found.flow, found.direction, egress.cache);
+    }
+    let rewrite = Rewrite {
+        leaves_as: found.leaves_as,
+        ip: Difference(found.ip_difference),
+        transport: Difference(found.transport_difference),
+    };
+    rewrite.apply(octets, packet).ok_or(DropReason::MalformedTransport)?;
+    Ok(egress.way)
+}
+
+/// Opens a flow to a backend, or says no on the Service's behalf.
+fn process_new(
+    octets: &mut [u8],
+    packet: &Packet,
+    request: &Key,
+    port: &ServicePort,
+    context: &mut Context<'_>,
+) -> Verdict {
+    let Some(state) = opening_state(packet.transport) else { return answer::refuse(octets, packet) };
+    let Some(backend) = port.backends.choose(request) else { return answer::refuse(octets, packet) };
+    let IpAddr::V4(address) = backend.address else { return Err(DropReason::AddressFamily) };
+    if address == request.source {
+        return Err(DropReason::Hairpin);
+    }
+    let egress = egress(packet, address, 0, context.snapshot)?;
+    let reply = Key {
+        source: address,
+        destination: request.source,
+        source_port: backend.port,
+        destination_port: request.source_port,
+        protocol: request.protocol,
+    };
+    let rewrite = Rewrite::between(request, &reply.reversed());
+    let flow = NewFlow {
+        request: *request,
+        reply,
+        service: port.id,
+        endpoint: backend.id,
+        ip_difference: rewrite.ip.0,
+        transport_difference: rewrite.transport.0,
+        state,
+    };
+    let (flow, rewrite) = insert(flow, rewrite, context)?;
+    context.flows.cache_next_hop(flow, Direction::Request, egress.cache);
+    context.counters.flows_inserted += 1;
+    context.counters.flows_picked_up += u64::from(state == State::PickedUp);
+    rewrite.apply(octets, packet).ok_or(DropReason::MalformedTransport)?;
+    Ok(egress.way)
+}
+
+/// Returns the state that a packet opens a flow in, or `None` if it may open none (design decision 7).
+const fn opening_state(transport: Transport) -> Option<State> {
+    match transport {
+        Transport::Tcp(_, flags) => tcp_state::first(flags),
+        _ => Some(State::UdpUnreplied),
+    }
+}
+
+/// Inserts a flow; if its reply key is taken, another source port tells the replies apart, as nf_nat does.
+fn insert(
+    mut flow: NewFlow,
+    mut rewrite: Rewrite,
+    context: &mut Context<'_>,
+) -> Result<(FlowRef, Rewrite), DropReason> {
+    let first = flow.request.source_port.number();
+    for attempt in 0..PORT_ATTEMPTS {
+        match context.flows.insert(&flow, context.now) {
+            Ok(inserted) => {
+                context.counters.flows_port_changed += u64::from(attempt > 0);
+                return Ok((inserted, rewrite));
+            }
+            Err(InsertError::ReplyTaken) => {
+                flow.reply.destination_port = source_port(first, attempt);
+                rewrite = Rewrite::between(&flow.request, &flow.reply.reversed());
+                flow.ip_difference = rewrite.ip.0;
+                flow.transport_difference = rewrite.transport.0;
+            }
+            Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
+            Err(InsertError::RequestTaken | InsertError::Contended) => return Err(DropReason::FlowContended),
+        }
+    }
+    Err(DropReason::NoSourcePort)
+}
+
+/// Walks the unprivileged ports from the client's own in odd strides, so that neighbours do not meet again.
+const fn source_port(first: u16, attempt: u16) -> Port {
+    const UNPRIVILEGED: u32 = 65_536 - 1024;
+    let step = (attempt as u32 + 1) * 7_919;
+    Port::new(((first as u32 + step) % UNPRIVILEGED + 1024) as u16)
+}
+
+/// The way out of a rewritten packet, and what the flow may remember of it.
+struct Way {
+    way: Egress,
+    cache: u64,
+}
+
+/// Finds the next hop of a packet that leaves for `destination`, first in what the flow remembers.
+///
+/// The cache holds the generation of routes and neighbours (28 bits) above the neighbour's position (20 bits); a
+/// generation that does not match means: look up again.
+fn egress(
+    packet: &Packet,
+    destination: Ipv4Addr,
+    cache: u64,
+    snapshot: &Snapshot,
+) -> Result<Way, DropReason> {
+    if packet.ttl <= 1 {
+        return Err(DropReason::TtlExceeded);
+    }
+    let (generation, position) = (cache >> POSITION_BITS, cache & ((1 << POSITION_BITS) - 1));
+    if generation == links_tag(snapshot)
+        && let Some((next_hop, state)) = snapshot.neighbours.at(position as u32)
+    {
+        return leave(packet, next_hop, state, cache, snapshot);
+    }
+    let next_hop = match snapshot.routes.lookup(IpAddr::V4(destination)) {
+        Some(RouteKind::Unicast { device, gateway }) => {
+            NextHop { device, address: gateway.unwrap_or(IpAddr::V4(destination)) }
+        }
+        Some(RouteKind::Local) => return Ok(Way { way: Egress::Punt, cache: 0 }),
+        Some(RouteKind::Unreachable) | None => return Err(DropReason::NoRoute),
+    };
+    match snapshot.neighbours.position(&next_hop) {
+        Some((position, state)) => {
+            let fits = u64::from(position) < 1 << POSITION_BITS;
+            let cache = links_tag(snapshot) << POSITION_BITS | u64::from(position);
+            leave(packet, next_hop, state, if fits { cache } else { 0 }, snapshot)
+        }
+        None => leave(packet, next_hop, NeighbourState::Unresolved, 0, snapshot),
+    }
+}
+
+/// Tells generations of links apart in a flow's cache; never zero, which is the tag of a cache that is empty.
+const fn links_tag(snapshot: &Snapshot) -> u64 {
+    1 + snapshot.links_generation as u64 % ((1 << (NEXT_HOP_BITS - POSITION_BITS)) - 1)
+}
+
+/// Leaves by a device that we serve; what leaves by another is the kernel's to send.
+fn leave(
+    packet: &Packet,
+    next_hop: NextHop,
+    state: NeighbourState,
+    cache: u64,
+    snapshot: &Snapshot,
+) -> Result<Way, DropReason> {
+    let Some(device) = snapshot.device(next_hop.device) else {
+        return Ok(Way { way: Egress::Punt, cache: 0 });
+    };
+    if packet.ip_bytes() > device.mtu {
+        return Err(DropReason::ExceedsMtu);
+    }
+    let way = match state {
+        NeighbourState::Reachable(mac) => Egress::Forward { device: next_hop.device, next_hop: mac },
+        NeighbourState::Unresolved | NeighbourState::Failed => Egress::Hold(next_hop),
+    };
+    Ok(Way { way, cache })
+}

@@ -1,0 +1,118 @@
+//! What becomes of a packet: the one enum of ways out and the one enum of drop reasons.
+
+use crate::neighbours::NextHop;
+use crate::net::Mac;
+use crate::routes::DeviceIndex;
+
+/// Where a packet that is not dropped goes. Its octets are already as they leave, but for the two MACs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Egress {
+    /// To the next hop, out of a device that we serve.
+    Forward {
+        /// The device.
+        device: DeviceIndex,
+        /// The station on that link.
+        next_hop: Mac,
+    },
+    /// Back to the station it came from, as an answer of `length` octets made of it.
+    Answer {
+        /// What kind of answer it is.
+        answer: Answer,
+        /// Octets of the frame.
+        length: usize,
+    },
+    /// To the kernel, by the punt device.
+    Punt,
+    /// Waits until the kernel has resolved the next hop.
+    Hold(NextHop),
+}
+
+/// An answer that we give in a Service's place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// ICMP Echo Reply: people ping services to check them.
+    EchoReply,
+    /// TCP RST: nothing listens here (K19, K23), or the segment belongs to no connection.
+    Reset,
+    /// ICMP port unreachable: nothing listens here (K19, K23).
+    PortUnreachable,
+}
+
+/// A way out, or the reason why there is none.
+pub type Verdict = Result<Egress, DropReason>;
+
+/// Declares the reasons once: the variant, the counter's name and what it means.
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident => $name:literal,)+) => {
+        /// Why a packet was dropped. Each reason is a counter of the same name.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[repr(usize)]
+        pub enum DropReason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl DropReason {
+            /// All reasons, in the order of their counters.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// Returns the counter's name.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// Returns what the reason means, for people.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+),)+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// The IPv4 header, its length or its options do not agree with the octets received.
+    MalformedIpv4 => "drop_malformed_ipv4",
+    /// The TCP, UDP or ICMP header does not agree with the octets received.
+    MalformedTransport => "drop_malformed_transport",
+    /// A fragment of a packet to a virtual address; fragments are not reassembled yet.
+    Fragment => "drop_fragment",
+    /// A protocol that no Service can have, to a virtual address.
+    UnsupportedProtocol => "drop_unsupported_protocol",
+    /// An ICMP message to a virtual address that is not an Echo.
+    UnsupportedIcmp => "drop_unsupported_icmp",
+    /// The source address can belong to no sender (RFC 1122 3.2.1.3, RFC 6890).
+    MartianSource => "drop_martian_source",
+    /// The TTL ends here.
+    TtlExceeded => "drop_ttl_exceeded",
+    /// The packet is longer than the next link allows.
+    ExceedsMtu => "drop_exceeds_mtu",
+    /// An address of a service CIDR that no Service has (K23).
+    UnallocatedAddress => "drop_unallocated_address",
+    /// A RST that belongs to no flow; a RST is never answered by a RST (RFC 9293 3.10.7.1).
+    StrayReset => "drop_stray_reset",
+    /// The Service has endpoints of the other address family only.
+    AddressFamily => "drop_address_family",
+    /// The chosen endpoint is the client itself; that needs masquerade.
+    Hairpin => "drop_hairpin",
+    /// The kernel has no route, or one that rejects.
+    NoRoute => "drop_no_route",
+    /// The kernel could not resolve the next hop.
+    NeighbourFailed => "drop_neighbour_failed",
+    /// The next hop did not resolve while the packet was held.
+    HoldTimeout => "drop_hold_timeout",
+    /// Too many packets were waiting for a next hop.
+    HoldFull => "drop_hold_full",
+    /// The flow table has no room.
+    FlowTableFull => "drop_flow_table_full",
+    /// Another worker was inserting a flow with the same key at the same moment.
+    FlowContended => "drop_flow_contended",
+    /// No source port was free that tells the reply apart.
+    NoSourcePort => "drop_no_source_port",
+    /// The transmit ring of the device was full.
+    TxRingFull => "drop_tx_ring_full",
+    /// No socket of this worker leaves by that device.
+    NoTxQueue => "drop_no_tx_queue",
+    /// The answer did not fit the frame.
+    AnswerTooLong => "drop_answer_too_long",
+}

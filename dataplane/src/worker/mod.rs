@@ -1,0 +1,211 @@
+//! The poll loop of a worker: the only place that knows both packets and sockets.
+//!
+//! Reading order: [`Worker::run`] here, `path` for what happens to a burst, `bell` for sleeping and waking.
+
+mod bell;
+mod path;
+
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam::queue::ArrayQueue;
+
+pub use bell::Bell;
+pub use path::{BURST, Path, Wire};
+
+use crate::clock::Now;
+use crate::counters::Published;
+use crate::flows::{Cursor, FlowTable, Timeouts};
+use crate::neighbours::NextHop;
+use crate::net::Mac;
+use crate::routes::DeviceIndex;
+use crate::snapshot::{Snapshot, Subscriber};
+use crate::verdict::DropReason;
+use crate::xdp::Heartbeat;
+use crate::xsk::{Frame, Socket};
+
+/// Empty rounds before a worker sleeps in the kernel; about 50 µs of spinning.
+const SPIN_ROUNDS: u32 = 200;
+/// Longest sleep: a fifth of the heartbeat's limit, so that an idle worker is never taken for dead.
+const LONGEST_SLEEP: Duration = Duration::from_millis(100);
+/// Longest sleep while packets wait for a next hop.
+const SLEEP_WHILE_HOLDING: Duration = Duration::from_millis(10);
+/// Flow records looked at in each round for their time-out.
+const EXPIRE_BUDGET: usize = 64;
+/// How often the kernel's statistics of the sockets are read.
+const STATISTICS_INTERVAL_NS: u64 = 1_000_000_000;
+
+/// The MAC addresses of the two ends of the punt device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PuntAddresses {
+    /// Of the end that we send on.
+    pub source: Mac,
+    /// Of the end where the kernel receives.
+    pub destination: Mac,
+}
+
+/// A receive and transmit socket on one queue of a device that we serve.
+pub struct ServedQueue {
+    /// The device.
+    pub device: DeviceIndex,
+    /// Its socket.
+    pub socket: Socket,
+}
+
+/// What all workers and the control thread share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// The flows of all workers.
+    pub flows: Arc<FlowTable>,
+    /// Seconds that a flow may be idle in each state.
+    pub timeouts: Arc<Timeouts>,
+    /// Next hops that workers wait for.
+    pub wanted: Arc<ArrayQueue<NextHop>>,
+    /// Gets a datagram from workers when they have put something into `wanted`; never blocks.
+    pub control_bell: Arc<UnixDatagram>,
+    /// Set when the workers are to end.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// What one worker is made of.
+pub struct Worker {
+    /// Frames, flows, counters.
+    pub path: Path,
+    /// One socket for each queue that it serves.
+    pub queues: Vec<ServedQueue>,
+    /// The transmit-only socket on the punt device.
+    pub punt: Socket,
+    /// Where snapshots come from.
+    pub subscriber: Subscriber,
+    /// What the XDP program looks at before it sends us packets.
+    pub heartbeat: Heartbeat,
+    /// The part of the flow table that it expires.
+    pub cursor: Cursor,
+    /// Where others read its counters.
+    pub published: Arc<Published>,
+    /// Ends its sleep.
+    pub bell: Arc<Bell>,
+    /// What all workers share.
+    pub shared: Shared,
+}
+
+impl Worker {
+    /// Polls until `stop` is set. Nothing in here allocates, locks or logs.
+    pub fn run(self) {
+        let Self { mut path, queues, punt, mut subscriber, heartbeat, mut cursor, published, bell, shared } =
+            self;
+        let descriptors = queues.iter().map(|queue| queue.socket.as_raw_fd());
+        let mut alarm = bell::Alarm::new(descriptors.chain([bell.as_raw_fd()]));
+        let mut sockets = Sockets { queues, punt, shared: shared.clone(), asked: false };
+        let mut burst = Vec::with_capacity(BURST);
+        let mut idle_rounds = 0;
+        let mut statistics_at = Now::default();
+        while !shared.stop.load(Ordering::Relaxed) {
+            let now = Now::read();
+            heartbeat.beat(now);
+            let snapshot = subscriber.refresh();
+            let received = sockets.carry_all(&mut path, &mut burst, snapshot, now);
+            if !path.is_idle() {
+                path.release(snapshot, now, &mut sockets);
+            }
+            sockets.finish(&mut path);
+            path.counters.flows_expired +=
+                shared.flows.expire(&mut cursor, now, EXPIRE_BUDGET, &shared.timeouts) as u64;
+            if now.ns().saturating_sub(statistics_at.ns()) >= STATISTICS_INTERVAL_NS {
+                statistics_at = now;
+                sockets.read_statistics(&mut path);
+            }
+            debug_assert!(path.counters.balances(), "{:?}", path.counters);
+            published.publish(&path.counters);
+            idle_rounds = if received > 0 { 0 } else { idle_rounds + 1 };
+            if idle_rounds > SPIN_ROUNDS {
+                subscriber.park();
+                alarm.sleep(if path.is_idle() { LONGEST_SLEEP } else { SLEEP_WHILE_HOLDING });
+                bell.silence();
+                subscriber.unpark();
+            }
+        }
+    }
+}
+
+/// The sockets of one worker, as the wire of its path.
+struct Sockets {
+    queues: Vec<ServedQueue>,
+    punt: Socket,
+    shared: Shared,
+    asked: bool,
+}
+
+impl Sockets {
+    /// Receives one burst from each queue and carries it; returns how many packets there were.
+    fn carry_all(&mut self, path: &mut Path, burst: &mut Vec<Frame>, snapshot: &Snapshot, now: Now) -> usize {
+        let mut received = 0;
+        for position in 0..self.queues.len() {
+            let Some(queue) = self.queues.get_mut(position) else { break };
+            let device = queue.device;
+            queue.socket.complete(&mut path.pool);
+            received += queue.socket.receive(burst, BURST);
+            path.carry(device, burst, snapshot, now, self);
+        }
+        received
+    }
+
+    /// Ends a round: frames to the kernel, fresh frames for it, and the census of all frames.
+    fn finish(&mut self, path: &mut Path) {
+        self.punt.kick();
+        self.punt.complete(&mut path.pool);
+        let (mut fill, mut tx) = (0, u64::from(self.punt.outstanding().tx));
+        for queue in &mut self.queues {
+            queue.socket.kick();
+            queue.socket.refill(&mut path.pool);
+            let outstanding = queue.socket.outstanding();
+            fill += u64::from(outstanding.fill);
+            tx += u64::from(outstanding.tx);
+        }
+        if self.asked {
+            self.asked = false;
+            // A full socket means that the control thread has been told already.
+            let _ = self.shared.control_bell.send(&[0]);
+        }
+        path.counters.frames_total = u64::from(path.memory.frames());
+        path.counters.frames_free = path.pool.len() as u64;
+        path.counters.frames_fill = fill;
+        path.counters.frames_tx = tx;
+        path.counters.frames_held = path.held() as u64;
+    }
+
+    fn read_statistics(&self, path: &mut Path) {
+        let all = self.queues.iter().filter_map(|queue| queue.socket.statistics().ok());
+        let (mut ring_full, mut fill_empty, mut dropped, mut invalid) = (0, 0, 0, 0);
+        for statistics in all {
+            ring_full += statistics.rx_ring_full;
+            fill_empty += statistics.rx_fill_ring_empty_descs;
+            dropped += statistics.rx_dropped;
+            invalid += statistics.rx_invalid_descs + statistics.tx_invalid_descs;
+        }
+        path.counters.xsk_rx_ring_full = ring_full;
+        path.counters.xsk_fill_ring_empty = fill_empty;
+        path.counters.xsk_rx_dropped = dropped;
+        path.counters.xsk_invalid_descriptors = invalid;
+    }
+}
+
+impl Wire for Sockets {
+    fn transmit(&mut self, device: DeviceIndex, frame: Frame) -> Result<(), (Frame, DropReason)> {
+        match self.queues.iter_mut().find(|queue| queue.device == device) {
+            Some(queue) => queue.socket.transmit(frame).map_err(|frame| (frame, DropReason::TxRingFull)),
+            None => Err((frame, DropReason::NoTxQueue)),
+        }
+    }
+
+    fn punt(&mut self, frame: Frame) -> Result<(), (Frame, DropReason)> {
+        self.punt.transmit(frame).map_err(|frame| (frame, DropReason::TxRingFull))
+    }
+
+    fn resolve(&mut self, next_hop: NextHop) {
+        self.asked |= self.shared.wanted.push(next_hop).is_ok();
+    }
+}

@@ -1,0 +1,220 @@
+//! Carries a burst through the packet path: parse and prefetch all, then process each and send it on its way.
+//!
+//! Knows frames but no sockets: they are a [`Wire`], so that the whole path runs in tests on plain octets.
+
+use std::sync::Arc;
+
+use super::PuntAddresses;
+use crate::clock::Now;
+use crate::counters::Counters;
+use crate::flows::{FlowTable, Key, KeyHash};
+use crate::held::{HeldPackets, Released};
+use crate::neighbours::NextHop;
+use crate::net::{Mac, Port, Protocol, ethernet};
+use crate::packet::{Packet, Unparsed};
+use crate::process::{Context, process};
+use crate::routes::DeviceIndex;
+use crate::snapshot::Snapshot;
+use crate::verdict::{DropReason, Egress, Verdict};
+use crate::xsk::{Frame, FrameMemory, FramePool};
+
+/// Packets that are carried at once.
+pub const BURST: usize = 64;
+
+/// Where frames leave.
+pub trait Wire {
+    /// Queues a frame to leave by a device.
+    ///
+    /// # Errors
+    /// Gives the frame back with the reason why it cannot leave.
+    fn transmit(&mut self, device: DeviceIndex, frame: Frame) -> Result<(), (Frame, DropReason)>;
+
+    /// Queues a frame for the kernel.
+    ///
+    /// # Errors
+    /// Gives the frame back with the reason why it cannot leave.
+    fn punt(&mut self, frame: Frame) -> Result<(), (Frame, DropReason)>;
+
+    /// Asks the control thread to have a next hop resolved.
+    fn resolve(&mut self, next_hop: NextHop);
+}
+
+/// One worker's state between bursts.
+#[derive(Debug)]
+pub struct Path {
+    /// The memory that all frames are in.
+    pub memory: Arc<FrameMemory>,
+    /// Frames that nobody uses.
+    pub pool: FramePool,
+    /// What was counted; it balances between bursts.
+    pub counters: Counters,
+    flows: Arc<FlowTable>,
+    held: HeldPackets,
+    punt: PuntAddresses,
+    parsed: Vec<Result<(Packet, KeyHash), Unparsed>>,
+}
+
+impl Path {
+    /// Makes the state of one worker; the only allocations of its life.
+    #[must_use]
+    pub fn new(
+        memory: Arc<FrameMemory>,
+        pool: FramePool,
+        flows: Arc<FlowTable>,
+        punt: PuntAddresses,
+    ) -> Self {
+        Self {
+            memory,
+            pool,
+            counters: Counters::default(),
+            flows,
+            held: HeldPackets::default(),
+            punt,
+            parsed: Vec::with_capacity(BURST),
+        }
+    }
+
+    /// Carries the packets of a burst that came by `device`; leaves `burst` empty.
+    pub fn carry(
+        &mut self,
+        device: DeviceIndex,
+        burst: &mut Vec<Frame>,
+        snapshot: &Snapshot,
+        now: Now,
+        wire: &mut impl Wire,
+    ) {
+        burst.iter().for_each(|frame| self.memory.prefetch(frame));
+        self.parsed.clear();
+        for frame in burst.iter() {
+            let parsed = Packet::parse(self.memory.octets(frame)).map(|packet| (packet, self.hash(&packet)));
+            self.parsed.push(parsed);
+            self.counters.rx_packets += 1;
+            self.counters.rx_bytes += frame.len() as u64;
+        }
+        for (position, mut frame) in burst.drain(..).enumerate() {
+            let Some(parsed) = self.parsed.get(position) else { break };
+            let verdict = match parsed {
+                Ok((packet, hash)) => {
+                    let octets = self.memory.octets_mut(&mut frame);
+                    let (flows, counters) = (&*self.flows, &mut self.counters);
+                    process(octets, packet, *hash, &mut Context { snapshot, flows, now, counters })
+                }
+                Err(Unparsed::Foreign) => Ok(Egress::Punt),
+                Err(Unparsed::Malformed(reason)) => Err(*reason),
+            };
+            self.send(device, frame, verdict, snapshot, now, wire);
+        }
+    }
+
+    fn hash(&self, packet: &Packet) -> KeyHash {
+        const NO_FLOW: Key = Key {
+            source: std::net::Ipv4Addr::UNSPECIFIED,
+            destination: std::net::Ipv4Addr::UNSPECIFIED,
+            source_port: Port([0, 0]),
+            destination_port: Port([0, 0]),
+            protocol: Protocol::Udp,
+        };
+        let hash = self.flows.hash(packet.key().unwrap_or(&NO_FLOW));
+        self.flows.prefetch(hash);
+        hash
+    }
+
+    fn send(
+        &mut self,
+        device: DeviceIndex,
+        mut frame: Frame,
+        verdict: Verdict,
+        snapshot: &Snapshot,
+        now: Now,
+        wire: &mut impl Wire,
+    ) {
+        let bytes = frame.len() as u64;
+        let sent = match verdict {
+            Ok(Egress::Forward { device, next_hop }) => {
+                self.readdress(&mut frame, device, next_hop, snapshot);
+                wire.transmit(device, frame).map(|()| self.counters.forwarded += 1)
+            }
+            Ok(Egress::Answer { answer, length }) => {
+                frame.set_len(length);
+                wire.transmit(device, frame).map(|()| self.counters.count_answer(answer))
+            }
+            Ok(Egress::Punt) => {
+                let PuntAddresses { source, destination } = self.punt;
+                self.write_addresses(&mut frame, source, destination);
+                wire.punt(frame).map(|()| self.counters.punted += 1)
+            }
+            Ok(Egress::Hold(next_hop)) => return self.hold(frame, next_hop, snapshot, now, wire),
+            Err(reason) => Err((frame, reason)),
+        };
+        match sent {
+            Ok(()) => self.count_sent(bytes),
+            Err((frame, reason)) => self.drop(frame, reason),
+        }
+    }
+
+    fn hold(&mut self, frame: Frame, next_hop: NextHop, snapshot: &Snapshot, now: Now, wire: &mut impl Wire) {
+        match self.held.push(frame, next_hop, snapshot, now) {
+            Ok(()) => {
+                self.counters.held += 1;
+                if self.held.asks_for(next_hop, now) {
+                    wire.resolve(next_hop);
+                }
+            }
+            Err(frame) => self.drop(frame, DropReason::HoldFull),
+        }
+    }
+
+    /// Sends on the held packets whose next hop is known by now, and drops those that waited in vain.
+    pub fn release(&mut self, snapshot: &Snapshot, now: Now, wire: &mut impl Wire) {
+        while let Some(released) = self.held.release(snapshot, now) {
+            self.counters.held -= 1;
+            match released {
+                Released::Resolved(mut frame, next_hop, mac) => {
+                    let bytes = frame.len() as u64;
+                    self.readdress(&mut frame, next_hop.device, mac, snapshot);
+                    match wire.transmit(next_hop.device, frame) {
+                        Ok(()) => {
+                            self.counters.forwarded += 1;
+                            self.count_sent(bytes);
+                        }
+                        Err((frame, reason)) => self.drop(frame, reason),
+                    }
+                }
+                Released::Dropped(frame, reason) => self.drop(frame, reason),
+            }
+        }
+    }
+
+    /// Says whether no packet waits for its next hop.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Returns how many packets wait for their next hop.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    fn count_sent(&mut self, bytes: u64) {
+        self.counters.tx_packets += 1;
+        self.counters.tx_bytes += bytes;
+    }
+
+    fn drop(&mut self, frame: Frame, reason: DropReason) {
+        self.pool.push(frame);
+        self.counters.count_drop(reason);
+    }
+
+    fn readdress(&self, frame: &mut Frame, device: DeviceIndex, next_hop: Mac, snapshot: &Snapshot) {
+        let source = snapshot.device(device).map_or(Mac::default(), |device| device.mac);
+        self.write_addresses(frame, source, next_hop);
+    }
+
+    fn write_addresses(&self, frame: &mut Frame, source: Mac, destination: Mac) {
+        if let Some(header) = ethernet::Header::writable(self.memory.octets_mut(frame)) {
+            header.readdress(source, destination);
+        }
+    }
+}

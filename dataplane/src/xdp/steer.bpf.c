@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Decides, for each packet of a served device, whether a worker takes it or the kernel keeps it.
+ *
+ * No helper used here is restricted to GPL programs (bpf_map_lookup_elem, bpf_ktime_get_ns and
+ * bpf_redirect_map are not, see gpl_only in kernel/bpf/helpers.c and net/core/filter.c), so the
+ * object carries the licence of the project.
+ *
+ * Sizes, keys and the order of reasons are mirrored in maps.rs, steering.rs and counters.rs; tests compare them.
+ * After a change run build.sh: the object is committed.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/types.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define MAX_DEVICES 16
+#define MAX_QUEUES 64
+#define MAX_WORKERS 256
+#define MAX_VIP_PREFIXES 65536
+#define MAX_ENDPOINTS 262144
+#define MAX_OWN_ADDRESSES 4096
+#define MAX_LISTENERS 1024
+
+/* A worker whose last heartbeat is older than this is dead or stopped: its queues pass. */
+#define HEARTBEAT_LIMIT_NS 500000000LL
+
+#define FRAGMENT_OFFSET 0x1fff
+
+/* Why a packet went where it went; each has a counter. Those that redirect come last. */
+enum reason {
+	PASSED_NOT_IPV4,
+	PASSED_GROUP_DESTINATION,
+	PASSED_LISTENER,
+	PASSED_OWN_ADDRESS,
+	PASSED_NOT_OURS,
+	PASSED_NO_SOCKET,
+	PASSED_NO_HEARTBEAT,
+	REDIRECTED_TO_VIP,
+	REDIRECTED_FROM_ENDPOINT,
+	REASONS,
+};
+
+/* An (address, port, protocol), addresses and ports as they stand in the packet. */
+struct endpoint {
+	__be32 address;
+	__be16 port;
+	__u8 protocol;
+	__u8 zero;
+};
+
+struct prefix {
+	__u32 length;
+	__be32 address;
+};
+
+/* A cache line per worker, so that two workers' heartbeats do not fight over one. */
+struct heartbeat {
+	__u64 ns;
+	__u64 unused[7];
+};
+
+/* ifindex -> the first of the device's MAX_QUEUES slots in queue_worker and xsks */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_DEVICES);
+	__type(key, __u32);
+	__type(value, __u32);
+} devices SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, MAX_DEVICES * MAX_QUEUES);
+	__type(key, __u32);
+	__type(value, __u32);
+} xsks SEC(".maps");
+
+/* slot -> the number of the worker that serves it, plus one; 0 for none */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_DEVICES * MAX_QUEUES);
+	__type(key, __u32);
+	__type(value, __u32);
+} queue_worker SEC(".maps");
+
+/* worker -> CLOCK_MONOTONIC of its last burst; workers write it through a mapping */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_WORKERS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct heartbeat);
+} heartbeats SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, MAX_VIP_PREFIXES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix);
+	__type(value, __u8);
+} vip_prefixes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_ENDPOINTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct endpoint);
+	__type(value, __u8);
+} endpoints SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_ENDPOINTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __be32);
+	__type(value, __u8);
+} endpoint_addrs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_OWN_ADDRESSES);
+	__type(key, __be32);
+	__type(value, __u8);
+} own_addresses SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LISTENERS);
+	__type(key, struct endpoint);
+	__type(value, __u8);
+} listeners SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, REASONS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+/* What of the headers decides. Ports are there only if has_ports. */
+struct addressing {
+	struct endpoint source;
+	struct endpoint destination;
+	bool has_ports;
+	bool later_fragment;
+};
+
+static __always_inline void count(__u32 reason)
+{
+	__u64 *packets = bpf_map_lookup_elem(&counters, &reason);
+
+	if (packets)
+		*packets += 1;
+}
+
+static __always_inline bool has_ports(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+}
+
+/* Multicast and broadcast, by either header. */
+static __always_inline bool is_group(const struct ethhdr *ethernet, __be32 destination)
+{
+	return (ethernet->h_dest[0] & 1) || (destination & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) ||
+	       destination == bpf_htonl(0xffffffff);
+}
+
+/*
+ * Reads addresses, and ports where the packet has them: not in a later fragment, nor if header length, total
+ * length or the octets received leave no room for them.
+ */
+static __always_inline void read_addressing(const struct iphdr *ip, const void *end, struct addressing *out)
+{
+	__u32 header_bytes = ip->ihl * 4;
+	const __be16 *ports = (const void *)ip + header_bytes;
+
+	__builtin_memset(out, 0, sizeof(*out));
+	out->source.address = ip->saddr;
+	out->destination.address = ip->daddr;
+	out->source.protocol = ip->protocol;
+	out->destination.protocol = ip->protocol;
+	out->later_fragment = ip->frag_off & bpf_htons(FRAGMENT_OFFSET);
+	if (out->later_fragment || !has_ports(ip->protocol) || header_bytes < sizeof(*ip))
+		return;
+	if (bpf_ntohs(ip->tot_len) < header_bytes + 4 || (const void *)(ports + 2) > end)
+		return;
+	out->source.port = ports[0];
+	out->destination.port = ports[1];
+	out->has_ports = true;
+}
+
+static __always_inline enum reason decide(const struct addressing *packet)
+{
+	struct prefix destination = { .length = 32, .address = packet->destination.address };
+
+	if (packet->has_ports && bpf_map_lookup_elem(&listeners, &packet->destination))
+		return PASSED_LISTENER;
+	if (bpf_map_lookup_elem(&own_addresses, &packet->destination.address))
+		return PASSED_OWN_ADDRESS;
+	if (bpf_map_lookup_elem(&vip_prefixes, &destination))
+		return REDIRECTED_TO_VIP;
+	if (packet->has_ports && bpf_map_lookup_elem(&endpoints, &packet->source))
+		return REDIRECTED_FROM_ENDPOINT;
+	if (packet->later_fragment && bpf_map_lookup_elem(&endpoint_addrs, &packet->source.address))
+		return REDIRECTED_FROM_ENDPOINT;
+	return PASSED_NOT_OURS;
+}
+
+/* Says whether the worker of a queue's slot has been at work lately. */
+static __always_inline bool has_heartbeat(__u32 worker)
+{
+	struct heartbeat *last = bpf_map_lookup_elem(&heartbeats, &worker);
+	__u64 ns = last ? *(volatile __u64 *)&last->ns : 0;
+
+	/* The worker's clock reading may be a little ahead of ours: the difference is signed. */
+	return ns && (__s64)(bpf_ktime_get_ns() - ns) < HEARTBEAT_LIMIT_NS;
+}
+
+/* Gives the packet to the socket of its queue, or passes it if nobody would read it there. */
+static __always_inline int take(struct xdp_md *ctx, enum reason reason)
+{
+	__u32 device = ctx->ingress_ifindex;
+	__u32 queue = ctx->rx_queue_index;
+	__u32 *first = bpf_map_lookup_elem(&devices, &device);
+	__u32 *worker;
+	__u32 slot;
+	int verdict;
+
+	if (!first || queue >= MAX_QUEUES)
+		goto no_socket;
+	slot = *first + queue;
+	worker = bpf_map_lookup_elem(&queue_worker, &slot);
+	if (!worker || !*worker)
+		goto no_socket;
+	if (!has_heartbeat(*worker - 1)) {
+		count(PASSED_NO_HEARTBEAT);
+		return XDP_PASS;
+	}
+	verdict = bpf_redirect_map(&xsks, slot, XDP_PASS);
+	if (verdict != XDP_REDIRECT)
+		goto no_socket;
+	count(reason);
+	return verdict;
+
+no_socket:
+	count(PASSED_NO_SOCKET);
+	return XDP_PASS;
+}
+
+SEC("xdp")
+int steer(struct xdp_md *ctx)
+{
+	const void *end = (const void *)(long)ctx->data_end;
+	const struct ethhdr *ethernet = (const void *)(long)ctx->data;
+	const struct iphdr *ip = (const void *)(ethernet + 1);
+	enum reason reason = PASSED_NOT_IPV4;
+	struct addressing packet;
+
+	if ((const void *)(ip + 1) <= end && ethernet->h_proto == bpf_htons(ETH_P_IP) && ip->version == 4) {
+		reason = PASSED_GROUP_DESTINATION;
+		if (!is_group(ethernet, ip->daddr)) {
+			read_addressing(ip, end, &packet);
+			reason = decide(&packet);
+		}
+	}
+	if (reason >= REDIRECTED_TO_VIP)
+		return take(ctx, reason);
+	count(reason);
+	return XDP_PASS;
+}
+
+char _license[] SEC("license") = "Apache-2.0";

@@ -1,0 +1,280 @@
+//! Loading the XDP program, attaching it to devices, and giving it the sockets of their queues.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+
+use aya::maps::{Array, HashMap as KernelHashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, XskMap};
+use aya::programs::xdp::{XdpLinkId, XdpMode};
+use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use super::attached::program_on;
+use super::error::{AttachError, AttachFailure, Error, kernel_error, unusable, unverified};
+use super::heartbeat::{HEARTBEAT_BYTES, Heartbeat};
+use crate::routes::DeviceIndex;
+use crate::xsk::mapping::Mapping;
+
+/// The most devices the program can be attached to.
+pub const MAX_DEVICES: u32 = 16;
+/// The most RX queues a device can have.
+pub const MAX_QUEUES: u32 = 64;
+/// The most workers there can be.
+pub const MAX_WORKERS: u32 = 256;
+
+/// Source: `include/uapi/linux/bpf.h`, `enum xdp_action`.
+const XDP_REDIRECT: u32 = 4;
+
+/// The object, aligned as its ELF header wants it.
+#[repr(C, align(8))]
+struct Object<T: ?Sized>(T);
+static OBJECT: &Object<[u8]> = &Object(*include_bytes!("steer.bpf.o"));
+
+/// The values of a hash map that only says what is in it.
+pub(super) const PRESENT: u8 = 1;
+
+/// The loaded program, its maps and the devices it is attached to.
+///
+/// Links and maps are this process's: when it ends, by whatever end, devices are free of the program.
+pub struct Steering {
+    ebpf: Ebpf,
+    attached: Vec<Attached>,
+    devices: KernelHashMap<MapData, u32, u32>,
+    xsks: XskMap<MapData>,
+    queue_worker: Array<MapData, u32>,
+    heartbeats: Arc<Mapping>,
+    pub(super) vip_prefixes: LpmTrie<MapData, [u8; 4], u8>,
+    pub(super) endpoints: KernelHashMap<MapData, [u8; 8], u8>,
+    pub(super) endpoint_addrs: KernelHashMap<MapData, [u8; 4], u8>,
+    pub(super) own_addresses: KernelHashMap<MapData, [u8; 4], u8>,
+    pub(super) listeners: KernelHashMap<MapData, [u8; 8], u8>,
+    pub(super) counters: PerCpuArray<MapData, u64>,
+    /// How many endpoints each address has, so that `endpoint_addrs` loses it with the last.
+    pub(super) endpoints_at: HashMap<Ipv4Addr, u32, RandomState>,
+}
+
+/// What way of attaching to try.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AttachPreference {
+    /// In the driver; where the driver cannot (`EOPNOTSUPP`), generic.
+    NativeThenGeneric,
+    /// After the kernel has made a socket buffer: slower, on any device.
+    GenericOnly,
+}
+
+/// Where the program runs on a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AttachMode {
+    /// In the driver.
+    Native,
+    /// After the kernel has made a socket buffer. GRO and LRO must be off ([`super::Offloads`]), and sockets in copy
+    /// mode.
+    Generic,
+}
+
+#[derive(Debug)]
+struct Attached {
+    device: DeviceIndex,
+    queues: u32,
+    /// The slot of the device's queue 0.
+    first_slot: u32,
+    link: XdpLinkId,
+}
+
+impl Steering {
+    /// Loads the program and makes its maps, empty: attached now, it would pass everything.
+    pub fn load() -> Result<Self, Error> {
+        let mut ebpf = EbpfLoader::new().load(&OBJECT.0).map_err(|error| Error::Load(Box::new(error)))?;
+        program(&mut ebpf).and_then(Xdp::load).map_err(unverified)?;
+        let heartbeats = match ebpf.take_map("heartbeats") {
+            Some(Map::Array(map)) => map,
+            _ => return Err(Error::Missing("map heartbeats")),
+        };
+        let bytes = MAX_WORKERS as usize * HEARTBEAT_BYTES;
+        let heartbeats = Mapping::shared(heartbeats.fd().as_fd(), bytes, 0).map_err(Error::Heartbeats)?;
+        Ok(Self {
+            devices: take(&mut ebpf, "devices")?,
+            xsks: take(&mut ebpf, "xsks")?,
+            queue_worker: take(&mut ebpf, "queue_worker")?,
+            heartbeats: Arc::new(heartbeats),
+            vip_prefixes: take(&mut ebpf, "vip_prefixes")?,
+            endpoints: take(&mut ebpf, "endpoints")?,
+            endpoint_addrs: take(&mut ebpf, "endpoint_addrs")?,
+            own_addresses: take(&mut ebpf, "own_addresses")?,
+            listeners: take(&mut ebpf, "listeners")?,
+            counters: take(&mut ebpf, "counters")?,
+            endpoints_at: HashMap::default(),
+            attached: Vec::new(),
+            ebpf,
+        })
+    }
+
+    /// Attaches the program to a device with `queues` RX queues; `name` is for messages.
+    ///
+    /// Until queues are served it passes all. A device with another XDP program is refused, naming that program.
+    pub fn attach(
+        &mut self,
+        device: DeviceIndex,
+        name: &str,
+        queues: u32,
+        want: AttachPreference,
+    ) -> Result<AttachMode, AttachError> {
+        self.attach_device(device, queues, want).map_err(|failure| AttachError {
+            device,
+            name: name.to_owned(),
+            failure,
+        })
+    }
+
+    fn attach_device(
+        &mut self,
+        device: DeviceIndex,
+        queues: u32,
+        want: AttachPreference,
+    ) -> Result<AttachMode, AttachFailure> {
+        if queues == 0 || queues > MAX_QUEUES {
+            return Err(AttachFailure::Queues { queues, limit: MAX_QUEUES });
+        }
+        if self.attached.iter().any(|attached| attached.device == device) {
+            return Err(AttachFailure::Twice);
+        }
+        if let Some(id) = program_on(device).map_err(AttachFailure::Kernel)? {
+            return Err(AttachFailure::OtherProgram { id });
+        }
+        let first_slot = (0..MAX_DEVICES)
+            .map(|number| number * MAX_QUEUES)
+            .find(|slot| self.attached.iter().all(|attached| attached.first_slot != *slot))
+            .ok_or(AttachFailure::TooManyDevices { limit: MAX_DEVICES })?;
+        self.devices
+            .insert(device.0, first_slot, 0)
+            .map_err(|error| AttachFailure::Maps(Box::new(map_error("devices", device.0, error))))?;
+        match self.attach_program(device, want) {
+            Ok((link, mode)) => {
+                self.attached.push(Attached { device, queues, first_slot, link });
+                Ok(mode)
+            }
+            Err(failure) => {
+                let _was_just_inserted = self.devices.remove(&device.0);
+                Err(failure)
+            }
+        }
+    }
+
+    fn attach_program(
+        &mut self,
+        device: DeviceIndex,
+        want: AttachPreference,
+    ) -> Result<(XdpLinkId, AttachMode), AttachFailure> {
+        let xdp = program(&mut self.ebpf).map_err(|error| AttachFailure::Maps(Box::new(unusable(error))))?;
+        if want == AttachPreference::NativeThenGeneric {
+            match xdp.attach_to_if_index(device.0, XdpMode::Driver).map_err(kernel_error) {
+                Ok(link) => return Ok((link, AttachMode::Native)),
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+                Err(error) => return Err(AttachFailure::Kernel(error)),
+            }
+        }
+        let link = xdp.attach_to_if_index(device.0, XdpMode::Skb).map_err(kernel_error);
+        Ok((link.map_err(AttachFailure::Kernel)?, AttachMode::Generic))
+    }
+
+    /// Takes the program off a device, which the kernel then has to itself again.
+    pub fn detach(&mut self, device: DeviceIndex) -> Result<(), Error> {
+        let position = self.attached.iter().position(|attached| attached.device == device);
+        let attached = self.attached.swap_remove(position.ok_or(Error::NotAttached(device))?);
+        program(&mut self.ebpf).and_then(|xdp| xdp.detach(attached.link)).map_err(unusable)?;
+        for slot in attached.first_slot..attached.first_slot + attached.queues {
+            self.queue_worker.set(slot, 0, 0).map_err(|error| map_error("queue_worker", slot, error))?;
+            self.xsks.unset(slot).map_err(|error| map_error("xsks", slot, error))?;
+        }
+        self.devices.remove(&device.0).map_err(|error| map_error("devices", device.0, error))
+    }
+
+    /// Sends the packets taken from a device's queue to `socket`, which `worker` reads.
+    ///
+    /// The kernel drops the entry when the socket is closed, and then the queue passes.
+    pub fn serve_queue(
+        &mut self,
+        device: DeviceIndex,
+        queue: u32,
+        socket: BorrowedFd<'_>,
+        worker: u32,
+    ) -> Result<(), Error> {
+        let attached = self.attached.iter().find(|attached| attached.device == device);
+        let attached = attached.ok_or(Error::NotAttached(device))?;
+        if queue >= attached.queues {
+            return Err(Error::OutOfRange { what: "RX queue", value: queue, limit: attached.queues });
+        }
+        if worker >= MAX_WORKERS {
+            return Err(Error::OutOfRange { what: "worker", value: worker, limit: MAX_WORKERS });
+        }
+        let slot = attached.first_slot + queue;
+        let name = format!("{slot} (device {} queue {queue})", device.0);
+        self.queue_worker
+            .set(slot, worker + 1, 0)
+            .map_err(|error| map_error("queue_worker", &name, error))?;
+        self.xsks.set(slot, socket.as_raw_fd(), 0).map_err(|error| map_error("xsks", &name, error))
+    }
+
+    /// Returns what `worker` writes its signs of life to.
+    pub fn heartbeat(&self, worker: u32) -> Result<Heartbeat, Error> {
+        Heartbeat::new(Arc::clone(&self.heartbeats), worker)
+    }
+
+    /// Runs the program on `packet` as if it had come by a queue of `device`, and says whether it would be taken.
+    ///
+    /// The packet goes nowhere; the counters count it. A packet has at least 14 octets.
+    pub fn would_take(&mut self, packet: &[u8], device: DeviceIndex, queue: u32) -> Result<bool, Error> {
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context = [0, packet.len() as u32, 0, device.0, queue, 0].map(u32::to_ne_bytes);
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(packet);
+        options.ctx_in = Some(context.as_flattened());
+        let result = program(&mut self.ebpf).and_then(|xdp| xdp.test_run(options)).map_err(unusable)?;
+        Ok(result.return_value == XDP_REDIRECT)
+    }
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, ProgramError> {
+    ebpf.program_mut("steer").ok_or(ProgramError::NotLoaded)?.try_into()
+}
+
+fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, map: &'static str) -> Result<T, Error> {
+    let taken = ebpf.take_map(map).ok_or(Error::Missing(map))?;
+    T::try_from(taken).map_err(|error| map_error(map, "(any)", error))
+}
+
+pub(super) fn map_error(map: &'static str, key: impl ToString, error: MapError) -> Error {
+    Error::Map { map, key: key.to_string(), error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xdp::entries::{MAX_ENDPOINTS, MAX_LISTENERS, MAX_OWN_ADDRESSES, MAX_VIP_PREFIXES};
+
+    #[test]
+    fn the_object_is_aligned_for_its_headers() {
+        assert_eq!(OBJECT.0.as_ptr().align_offset(8), 0);
+    }
+
+    #[test]
+    fn the_sizes_are_those_of_the_program() {
+        let source = include_str!("steer.bpf.c");
+        let sizes = [
+            ("MAX_DEVICES", MAX_DEVICES),
+            ("MAX_QUEUES", MAX_QUEUES),
+            ("MAX_WORKERS", MAX_WORKERS),
+            ("MAX_VIP_PREFIXES", MAX_VIP_PREFIXES),
+            ("MAX_ENDPOINTS", MAX_ENDPOINTS),
+            ("MAX_OWN_ADDRESSES", MAX_OWN_ADDRESSES),
+            ("MAX_LISTENERS", MAX_LISTENERS),
+        ];
+        for (name, size) in sizes {
+            let line = source.lines().find(|line| line.starts_with(&format!("#define {name} "))).unwrap();
+            assert_eq!(line, format!("#define {name} {size}"));
+        }
+        assert!(source.contains(&format!("unused[{}]", HEARTBEAT_BYTES / 8 - 1)));
+    }
+}

@@ -1,0 +1,329 @@
+//! The memory that packets lie in, cut into frames; the frames nobody uses.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::Arc;
+#[cfg(debug_assertions)]
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::mapping::{HUGE_PAGE_BYTES, Mapping};
+
+/// Octets of a frame; also the unit in which the kernel is told where frames begin.
+pub const FRAME_BYTES: usize = 4096;
+
+/// Octets the kernel leaves free before a packet that it receives; a frame from the pool begins there too.
+///
+/// Source: `include/uapi/linux/bpf.h`, `XDP_PACKET_HEADROOM`.
+const PACKET_OFFSET: u16 = 256;
+
+/// The next number of a [`FrameMemory`]; never given twice.
+static NEXT_AREA: AtomicU32 = AtomicU32::new(0);
+
+/// The frames of one worker: one range of memory that each of its sockets registers as its own umem.
+///
+/// Registering the same range once per socket (and not one umem shared by sockets) keeps each device's mode its
+/// own: one zero-copy NIC and one veth exchange frames without a copy in user space. Pages are faulted in at
+/// start; the kernel pins them once per socket.
+#[derive(Debug)]
+pub struct FrameMemory {
+    mapping: Mapping,
+    frames: u32,
+    page_bytes: usize,
+    area: u32,
+    /// For each frame, whether the kernel has it. Checks that the kernel gives back only what it was given.
+    #[cfg(debug_assertions)]
+    lent: Box<[AtomicBool]>,
+}
+
+/// One frame in hand: the right to read and write its octets.
+///
+/// Neither `Copy` nor `Clone`. Dropping one loses the frame until the memory ends: push it into the pool instead.
+#[derive(Debug)]
+#[must_use = "a dropped frame is lost: push it into the pool"]
+pub struct Frame {
+    index: u32,
+    /// The number of the memory it belongs to, so that another memory refuses it.
+    area: u32,
+    /// Where the packet begins in the frame. `offset + len <= FRAME_BYTES` always.
+    offset: u16,
+    len: u16,
+}
+
+/// The free frames of a memory, last in first out, so that the frame handed out is the one still in the cache.
+///
+/// Preallocated for all frames of its memory; it never grows.
+#[derive(Debug)]
+pub struct FramePool {
+    frames: Vec<Frame>,
+    area: u32,
+}
+
+impl FrameMemory {
+    /// Maps memory for `frames` frames and returns it with the pool that holds them all.
+    ///
+    /// Pages of 2 MiB are taken if the kernel has enough of them reserved, else ordinary ones.
+    /// Fails with the kernel's error if there is no memory, with `InvalidInput` for no or too many frames.
+    pub fn new(frames: u32) -> io::Result<(Arc<Self>, FramePool)> {
+        let bytes = (frames as usize).checked_mul(FRAME_BYTES).filter(|bytes| *bytes > 0);
+        let bytes = bytes.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let (mapping, page_bytes) = match Mapping::huge(bytes) {
+            Ok(mapping) => (mapping, HUGE_PAGE_BYTES),
+            Err(_) => (Mapping::ordinary(bytes)?, ordinary_page_bytes()),
+        };
+        let area = NEXT_AREA.fetch_add(1, Ordering::Relaxed);
+        let memory = Self {
+            mapping,
+            frames,
+            page_bytes,
+            area,
+            #[cfg(debug_assertions)]
+            lent: (0..frames).map(|_| AtomicBool::new(false)).collect(),
+        };
+        let free = (0..frames).rev().map(|index| Frame { index, area, offset: PACKET_OFFSET, len: 0 });
+        Ok((Arc::new(memory), FramePool { frames: free.collect(), area }))
+    }
+
+    /// Returns how many frames the memory has.
+    #[must_use]
+    pub fn frames(&self) -> u32 {
+        self.frames
+    }
+
+    /// Returns the size of the pages that were asked for: 2 MiB, or the ordinary size.
+    #[must_use]
+    pub fn page_size_bytes(&self) -> usize {
+        self.page_bytes
+    }
+
+    /// Returns the packet's octets, exactly `frame.len()`; none for a frame of another memory.
+    #[must_use]
+    pub fn octets<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
+        let Some(packet) = self.packet(frame) else { return &[] };
+        // SAFETY: `packet` lies in the mapping, `offset + len <= FRAME_BYTES`, and anonymous pages are always
+        // initialised. The frame is borrowed, so nobody holds it mutably, and the kernel does not have it: giving
+        // it away would have moved it.
+        unsafe { slice::from_raw_parts(packet.as_ptr(), frame.len()) }
+    }
+
+    /// Returns the octets from the packet's first one to the end of the frame: the packet and its tail room.
+    ///
+    /// Writing past the packet takes [`Frame::set_len`] to be sent. None for a frame of another memory.
+    #[must_use]
+    pub fn octets_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
+        let Some(packet) = self.packet(frame) else { return &mut [] };
+        // SAFETY: as in `octets`, to the frame's end; and the frame is borrowed mutably, of which there is only one
+        // per index, so no other slice of these octets exists.
+        unsafe { slice::from_raw_parts_mut(packet.as_ptr(), frame.room()) }
+    }
+
+    /// Asks the processor to fetch the packet's first cache line, to be there when the burst comes to it.
+    pub fn prefetch(&self, frame: &Frame) {
+        let Some(packet) = self.packet(frame) else { return };
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint that faults on no address; SSE is part of x86-64.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(packet.as_ptr().cast::<i8>());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = packet;
+    }
+
+    fn packet(&self, frame: &Frame) -> Option<NonNull<u8>> {
+        debug_assert_eq!(frame.area, self.area, "a frame is used with the memory it belongs to");
+        if frame.area != self.area {
+            return None;
+        }
+        let at = frame.index as usize * FRAME_BYTES + usize::from(frame.offset);
+        // SAFETY: a frame of this area has `index < frames` and `offset <= FRAME_BYTES`, and the mapping has at
+        // least `frames * FRAME_BYTES` octets.
+        Some(unsafe { self.mapping.start().add(at) })
+    }
+
+    /// Returns whether `frame` is one of this memory's.
+    pub(super) fn owns(&self, frame: &Frame) -> bool {
+        frame.area == self.area
+    }
+
+    /// Returns where the frames begin and how many octets they take: what is registered as umem.
+    pub(super) fn extent(&self) -> (NonNull<u8>, usize) {
+        (self.mapping.start(), self.frames as usize * FRAME_BYTES)
+    }
+
+    /// Gives a frame to the kernel and returns the descriptor's address of its packet.
+    ///
+    /// The caller has seen that the frame is this memory's ([`Self::owns`]).
+    pub(super) fn lend(&self, frame: Frame) -> u64 {
+        #[cfg(debug_assertions)]
+        if let Some(lent) = self.lent.get(frame.index as usize) {
+            assert!(!lent.swap(true, Ordering::Relaxed), "frame {} was lent twice", frame.index);
+        }
+        u64::from(frame.index) * FRAME_BYTES as u64 + u64::from(frame.offset)
+    }
+
+    /// Takes a frame back from the kernel: the one whose packet of `len` octets is at `address`.
+    ///
+    /// Returns `None` for an address outside the memory. A length past the frame's end is cut there.
+    ///
+    /// # Safety
+    /// The frame at `address` was lent, and the kernel has given it back since and not been lent it again.
+    pub(super) unsafe fn take_back(&self, address: u64, len: u32) -> Option<Frame> {
+        let index = u32::try_from(address / FRAME_BYTES as u64).ok().filter(|index| *index < self.frames)?;
+        let offset = (address % FRAME_BYTES as u64) as u16;
+        #[cfg(debug_assertions)]
+        if let Some(lent) = self.lent.get(index as usize) {
+            assert!(lent.swap(false, Ordering::Relaxed), "frame {index} came back twice");
+        }
+        let mut frame = Frame { index, area: self.area, offset, len: 0 };
+        frame.len = len.min(frame.room() as u32) as u16;
+        Some(frame)
+    }
+}
+
+impl Frame {
+    /// Returns the packet's length in octets.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        usize::from(self.len)
+    }
+
+    /// Returns whether there is no packet in the frame.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Sets the packet's length; at most what is left of the frame, to which a greater one is cut.
+    pub fn set_len(&mut self, len: usize) {
+        debug_assert!(len <= self.room(), "{len} octets do not fit the frame");
+        self.len = len.min(self.room()) as u16;
+    }
+
+    /// Returns how many octets lie between the packet's first one and the frame's end.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        FRAME_BYTES - usize::from(self.offset)
+    }
+}
+
+impl FramePool {
+    /// Takes a free frame, empty, with the kernel's headroom before the packet; `None` if all are in use.
+    pub fn pop(&mut self) -> Option<Frame> {
+        let mut frame = self.frames.pop()?;
+        frame.offset = PACKET_OFFSET;
+        frame.len = 0;
+        Some(frame)
+    }
+
+    /// Puts a frame back. One of another memory is refused (and lost).
+    pub fn push(&mut self, frame: Frame) {
+        debug_assert_eq!(frame.area, self.area, "a frame returns to the pool it came from");
+        if frame.area == self.area && self.frames.len() < self.frames.capacity() {
+            self.frames.push(frame);
+        }
+    }
+
+    /// Returns how many frames are free.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Returns whether no frame is free.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+}
+
+fn ordinary_page_bytes() -> usize {
+    // SAFETY: reads a constant of the running system.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).unwrap_or(FRAME_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_frame_is_in_the_pool_once_at_start() {
+        let (memory, mut pool) = FrameMemory::new(64).unwrap();
+        let mut frames: Vec<_> = std::iter::from_fn(|| pool.pop()).collect();
+        assert_eq!(frames.len(), 64);
+        for (number, frame) in frames.iter_mut().enumerate() {
+            memory.octets_mut(frame)[..8].copy_from_slice(&(number as u64).to_be_bytes());
+            frame.set_len(8);
+        }
+        for (number, frame) in frames.iter().enumerate() {
+            assert_eq!(memory.octets(frame), (number as u64).to_be_bytes());
+        }
+        frames.into_iter().for_each(|frame| pool.push(frame));
+        assert_eq!(pool.len(), 64);
+    }
+
+    #[test]
+    fn octets_are_the_packet_and_octets_mut_the_packet_and_its_tail_room() {
+        let (memory, mut pool) = FrameMemory::new(2).unwrap();
+        let mut frame = pool.pop().unwrap();
+        assert!(memory.octets(&frame).is_empty());
+        assert_eq!(memory.octets_mut(&mut frame).len(), FRAME_BYTES - usize::from(PACKET_OFFSET));
+        frame.set_len(60);
+        assert_eq!(memory.octets(&frame).len(), 60);
+        pool.push(frame);
+    }
+
+    #[test]
+    fn a_frame_comes_back_where_the_kernel_put_its_packet() {
+        let (memory, mut pool) = FrameMemory::new(4).unwrap();
+        let address = memory.lend(pool.pop().unwrap());
+        assert_eq!(address % FRAME_BYTES as u64, u64::from(PACKET_OFFSET));
+        // SAFETY: the frame was just lent and nobody else has it.
+        let frame = unsafe { memory.take_back(address + 2, 100) }.unwrap();
+        assert_eq!((frame.len(), frame.room()), (100, FRAME_BYTES - usize::from(PACKET_OFFSET) - 2));
+        pool.push(frame);
+        let fresh = pool.pop().unwrap();
+        assert_eq!((fresh.len(), fresh.room()), (0, FRAME_BYTES - usize::from(PACKET_OFFSET)));
+        pool.push(fresh);
+    }
+
+    #[test]
+    fn an_address_outside_the_memory_makes_no_frame() {
+        let (memory, _pool) = FrameMemory::new(4).unwrap();
+        for address in [4 * FRAME_BYTES as u64, u64::from(u32::MAX), u64::MAX] {
+            // SAFETY: the address is of no frame, so there is none to be had twice.
+            assert!(unsafe { memory.take_back(address, 1) }.is_none());
+        }
+    }
+
+    #[test]
+    fn a_length_past_the_frame_is_cut_at_its_end() {
+        let (memory, mut pool) = FrameMemory::new(1).unwrap();
+        let address = memory.lend(pool.pop().unwrap());
+        // SAFETY: the frame was just lent and nobody else has it.
+        let frame = unsafe { memory.take_back(address, u32::MAX) }.unwrap();
+        assert_eq!(memory.octets(&frame).len(), FRAME_BYTES - usize::from(PACKET_OFFSET));
+        pool.push(frame);
+    }
+
+    #[test]
+    #[should_panic(expected = "came back twice")]
+    #[cfg(debug_assertions)]
+    fn a_frame_that_comes_back_twice_is_noticed() {
+        let (memory, mut pool) = FrameMemory::new(1).unwrap();
+        let address = memory.lend(pool.pop().unwrap());
+        // SAFETY: the first return is right; the second is what must panic before it makes a frame.
+        let _first = unsafe { memory.take_back(address, 1) };
+        // SAFETY: see above.
+        let _second = unsafe { memory.take_back(address, 1) };
+    }
+
+    #[test]
+    fn no_frames_and_too_many_frames_are_errors() {
+        assert_eq!(FrameMemory::new(0).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert!(FrameMemory::new(u32::MAX).is_err());
+    }
+}

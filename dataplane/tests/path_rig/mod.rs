@@ -1,0 +1,286 @@
+//! The packet path on plain octets: a case is config + packets in + packets out + every counter.
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "a test crate's module; not each test uses all")]
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use etherparse::PacketBuilder;
+use tidegate_dataplane::clock::Now;
+use tidegate_dataplane::flows::{EndpointId, FlowTable, ServicePortId};
+use tidegate_dataplane::neighbours::{NeighbourState, Neighbours, NextHop};
+use tidegate_dataplane::net::{Mac, Port, Protocol};
+use tidegate_dataplane::routes::{DeviceIndex, Route, RouteKind, RouteTable, Routes};
+use tidegate_dataplane::services::{Backend, Backends, ServicePort, Services, VirtualAddress};
+use tidegate_dataplane::snapshot::{Device, Snapshot};
+use tidegate_dataplane::verdict::DropReason;
+use tidegate_dataplane::worker::{Path, PuntAddresses, Wire};
+use tidegate_dataplane::xsk::{Frame, FrameMemory};
+
+pub const CLIENT_SIDE: DeviceIndex = DeviceIndex(2);
+pub const POD_SIDE: DeviceIndex = DeviceIndex(3);
+/// A device of the box that is not served.
+pub const ELSEWHERE: DeviceIndex = DeviceIndex(9);
+
+pub const CLIENT_MAC: Mac = Mac([2, 0, 0, 0, 1, 2]);
+pub const POD_MAC: Mac = Mac([2, 0, 0, 0, 2, 11]);
+pub const CLIENT_SIDE_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
+pub const POD_SIDE_MAC: Mac = Mac([2, 0, 0, 0, 2, 1]);
+pub const PUNT: PuntAddresses =
+    PuntAddresses { source: Mac([2, 0, 0, 0, 9, 0]), destination: Mac([2, 0, 0, 0, 9, 1]) };
+
+pub const CLIENT: [u8; 4] = [10, 1, 0, 2];
+pub const VIP: [u8; 4] = [10, 96, 0, 1];
+pub const OTHER_VIP: [u8; 4] = [10, 96, 0, 2];
+/// A Service without endpoints.
+pub const EMPTY_VIP: [u8; 4] = [10, 96, 0, 3];
+/// Its endpoint is behind a device that is not served.
+pub const ELSEWHERE_VIP: [u8; 4] = [10, 96, 0, 4];
+/// Its endpoint is on the box.
+pub const LOCAL_VIP: [u8; 4] = [10, 96, 0, 5];
+/// Its endpoint has no route.
+pub const UNROUTED_VIP: [u8; 4] = [10, 96, 0, 6];
+/// Its endpoint has not been resolved.
+pub const QUIET_VIP: [u8; 4] = [10, 96, 0, 7];
+/// Its endpoint is the client.
+pub const HAIRPIN_VIP: [u8; 4] = [10, 96, 0, 8];
+pub const UNALLOCATED: [u8; 4] = [10, 96, 0, 99];
+pub const POD: [u8; 4] = [10, 244, 0, 11];
+pub const QUIET_POD: [u8; 4] = [10, 244, 0, 99];
+
+/// Where a packet left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Out {
+    Device(DeviceIndex),
+    Punt,
+}
+
+/// Records what leaves, and gives the frames back to be used again.
+#[derive(Default)]
+pub struct Recorder {
+    pub sent: Vec<(Out, Frame)>,
+    pub wanted: Vec<NextHop>,
+    pub full: bool,
+}
+
+impl Wire for Recorder {
+    fn transmit(&mut self, device: DeviceIndex, frame: Frame) -> Result<(), (Frame, DropReason)> {
+        if self.full {
+            return Err((frame, DropReason::TxRingFull));
+        }
+        self.sent.push((Out::Device(device), frame));
+        Ok(())
+    }
+
+    fn punt(&mut self, frame: Frame) -> Result<(), (Frame, DropReason)> {
+        self.sent.push((Out::Punt, frame));
+        Ok(())
+    }
+
+    fn resolve(&mut self, next_hop: NextHop) {
+        self.wanted.push(next_hop);
+    }
+}
+
+pub struct Rig {
+    pub path: Path,
+    pub flows: Arc<FlowTable>,
+    pub snapshot: Snapshot,
+    pub wire: Recorder,
+    pub now: Now,
+}
+
+impl Rig {
+    pub fn new() -> Self {
+        Self::with_flows(1024)
+    }
+
+    pub fn with_flows(capacity: u32) -> Self {
+        let (memory, pool) = FrameMemory::new(512).unwrap();
+        let flows = Arc::new(FlowTable::in_memory(capacity).unwrap());
+        let mut path = Path::new(memory, pool, Arc::clone(&flows), PUNT);
+        path.counters.frames_total = 512;
+        path.counters.frames_free = 512;
+        Self { path, flows, snapshot: snapshot(), wire: Recorder::default(), now: Now::from_seconds(100) }
+    }
+
+    /// Carries packets that came by a device, and returns what left, in order.
+    pub fn carry(&mut self, device: DeviceIndex, packets: &[Vec<u8>]) -> Vec<(Out, Vec<u8>)> {
+        let mut burst = Vec::new();
+        for packet in packets {
+            let mut frame = self.path.pool.pop().unwrap();
+            self.path.memory.octets_mut(&mut frame)[..packet.len()].copy_from_slice(packet);
+            frame.set_len(packet.len());
+            burst.push(frame);
+        }
+        self.path.carry(device, &mut burst, &self.snapshot, self.now, &mut self.wire);
+        self.collect()
+    }
+
+    /// Lets held packets go whose wait is over.
+    pub fn release(&mut self) -> Vec<(Out, Vec<u8>)> {
+        self.path.release(&self.snapshot, self.now, &mut self.wire);
+        self.collect()
+    }
+
+    fn collect(&mut self) -> Vec<(Out, Vec<u8>)> {
+        let mut left = Vec::new();
+        for (out, frame) in self.wire.sent.drain(..) {
+            left.push((out, self.path.memory.octets(&frame).to_vec()));
+            self.path.pool.push(frame);
+        }
+        let held = self.path.held() as u64;
+        let counters = &mut self.path.counters;
+        counters.frames_held = held;
+        counters.frames_free = self.path.pool.len() as u64;
+        assert!(counters.balances(), "{counters:?}");
+        left
+    }
+
+    /// Sends one packet that is to leave as exactly one.
+    pub fn one(&mut self, device: DeviceIndex, packet: &[u8]) -> (Out, Vec<u8>) {
+        let mut left = self.carry(device, &[packet.to_vec()]);
+        assert_eq!(left.len(), 1, "{left:?} {:?}", self.path.counters);
+        left.remove(0)
+    }
+
+    /// Asserts the exact value of every counter but octets and frames; those not named are zero.
+    #[track_caller]
+    pub fn assert_counters(&self, expected: &[(&str, u64)]) {
+        let hidden = |name: &str| name.ends_with("_bytes") || name.starts_with("frames_");
+        let actual: BTreeMap<&str, u64> = self
+            .path
+            .counters
+            .named()
+            .filter(|(n, _, v)| *v > 0 && !hidden(n))
+            .map(|(n, _, v)| (n, v))
+            .collect();
+        assert_eq!(actual, expected.iter().copied().collect());
+    }
+
+    /// Replaces what is known of neighbours, as the control thread does.
+    pub fn learn(&mut self, neighbours: &[(NextHop, NeighbourState)]) {
+        self.snapshot.neighbours = Arc::new(Neighbours::new(neighbours.iter().copied()));
+        self.snapshot.links_generation += 1;
+    }
+}
+
+pub fn ip(octets: [u8; 4]) -> IpAddr {
+    Ipv4Addr::from(octets).into()
+}
+
+pub fn next_hop(device: DeviceIndex, address: [u8; 4]) -> NextHop {
+    NextHop { device, address: ip(address) }
+}
+
+pub fn neighbours() -> Vec<(NextHop, NeighbourState)> {
+    vec![
+        (next_hop(CLIENT_SIDE, CLIENT), NeighbourState::Reachable(CLIENT_MAC)),
+        (next_hop(POD_SIDE, POD), NeighbourState::Reachable(POD_MAC)),
+    ]
+}
+
+fn service_port(id: u64, protocol: Protocol, port: u16, backends: &[([u8; 4], u16)]) -> ServicePort {
+    let members = backends.iter().map(|(address, port)| Backend {
+        address: ip(*address),
+        port: Port::new(*port),
+        id: EndpointId(u64::from(u32::from_be_bytes(*address)) << 16 | u64::from(*port)),
+    });
+    let backends = Arc::new(Backends::new(members.collect()));
+    ServicePort { protocol, port: Port::new(port), id: ServicePortId(id), backends }
+}
+
+/// TCP and UDP port 80 of a virtual address to one backend's port 8080.
+pub fn both(id: u64, backends: &[([u8; 4], u16)]) -> VirtualAddress {
+    VirtualAddress::new(vec![
+        service_port(id, Protocol::Tcp, 80, backends),
+        service_port(id + 1, Protocol::Udp, 80, backends),
+    ])
+}
+
+fn route(table: RouteTable, destination: [u8; 4], prefix_length: u8, kind: RouteKind) -> Route {
+    Route { table, destination: ip(destination), prefix_length, metric: 0, kind }
+}
+
+pub fn snapshot() -> Snapshot {
+    let services = Services::new([(Ipv4Addr::new(10, 96, 0, 0), 16)]).with([
+        (ip(VIP), Some(both(10, &[(POD, 8080)]))),
+        (ip(OTHER_VIP), Some(both(20, &[(POD, 8080)]))),
+        (ip(EMPTY_VIP), Some(both(30, &[]))),
+        (ip(ELSEWHERE_VIP), Some(both(40, &[([172, 16, 0, 5], 8080)]))),
+        (ip(LOCAL_VIP), Some(both(50, &[([10, 1, 0, 1], 8080)]))),
+        (ip(UNROUTED_VIP), Some(both(60, &[([203, 0, 113, 1], 8080)]))),
+        (ip(QUIET_VIP), Some(both(70, &[(QUIET_POD, 8080)]))),
+        (ip(HAIRPIN_VIP), Some(both(80, &[(CLIENT, 8080)]))),
+    ]);
+    let link = |device| RouteKind::Unicast { device, gateway: None };
+    let routes = Routes::new([
+        route(RouteTable::Local, [10, 1, 0, 1], 32, RouteKind::Local),
+        route(RouteTable::Main, [10, 1, 0, 0], 24, link(CLIENT_SIDE)),
+        route(RouteTable::Main, [10, 244, 0, 0], 24, link(POD_SIDE)),
+        route(RouteTable::Main, [172, 16, 0, 0], 16, link(ELSEWHERE)),
+    ]);
+    let device = |index, mac| Device { index, mac, mtu: 1500 };
+    Snapshot {
+        links_generation: 1,
+        routes: Arc::new(routes),
+        neighbours: Arc::new(Neighbours::new(neighbours())),
+        devices: Arc::new([device(CLIENT_SIDE, CLIENT_SIDE_MAC), device(POD_SIDE, POD_SIDE_MAC)]),
+        ..Snapshot::empty(services)
+    }
+}
+
+/// Both ends of a packet: addresses and ports.
+pub type Ends = (([u8; 4], u16), ([u8; 4], u16));
+
+pub fn udp(macs: (Mac, Mac), ends: Ends, ttl: u8, payload: &[u8]) -> Vec<u8> {
+    let ((source, source_port), (destination, destination_port)) = ends;
+    let builder = PacketBuilder::ethernet2(macs.0.0, macs.1.0)
+        .ipv4(source, destination, ttl)
+        .udp(source_port, destination_port);
+    let mut packet = Vec::new();
+    builder.write(&mut packet, payload).unwrap();
+    packet
+}
+
+/// A TCP segment; flags as letters of `SAFR`.
+pub fn tcp(macs: (Mac, Mac), ends: Ends, ttl: u8, flags: &str, payload: &[u8]) -> Vec<u8> {
+    let ((source, source_port), (destination, destination_port)) = ends;
+    let mut builder = PacketBuilder::ethernet2(macs.0.0, macs.1.0).ipv4(source, destination, ttl).tcp(
+        source_port,
+        destination_port,
+        1000,
+        4096,
+    );
+    for flag in flags.chars() {
+        builder = match flag {
+            'S' => builder.syn(),
+            'A' => builder.ack(2000),
+            'F' => builder.fin(),
+            'R' => builder.rst(),
+            other => panic!("no flag {other}"),
+        };
+    }
+    let mut packet = Vec::new();
+    builder.write(&mut packet, payload).unwrap();
+    packet
+}
+
+pub fn ping(macs: (Mac, Mac), from: [u8; 4], to: [u8; 4], ttl: u8, reply: bool) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(macs.0.0, macs.1.0).ipv4(from, to, ttl);
+    let builder = if reply { builder.icmpv4_echo_reply(7, 1) } else { builder.icmpv4_echo_request(7, 1) };
+    let mut packet = Vec::new();
+    builder.write(&mut packet, b"is anybody there").unwrap();
+    packet
+}
+
+/// From the client to the gateway.
+pub const FROM_CLIENT: (Mac, Mac) = (CLIENT_MAC, CLIENT_SIDE_MAC);
+/// From the gateway to the client.
+pub const TO_CLIENT: (Mac, Mac) = (CLIENT_SIDE_MAC, CLIENT_MAC);
+/// From the pod to the gateway.
+pub const FROM_POD: (Mac, Mac) = (POD_MAC, POD_SIDE_MAC);
+/// From the gateway to the pod.
+pub const TO_POD: (Mac, Mac) = (POD_SIDE_MAC, POD_MAC);
+/// From a worker to the kernel.
+pub const TO_KERNEL: (Mac, Mac) = (PUNT.source, PUNT.destination);

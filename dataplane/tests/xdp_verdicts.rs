@@ -1,0 +1,251 @@
+//! The XDP program's decisions, packet by packet, each with the counter it counts in.
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods
+)]
+
+mod xsk_rig;
+
+use std::net::Ipv4Addr;
+
+use tidegate_dataplane::clock::Now;
+use tidegate_dataplane::net::{Port, Protocol};
+use tidegate_dataplane::routes::DeviceIndex;
+use tidegate_dataplane::xdp::{AttachPreference, Steering};
+use tidegate_dataplane::xsk::{FrameMemory, FramePool, Socket, SocketConfig};
+use xsk_rig::{Namespace, Packet, device, now};
+
+const CLIENT: [u8; 4] = [192, 0, 2, 7];
+const VIP: [u8; 4] = [10, 96, 0, 10];
+const LONE_VIP: [u8; 4] = [198, 51, 100, 9];
+const OWN: [u8; 4] = [192, 0, 2, 1];
+const ENDPOINT: [u8; 4] = [10, 244, 1, 5];
+const STRANGER: [u8; 4] = [203, 0, 113, 3];
+const MORE_FRAGMENTS: u16 = 0x2000;
+
+/// A device whose queue 0 is served by worker 3 of the two queues it has.
+struct Served {
+    steering: Steering,
+    device: DeviceIndex,
+    _socket: Socket,
+    _pool: FramePool,
+}
+
+impl Served {
+    fn new() -> Self {
+        let device = device("near");
+        let mut steering = Steering::load().unwrap();
+        steering.attach(device, "near", 2, AttachPreference::NativeThenGeneric).unwrap();
+        let (memory, mut pool) = FrameMemory::new(256).unwrap();
+        let config = SocketConfig {
+            device,
+            queue: 0,
+            rx_ring: 64,
+            tx_ring: 64,
+            fill_ring: 64,
+            completion_ring: 64,
+            receives: true,
+            zero_copy: true,
+        };
+        let socket = Socket::bind(&memory, &config, &mut pool).unwrap();
+        use std::os::fd::AsFd;
+        steering.serve_queue(device, 0, socket.as_fd(), 3).unwrap();
+        steering.insert_vip(Ipv4Addr::new(10, 96, 0, 0), 16).unwrap();
+        steering.insert_vip(LONE_VIP.into(), 32).unwrap();
+        steering.insert_own_address(OWN.into()).unwrap();
+        steering.insert_endpoint(ENDPOINT.into(), Port::new(8080), Protocol::Udp).unwrap();
+        Self { steering, device, _socket: socket, _pool: pool }
+    }
+
+    /// Runs the program on a packet; returns whether it was taken and the one counter that counted it.
+    fn verdict_of(&mut self, octets: &[u8], queue: u32) -> (bool, &'static str) {
+        let before = self.steering.counters().unwrap();
+        let taken = self.steering.would_take(octets, self.device, queue).unwrap();
+        let after = self.steering.counters().unwrap();
+        let mut counted = Vec::new();
+        for ((name, before), (_, after)) in before.into_iter().zip(after) {
+            assert!(after - before <= 1);
+            counted.extend((after > before).then_some(name));
+        }
+        assert_eq!(counted.len(), 1, "counted once: {counted:?}");
+        (taken, counted[0])
+    }
+
+    fn beat(&self) {
+        self.steering.heartbeat(3).unwrap().beat(now());
+    }
+
+    #[track_caller]
+    fn expect(&mut self, packet: &Packet, taken: bool, counter: &str) {
+        self.beat();
+        assert_eq!(self.verdict_of(&packet.octets(), 0), (taken, counter), "{packet:?}");
+    }
+}
+
+fn with_served(test: impl FnOnce(Served) + Send) {
+    let Some(namespace) = Namespace::new() else { return };
+    namespace.veth("near", "far", 2);
+    namespace.enter(|| test(Served::new()));
+}
+
+#[test]
+fn what_goes_to_a_vip_is_taken_whatever_it_is() {
+    with_served(|mut served| {
+        let vip = Packet::udp((CLIENT, 40000), (VIP, 53));
+        let mut expect = |packet: Packet| served.expect(&packet, true, "redirected_to_vip");
+        expect(vip.clone());
+        expect(Packet::udp((CLIENT, 40000), (LONE_VIP, 80)));
+        expect(Packet { protocol: 6, ..vip.clone() });
+        expect(Packet { protocol: 1, ..vip.clone() });
+        expect(Packet { fragment: MORE_FRAGMENTS, ..vip.clone() });
+        expect(Packet { fragment: 185, ..vip.clone() });
+        expect(Packet { options: vec![1; 40], ..vip.clone() });
+        expect(Packet { cut_at: Some(34), ..vip.clone() });
+        expect(Packet { cut_at: Some(37), ..vip.clone() });
+        expect(Packet { header_length: Some(2), ..vip.clone() });
+        expect(Packet { header_length: Some(15), ..vip.clone() });
+        expect(Packet { total_length: Some(0), ..vip });
+    });
+}
+
+#[test]
+fn what_comes_from_an_endpoint_is_taken_by_port_and_its_later_fragments_by_address() {
+    with_served(|mut served| {
+        let reply = Packet::udp((ENDPOINT, 8080), (CLIENT, 40000));
+        let (taken, not_ours) = ("redirected_from_endpoint", "passed_not_ours");
+        served.expect(&reply, true, taken);
+        served.expect(&Packet { options: vec![1; 8], ..reply.clone() }, true, taken);
+        served.expect(&Packet { fragment: MORE_FRAGMENTS, ..reply.clone() }, true, taken);
+        served.expect(&Packet { fragment: 185, ..reply.clone() }, true, taken);
+        served.expect(&Packet { ports: (8081, 40000), ..reply.clone() }, false, not_ours);
+        served.expect(&Packet { protocol: 6, ..reply.clone() }, false, not_ours);
+        served.expect(&Packet { protocol: 1, ..reply.clone() }, false, not_ours);
+        served.expect(&Packet { cut_at: Some(37), ..reply.clone() }, false, not_ours);
+        served.expect(&Packet { total_length: Some(23), ..reply.clone() }, false, not_ours);
+        served.expect(&Packet { header_length: Some(4), ..reply.clone() }, false, not_ours);
+        served.expect(&Packet { header_length: Some(15), ..reply.clone() }, false, not_ours);
+        served.expect(&Packet::udp((STRANGER, 8080), (CLIENT, 40000)), false, not_ours);
+        served.expect(&Packet::udp((CLIENT, 40000), (ENDPOINT, 8080)), false, not_ours);
+    });
+}
+
+#[test]
+fn the_boxs_own_traffic_passes_also_from_endpoints() {
+    with_served(|mut served| {
+        served.expect(&Packet::udp((CLIENT, 40000), (OWN, 22)), false, "passed_own_address");
+        served.expect(&Packet::udp((ENDPOINT, 8080), (OWN, 40000)), false, "passed_own_address");
+        let fragment = Packet { fragment: 185, ..Packet::udp((ENDPOINT, 8080), (OWN, 40000)) };
+        served.expect(&fragment, false, "passed_own_address");
+        served.steering.insert_own_address(VIP.into()).unwrap();
+        served.expect(&Packet::udp((CLIENT, 40000), (VIP, 80)), false, "passed_own_address");
+    });
+}
+
+#[test]
+fn a_listener_passes_before_any_service_rule() {
+    with_served(|mut served| {
+        served.steering.insert_listener(VIP.into(), Port::new(53), Protocol::Udp).unwrap();
+        let query = Packet::udp((CLIENT, 40000), (VIP, 53));
+        served.expect(&query, false, "passed_listener");
+        served.expect(&Packet { protocol: 6, ..query.clone() }, true, "redirected_to_vip");
+        served.expect(&Packet::udp((CLIENT, 40000), (VIP, 9153)), true, "redirected_to_vip");
+        served.expect(&Packet { fragment: 185, ..query.clone() }, true, "redirected_to_vip");
+        served.steering.remove_listener(VIP.into(), Port::new(53), Protocol::Udp).unwrap();
+        served.expect(&query, true, "redirected_to_vip");
+    });
+}
+
+#[test]
+fn what_is_not_unicast_ipv4_passes() {
+    with_served(|mut served| {
+        let vip = Packet::udp((CLIENT, 40000), (VIP, 53));
+        for ethertype in [0x86dd, 0x0806, 0x8100, 0x88a8, 0x88cc] {
+            served.expect(&Packet { ethertype, ..vip.clone() }, false, "passed_not_ipv4");
+        }
+        served.expect(&Packet { cut_at: Some(33), ..vip.clone() }, false, "passed_not_ipv4");
+        served.expect(&Packet { cut_at: Some(14), ..vip.clone() }, false, "passed_not_ipv4");
+        let group = "passed_group_destination";
+        served.expect(&Packet { ethernet_destination: [0xff; 6], ..vip.clone() }, false, group);
+        served.expect(&Packet { ethernet_destination: [1, 0, 0x5e, 0, 0, 1], ..vip.clone() }, false, group);
+        served.steering.insert_vip(Ipv4Addr::UNSPECIFIED, 0).unwrap();
+        served.expect(&Packet { destination: [224, 0, 0, 1], ..vip.clone() }, false, group);
+        served.expect(&Packet { destination: [239, 255, 255, 255], ..vip.clone() }, false, group);
+        served.expect(&Packet { destination: [255; 4], ..vip.clone() }, false, group);
+        served.expect(&Packet { destination: [240, 0, 0, 1], ..vip }, true, "redirected_to_vip");
+    });
+}
+
+#[test]
+fn a_queue_passes_without_a_fresh_heartbeat_or_without_a_socket() {
+    with_served(|mut served| {
+        let vip = Packet::udp((CLIENT, 40000), (VIP, 53)).octets();
+        let heartbeat = served.steering.heartbeat(3).unwrap();
+        let ago = |ms: u64| Now::from_ns(now().ns() - ms * 1_000_000);
+        assert_eq!(served.verdict_of(&vip, 0), (false, "passed_no_heartbeat"));
+        heartbeat.beat(ago(100));
+        assert_eq!(served.verdict_of(&vip, 0), (true, "redirected_to_vip"));
+        heartbeat.beat(ago(501));
+        assert_eq!(served.verdict_of(&vip, 0), (false, "passed_no_heartbeat"));
+        heartbeat.beat(Now::from_ns(now().ns() + 1_000_000));
+        assert_eq!(served.verdict_of(&vip, 0), (true, "redirected_to_vip"));
+        assert_eq!(served.verdict_of(&vip, 1), (false, "passed_no_socket"));
+        drop(served._socket);
+        served.steering.heartbeat(3).unwrap().beat(now());
+        let taken = served.steering.would_take(&vip, served.device, 0).unwrap();
+        assert!(!taken, "a closed socket leaves its queue to the kernel");
+    });
+}
+
+#[test]
+fn entries_come_and_go_and_an_address_stays_while_one_endpoint_has_it() {
+    with_served(|mut served| {
+        let fragment = Packet { fragment: 185, ..Packet::udp((ENDPOINT, 8080), (CLIENT, 40000)) };
+        let (first, second) = (Port::new(8080), Port::new(9090));
+        served.steering.insert_endpoint(ENDPOINT.into(), second, Protocol::Tcp).unwrap();
+        served.steering.insert_endpoint(ENDPOINT.into(), second, Protocol::Tcp).unwrap();
+        served.steering.remove_endpoint(ENDPOINT.into(), first, Protocol::Udp).unwrap();
+        served.steering.remove_endpoint(ENDPOINT.into(), first, Protocol::Udp).unwrap();
+        served.expect(&fragment, true, "redirected_from_endpoint");
+        served.steering.remove_endpoint(ENDPOINT.into(), second, Protocol::Tcp).unwrap();
+        served.expect(&fragment, false, "passed_not_ours");
+
+        let vip = Packet::udp((CLIENT, 40000), (VIP, 53));
+        served.steering.insert_vip(VIP.into(), 32).unwrap();
+        served.steering.remove_vip(Ipv4Addr::new(10, 96, 255, 255), 16).unwrap();
+        served.expect(&vip, true, "redirected_to_vip");
+        served.steering.remove_vip(VIP.into(), 32).unwrap();
+        served.steering.remove_vip(VIP.into(), 32).unwrap();
+        served.expect(&vip, false, "passed_not_ours");
+
+        served.steering.insert_own_address(OWN.into()).unwrap();
+        served.steering.remove_own_address(OWN.into()).unwrap();
+        served.expect(&Packet::udp((CLIENT, 40000), (OWN, 22)), false, "passed_not_ours");
+    });
+}
+
+#[test]
+fn numbers_out_of_range_are_errors_that_name_them() {
+    with_served(|mut served| {
+        let error = |result: Result<(), tidegate_dataplane::xdp::Error>| result.unwrap_err().to_string();
+        assert_eq!(
+            error(served.steering.insert_vip(VIP.into(), 33)),
+            "XDP program: VIP prefix length 33: must be below 33"
+        );
+        assert!(error(served.steering.heartbeat(256).map(|_| ())).contains("worker 256: must be below 256"));
+        use std::os::fd::AsFd;
+        let socket = served._socket.as_fd();
+        assert!(
+            error(served.steering.serve_queue(served.device, 2, socket, 0))
+                .contains("RX queue 2: must be below 2")
+        );
+        let unknown = served.steering.serve_queue(DeviceIndex(9999), 0, socket, 0);
+        assert!(error(unknown).contains("not attached to device 9999"));
+        let not_xdp = std::fs::File::open("/dev/null").unwrap();
+        let refused = error(served.steering.serve_queue(served.device, 1, not_xdp.as_fd(), 0));
+        assert!(refused.starts_with("XDP map xsks, key 1 (device "), "{refused}");
+    });
+}
