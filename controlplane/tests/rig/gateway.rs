@@ -186,16 +186,19 @@ pub(crate) fn refused_start(rig: &Rig, interfaces: &[&str], arguments: &[&str]) 
 }
 
 fn run_command(rig: &Rig, interfaces: &[&str], arguments: &[&str]) -> Command {
-    let last_core = std::thread::available_parallelism().map_or(1, usize::from) - 1;
     let mut command = rig.command("gw", &[BINARY, "run"]);
     for interface in interfaces {
         command.args(["--interface", interface]);
+    }
+    if !arguments.contains(&"--cores") {
+        let last_core = std::thread::available_parallelism().map_or(1, usize::from) - 1;
+        command.args(["--cores", &last_core.to_string()]);
     }
     command
         .arg("--source")
         .arg(format!("manifests:{}", rig.manifests.directory().display()))
         .args(["--dns-listen", DNS, "--service-cidr", "10.96.0.0/12", "--pod-cidr", "10.244.0.0/16"])
-        .args(["--cores", &last_core.to_string(), "--metrics", METRICS, "--flows", "65536"])
+        .args(["--metrics", METRICS, "--flows", "65536"])
         .arg("--state-dir")
         .arg(rig.state())
         .args(arguments)
