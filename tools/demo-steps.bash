@@ -213,6 +213,7 @@ accounts_balance() {
     scrape >"$work/metrics" || why "no metrics" || return 1
     counters "$work/metrics" | awk '
         { value[$1] = $2 }
+        $1 ~ /^answered_/ { value["answered"] += $2 }
         $1 ~ /^drop_/ { drops += $2; if ($2 > 0) detail = detail sprintf("      %12d %s\n", $2, $1) }
         END {
             received = value["forwarded"] + value["answered"] + value["punted"] + value["held"] + drops

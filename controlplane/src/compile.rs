@@ -8,10 +8,10 @@ use crate::cluster::{Cluster, Endpoint, Family, Service, ServiceKind, ServicePor
 /// Returns the addresses and ports that new connections to a Service port may go to, sorted, each once.
 ///
 /// Slices are joined by port name and protocol, and the port is the slice's own (K4, K5). Of entries with one
-/// address and port, one that is not terminating replaces another; a terminating one never does (K8). The result
-/// is the ready endpoints; if there are none, those still serving while they terminate (K10). It is empty for a
-/// Service that gets no packets in this family: headless, ExternalName, no ClusterIP of the family, or served by
-/// another proxy (K1, K3). Costs the size of the Service's slices.
+/// address and port, one that is not terminating replaces another; a terminating one never does (K8). The
+/// result is the ready endpoints; if there are none, those still serving while they terminate (K10). It is
+/// empty for a Service that gets no packets in this family: headless, ExternalName, no ClusterIP of the
+/// family, or served by another proxy (K1, K3). Costs the size of the Service's slices.
 #[must_use]
 pub fn usable_endpoints(
     cluster: &Cluster,

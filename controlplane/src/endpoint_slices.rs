@@ -1,7 +1,7 @@
 //! EndpointSlices from Pods, and from Endpoints, by the rules of Kubernetes' own controllers.
 //!
-//! Source: Kubernetes `staging/src/k8s.io/endpointslice` (`reconciler.go`, `utils.go`, `util/controller_utils.go`)
-//! for Pods and `pkg/controller/endpointslicemirroring` for Endpoints.
+//! Source: Kubernetes `staging/src/k8s.io/endpointslice` (`reconciler.go`, `utils.go`,
+//! `util/controller_utils.go`) for Pods and `pkg/controller/endpointslicemirroring` for Endpoints.
 //!
 //! DEVIATION: slices are not cut at 100 endpoints and a Service without endpoints gets no empty slice, for
 //! consumers here see no difference. DEVIATION: a Pod on a Node that is in no manifest still counts (the
@@ -22,9 +22,9 @@ pub fn selects(selector: &Labels, labels: &Labels) -> bool {
 
 /// Makes the slices of a Service with a selector from the Pods it selects, in the order given.
 ///
-/// A slice holds the Pods of one family whose ports are the same: a named `targetPort` may have different numbers
-/// in different Pods (K5). `zone_of` gives the zone of a Node. Slices come in the order of their names, which say
-/// what they hold and so stay the same whatever the order of changes.
+/// A slice holds the Pods of one family whose ports are the same: a named `targetPort` may have different
+/// numbers in different Pods (K5). `zone_of` gives the zone of a Node. Slices come in the order of their
+/// names, which say what they hold and so stay the same whatever the order of changes.
 pub fn from_pods<'a>(
     service: &Service,
     families: &[Family],

@@ -1,5 +1,6 @@
 //! The `tidegate` binary.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use tidegate::cli::{self, Command, LogFormat};
@@ -46,11 +47,14 @@ fn main() -> ExitCode {
     }
 }
 
+/// What is logged unless `TIDEGATE_LOG` says otherwise; hickory would log every query.
+const LOG_FILTER: &str = "info,hickory_server=warn";
+
 fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("TIDEGATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("TIDEGATE_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Text => builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => builder.json().init(),
     }
 }

@@ -11,10 +11,8 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -77,10 +75,15 @@ impl Collector for Families {
             let kind = if family.gauge { MetricType::Gauge } else { MetricType::Counter };
             let mut metric = encoder.encode_descriptor(&name, help, None, kind)?;
             for (labels, value) in &family.series {
-                let series = metric.encode_family(labels)?;
-                match kind {
-                    MetricType::Gauge => ConstGauge::new(*value as i64).encode(series)?,
-                    _ => ConstCounter::new(*value).encode(series)?,
+                match (kind, labels.is_empty()) {
+                    (MetricType::Gauge, true) => metric.encode_gauge(&(*value as i64))?,
+                    (MetricType::Gauge, false) => {
+                        metric.encode_family(labels)?.encode_gauge(&(*value as i64))?
+                    }
+                    (_, true) => metric.encode_counter::<NoLabelSet, _, u64>(value, None)?,
+                    (_, false) => {
+                        metric.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(value, None)?
+                    }
                 }
             }
         }

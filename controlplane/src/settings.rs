@@ -62,7 +62,7 @@ pub fn check_privileges() -> anyhow::Result<()> {
     let has = |bit: u32| effective & 1 << bit != 0;
     let missing: Vec<&str> = CAPABILITIES
         .iter()
-        .filter(|(bit, name)| !has(*bit) && !(*name == "CAP_SYS_ADMIN" && has(CAP_BPF)))
+        .filter(|(bit, name)| !(has(*bit) || *name == "CAP_SYS_ADMIN" && has(CAP_BPF)))
         .map(|(_, name)| *name)
         .collect();
     if !missing.is_empty() {

@@ -84,18 +84,33 @@ fn label(name: &str, value: &str) -> (String, String) {
 fn worker_families(workers: &[Counters]) -> Vec<Family> {
     let mut families: Vec<Family> = Vec::new();
     for (number, counters) in workers.iter().enumerate() {
-        for (place, (name, help, value)) in counters.named().enumerate() {
-            if number == 0 {
-                let gauge = GAUGES.contains(&name);
+        for (name, help, value) in counters.named() {
+            let worker = label("worker", &number.to_string());
+            let (name, help, labels) = match FRAME_PLACES.iter().find(|(counter, _)| *counter == name) {
+                Some((_, place)) => {
+                    ("frames", "Frames by where they are", vec![worker, label("place", place)])
+                }
+                // `_total` is what Prometheus puts behind counters.
+                None if name == "frames_total" => ("frames_owned", help, vec![worker]),
+                None => (name, help, vec![worker]),
+            };
+            let known = families.iter().position(|family| family.name == name);
+            let place = known.unwrap_or_else(|| {
+                let gauge = name.starts_with("frames") || GAUGES.contains(&name);
                 families.push(Family { name: name.into(), help: help.into(), gauge, series: Vec::new() });
-            }
+                families.len() - 1
+            });
             if let Some(family) = families.get_mut(place) {
-                family.series.push((vec![label("worker", &number.to_string())], value));
+                family.series.push((labels, value));
             }
         }
     }
     families
 }
+
+/// The counters that become one metric with a label; their sum is the counter `frames_total`.
+const FRAME_PLACES: [(&str, &str); 4] =
+    [("frames_free", "free"), ("frames_fill", "fill"), ("frames_tx", "tx"), ("frames_held", "held")];
 
 /// Returns the words for a socket's modes.
 #[must_use]

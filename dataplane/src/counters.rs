@@ -26,7 +26,6 @@ macro_rules! counters {
                 [$((stringify!($field), concat!($($doc),+)),)+];
 
             /// Returns all values as words: the plain counters, then the drops.
-            #[must_use]
             pub fn words(&self) -> impl Iterator<Item = u64> {
                 [$(self.$field),+].into_iter().chain(self.drops)
             }

@@ -1,8 +1,8 @@
 //! ClusterIPs: who has which, and new ones from the service CIDRs.
 //!
-//! An address in force does not move: not while we run, and not by a restart, for [`state_file`] keeps what was
-//! assigned. A new one is taken at a place that the hash of namespace and name picks, so that the same set of
-//! files gets the same addresses even without that file.
+//! An address in force does not move: not while we run, and not by a restart, for [`state_file`] keeps what
+//! was assigned. A new one is taken at a place that the hash of namespace and name picks, so that the same
+//! set of files gets the same addresses even without that file.
 
 mod range;
 pub mod state_file;
@@ -103,9 +103,9 @@ impl ClusterIps {
     /// Settles the addresses of new and changed Services against those in force.
     ///
     /// `in_force` holds the addresses of all Services, also the earlier ones of those in `candidates`; a
-    /// candidate that is refused keeps its earlier ones. Of two that want one address, the one that has it, in
-    /// force or remembered, comes first, then the order of names. Costs the Services in force once, and once more
-    /// for each refused candidate whose earlier address another has just taken.
+    /// candidate that is refused keeps its earlier ones. Of two that want one address, the one that has it,
+    /// in force or remembered, comes first, then the order of names. Costs the Services in force once, and
+    /// once more for each refused candidate whose earlier address another has just taken.
     #[must_use]
     pub fn settle(&self, in_force: &Addresses, candidates: &BTreeMap<ObjectName, Arc<Service>>) -> Settled {
         let mut settled = Settled::new();

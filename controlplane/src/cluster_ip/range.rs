@@ -35,8 +35,9 @@ fn probe(cidr: &IpNet, part: Range<u128>, hash: u64, free: &dyn Fn(&IpAddr) -> b
     (first..part.end).chain(part.start..first).map(|offset| at(cidr, offset)).find(free)
 }
 
-/// Returns the offsets that hosts can have: without the network and broadcast address, or for IPv6 without the
-/// routers' anycast address (RFC 4291 §2.6.1). A CIDR of one or two addresses has none of them (RFC 3021).
+/// Returns the offsets that hosts can have: without the network and broadcast address, or for IPv6 without
+/// the routers' anycast address (RFC 4291 §2.6.1). A CIDR of one or two addresses has none of them (RFC
+/// 3021).
 fn usable(cidr: &IpNet) -> Range<u128> {
     let bits = cidr.max_prefix_len() - cidr.prefix_len();
     let size = 1_u128.checked_shl(u32::from(bits)).unwrap_or(u128::MAX);

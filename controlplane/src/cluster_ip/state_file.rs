@@ -22,7 +22,8 @@ struct Content {
     cluster_ips: BTreeMap<String, Vec<IpAddr>>,
 }
 
-/// Loads the assignments of an earlier run; a file that is absent, torn or not ours gives none, with a log line.
+/// Loads the assignments of an earlier run; a file that is absent, torn or not ours gives none, with a log
+/// line.
 #[must_use]
 pub fn load(path: &Path) -> Addresses {
     let text = match fs::read_to_string(path) {

@@ -1,1 +1,149 @@
+//! Which endpoints are usable, rule by rule.
 
+use std::sync::Arc;
+
+use tidegate_dataplane::net::Protocol;
+
+use super::*;
+use crate::cluster::{Dirty, EndpointSlice, Event, ObjectName, SlicePort};
+
+fn endpoint(address: &str, ready: bool, serving: bool, terminating: bool) -> Endpoint {
+    Endpoint {
+        address: address.parse().unwrap(),
+        hostname: None,
+        ready,
+        serving,
+        terminating,
+        node: None,
+        zone: None,
+        pod: None,
+    }
+}
+
+fn ready(address: &str) -> Endpoint {
+    endpoint(address, true, true, false)
+}
+
+fn slice(name: &str, ports: &[(&str, Protocol, u16)], endpoints: &[Endpoint]) -> EndpointSlice {
+    EndpointSlice {
+        name: ObjectName::new("dev", name),
+        service: ObjectName::new("dev", "ent"),
+        endpoints: endpoints.to_vec(),
+        ports: ports
+            .iter()
+            .map(|(name, protocol, port)| SlicePort {
+                name: (*name).into(),
+                protocol: *protocol,
+                port: *port,
+            })
+            .collect(),
+    }
+}
+
+fn service(kind: ServiceKind) -> Service {
+    Service { name: ObjectName::new("dev", "ent"), kind, ports: vec![port("http")], foreign_proxy: false }
+}
+
+fn cluster_ip() -> Service {
+    service(ServiceKind::ClusterIp(vec!["10.96.0.5".parse().unwrap()]))
+}
+
+fn port(name: &str) -> ServicePort {
+    ServicePort { name: name.into(), protocol: Protocol::Tcp, port: 80 }
+}
+
+fn usable(service: &Service, family: Family, slices: &[EndpointSlice]) -> Vec<String> {
+    let mut cluster = Cluster::default();
+    for slice in slices {
+        cluster.apply(Event::SliceApplied(Arc::new(slice.clone())), &mut Dirty::default());
+    }
+    let sockets = usable_endpoints(&cluster, service, &service.ports[0], family);
+    sockets.into_iter().map(|(address, port)| format!("{address}@{port}")).collect()
+}
+
+const HTTP: &[(&str, Protocol, u16)] = &[("http", Protocol::Tcp, 8080)];
+
+#[test]
+fn k5_the_port_is_the_slices_own_and_may_differ_between_slices() {
+    let other = slice("b", &[("http", Protocol::Tcp, 9090)], &[ready("10.1.0.1")]);
+    let found = usable(&cluster_ip(), Family::V4, &[slice("a", HTTP, &[ready("10.1.0.2")]), other]);
+    assert_eq!(found, ["10.1.0.1@9090", "10.1.0.2@8080"], "sorted, never the Service's port");
+}
+
+#[test]
+fn k4_ports_join_by_name_and_protocol() {
+    let ports = [("http", Protocol::Udp, 1), ("", Protocol::Tcp, 2), ("https", Protocol::Tcp, 3)];
+    assert!(usable(&cluster_ip(), Family::V4, &[slice("a", &ports, &[ready("10.1.0.1")])]).is_empty());
+}
+
+#[test]
+fn k7_the_slices_of_a_service_are_a_union_each_endpoint_once() {
+    let slices = [
+        slice("a", HTTP, &[ready("10.1.0.2"), ready("10.1.0.1")]),
+        slice("b", HTTP, &[ready("10.1.0.2"), ready("10.1.0.3")]),
+    ];
+    assert_eq!(
+        usable(&cluster_ip(), Family::V4, &slices),
+        ["10.1.0.1@8080", "10.1.0.2@8080", "10.1.0.3@8080"]
+    );
+}
+
+#[test]
+fn k8_a_terminating_entry_never_replaces_another_whatever_the_order_of_slices() {
+    let dying = endpoint("10.1.0.1", false, false, true);
+    for (first, second) in [("a", "b"), ("b", "a")] {
+        let slices =
+            [slice(first, HTTP, std::slice::from_ref(&dying)), slice(second, HTTP, &[ready("10.1.0.1")])];
+        assert_eq!(usable(&cluster_ip(), Family::V4, &slices), ["10.1.0.1@8080"], "{first} before {second}");
+    }
+}
+
+#[test]
+fn k8_an_entry_that_is_not_terminating_replaces_an_earlier_one() {
+    let not_ready = endpoint("10.1.0.1", false, true, false);
+    let slices =
+        [slice("a", HTTP, &[endpoint("10.1.0.1", false, true, true)]), slice("b", HTTP, &[not_ready])];
+    assert!(
+        usable(&cluster_ip(), Family::V4, &slices).is_empty(),
+        "serving, but no longer the terminating one"
+    );
+}
+
+#[test]
+fn k10_ready_endpoints_are_taken_else_those_that_serve_while_they_terminate() {
+    let dying = endpoint("10.1.0.1", false, true, true);
+    let dead = endpoint("10.1.0.2", false, false, true);
+    let starting = endpoint("10.1.0.3", false, true, false);
+    let none_ready = [slice("a", HTTP, &[dying.clone(), dead.clone(), starting])];
+    assert_eq!(usable(&cluster_ip(), Family::V4, &none_ready), ["10.1.0.1@8080"]);
+    let one_ready = [slice("a", HTTP, &[dying, dead, ready("10.1.0.4")])];
+    assert_eq!(usable(&cluster_ip(), Family::V4, &one_ready), ["10.1.0.4@8080"]);
+}
+
+#[test]
+fn k9_a_terminating_endpoint_that_is_published_as_ready_is_used() {
+    let slices = [slice("a", HTTP, &[endpoint("10.1.0.1", true, false, true)])];
+    assert_eq!(usable(&cluster_ip(), Family::V4, &slices), ["10.1.0.1@8080"]);
+}
+
+#[test]
+fn k35_each_family_falls_back_for_itself() {
+    let dual =
+        service(ServiceKind::ClusterIp(vec!["10.96.0.5".parse().unwrap(), "fd00::5".parse().unwrap()]));
+    let slices =
+        [slice("a", HTTP, &[ready("10.1.0.1")]), slice("b", HTTP, &[endpoint("fd01::1", false, true, true)])];
+    assert_eq!(usable(&dual, Family::V4, &slices), ["10.1.0.1@8080"]);
+    assert_eq!(usable(&dual, Family::V6, &slices), ["fd01::1@8080"]);
+}
+
+#[test]
+fn k1_k3_services_that_get_no_packets_have_no_usable_endpoints() {
+    let slices = [slice("a", HTTP, &[ready("10.1.0.1")])];
+    let foreign = Service { foreign_proxy: true, ..cluster_ip() };
+    for service in
+        [service(ServiceKind::Headless), service(ServiceKind::ExternalName("a.example".into())), foreign]
+    {
+        assert!(usable(&service, Family::V4, &slices).is_empty(), "{service:?}");
+    }
+    assert!(usable(&cluster_ip(), Family::V6, &slices).is_empty(), "no ClusterIP in this family");
+}

@@ -111,10 +111,9 @@ pub(super) fn look(task: &Task) -> io::Result<Look> {
     match &task.scope {
         Scope::Named(names) => {
             for name in names {
-                seen.push((
-                    name.clone(),
-                    read(task, name, task.directory.join(&**name).symlink_metadata().is_ok()),
-                ));
+                let link = task.directory.join(&**name).symlink_metadata();
+                let is_gone = link.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+                seen.push((name.clone(), if is_gone { Seen::Gone } else { read(task, name) }));
             }
         }
         Scope::All { settle } => {
@@ -147,15 +146,12 @@ fn read_if_changed(task: &Task, name: &Arc<str>, settle: bool) -> Option<Seen> {
     match stamp {
         Some(stamp) if task.known.get(name) == Some(&stamp) => None,
         Some(stamp) if settle && task.settling.get(name) != Some(&stamp) => Some(Seen::Settling(stamp)),
-        _ => Some(read(task, name, true)),
+        _ => Some(read(task, name)),
     }
 }
 
 /// Reads a file. The stamp is from before, so that a change meanwhile is seen at the next look.
-fn read(task: &Task, name: &Arc<str>, is_listed: bool) -> Seen {
-    if !is_listed {
-        return Seen::Gone;
-    }
+fn read(task: &Task, name: &Arc<str>) -> Seen {
     let path = task.directory.join(&**name);
     let fail = |what: String| Seen::Failed(None, FileFault { line: None, what });
     let metadata = match fs::metadata(&path) {

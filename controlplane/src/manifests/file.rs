@@ -28,7 +28,8 @@ pub(super) fn is_manifest(name: &str) -> bool {
 /// Reads the content of a file: YAML, or JSON if its name says so; several documents, and lists of objects.
 ///
 /// # Errors
-/// A file that does not parse to its end gives nothing at all, so that half a file is never taken for the whole.
+/// A file that does not parse to its end gives nothing at all, so that half a file is never taken for the
+/// whole.
 pub(super) fn read(name: &str, content: &[u8]) -> Result<Content, FileFault> {
     let text = std::str::from_utf8(content).map_err(|error| {
         let good = content.get(..error.valid_up_to()).unwrap_or_default();

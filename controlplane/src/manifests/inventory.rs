@@ -1,7 +1,7 @@
 //! The objects that the files hold, and which of them are in force; pure.
 //!
-//! State is never lost by accident: a file that cannot be read keeps its last good content, an object that became
-//! bad keeps its last good version.
+//! State is never lost by accident: a file that cannot be read keeps its last good content, an object that
+//! became bad keeps its last good version.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;

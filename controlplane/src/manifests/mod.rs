@@ -1,12 +1,14 @@
-//! The source `manifests:DIR`: a directory of YAML and JSON files as `kubectl apply` takes them, followed while
-//! they change.
+//! The source `manifests:DIR`: a directory of YAML and JSON files as `kubectl apply` takes them, followed
+//! while they change.
 //!
-//! A file takes effect when it is closed, moved in or deleted (inotify); what inotify cannot see, the targets of
-//! links, by a slow look at time, size and inode. What cannot be used never takes away what is in force.
+//! A file takes effect when it is closed, moved in or deleted (inotify); what inotify cannot see, the targets
+//! of links, by a slow look at time, size and inode. What cannot be used never takes away what is in force.
 //!
-//! Reading order: [`file`] what one file says, [`inventory`] which objects are in force, [`projection`] what they
-//! mean as events, [`directory`] and [`watch`] how the files get here, [`problem`] what is wrong.
+//! Reading order: `file` what one file says, `inventory` which objects are in force, `projection` what they
+//! mean as events (a `batch` of them), `directory` and `watch` how the files get here, `problem` what is
+//! wrong.
 
+mod batch;
 mod directory;
 mod file;
 mod inventory;
@@ -66,8 +68,8 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Directory(path, error) => write!(f, "--source manifests:{}: {error}", path.display()),
-            Self::Watch(error) => write!(f, "--source manifests: no inotify instance: {error}"),
+            Self::Directory(path, _) => write!(f, "cannot follow the directory {}", path.display()),
+            Self::Watch(_) => f.write_str("no inotify instance"),
         }
     }
 }
@@ -341,19 +343,8 @@ impl Manifests {
         let (files, file_errors) = self.inventory.files();
         let objects = Kind::ALL.map(|kind| (kind, self.inventory.count(kind))).into();
         let directory_missing = self.missing.is_some();
-        self.report.send_modify(|report| {
-            let fresh: Vec<&Problem> = problems.difference(&report.problems).collect();
-            let fresh_objects = fresh.iter().filter(|problem| problem.object.is_some()).count();
-            for problem in fresh {
-                problem.log();
-            }
-            for problem in report.problems.difference(&problems) {
-                tracing::info!("mended: {problem}");
-            }
-            report.object_errors_total += u64::try_from(fresh_objects).unwrap_or(u64::MAX);
-            report.reloads_total += u64::from(looked);
-            *report = Report { files, objects, file_errors, directory_missing, problems, ..report.clone() };
-        });
+        let fresh = Report { files, objects, file_errors, directory_missing, problems, ..Report::default() };
+        self.report.send_modify(|report| report.replace(fresh, looked));
     }
 
     fn log_ignored(&mut self) {

@@ -89,7 +89,7 @@ impl fmt::Display for Problem {
 /// The figures of the source for metrics and displays.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Report {
-    /// Files whose content is in force.
+    /// Files that hold manifests, also those that cannot be read now.
     pub files: usize,
     /// Objects in force by kind.
     pub objects: BTreeMap<Kind, usize>,
@@ -103,4 +103,23 @@ pub struct Report {
     pub reloads_total: u64,
     /// All that is wrong now.
     pub problems: BTreeSet<Problem>,
+}
+
+impl Report {
+    /// Puts newer figures in place, and logs what has become wrong and what has been mended.
+    pub(super) fn replace(&mut self, fresh: Self, looked: bool) {
+        let mut object_errors = 0;
+        for problem in fresh.problems.difference(&self.problems) {
+            problem.log();
+            object_errors += u64::from(problem.object.is_some());
+        }
+        for problem in self.problems.difference(&fresh.problems) {
+            tracing::info!("mended: {problem}");
+        }
+        *self = Self {
+            object_errors_total: self.object_errors_total + object_errors,
+            reloads_total: self.reloads_total + u64::from(looked),
+            ..fresh
+        };
+    }
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::batch::Batch;
 use super::inventory::{Change, Inventory};
 use super::label_index::LabelIndex;
 use crate::cluster::{self, Cluster, Dirty, EndpointSlice, Event, Family, Node, ObjectName, ServiceKind};
@@ -59,28 +60,28 @@ impl Projection {
 
     /// Works out what changes of objects in force mean.
     ///
-    /// Events that add come before those that remove, so that nothing is without endpoints in between; a slice
-    /// that moved to another Service is removed there first.
+    /// Events that add come before those that remove, so that nothing is without endpoints in between; a
+    /// slice that moved to another Service is removed there first.
     pub(super) fn apply(&mut self, inventory: &Inventory, changes: &[Change]) -> Vec<Event> {
         let mut touched = BTreeSet::new();
-        let mut output = Output::default();
+        let mut batch = Batch::default();
         for change in changes {
             self.note_pod(change, &mut touched);
             self.note_written_slice(change, &mut touched);
             if change.key.kind == Kind::Endpoints {
                 touched.insert(change.key.name.clone());
             }
-            self.note_node(change, inventory, &mut touched, &mut output);
+            self.note_node(change, inventory, &mut touched, &mut batch);
         }
         if changes.iter().any(|change| change.key.kind == Kind::Service) {
             self.settle_services(inventory, &mut touched);
         }
         for service in &touched {
-            self.compare_service(service, &mut output);
-            self.compare_slices(service, inventory, &mut output);
+            self.compare_service(service, &mut batch);
+            self.compare_slices(service, inventory, &mut batch);
         }
-        self.compare_namespaces(inventory, changes, &mut output);
-        let events = output.into_events();
+        self.compare_namespaces(inventory, changes, &mut batch);
+        let events = batch.into_events();
         let mut dirty = Dirty::default();
         for event in &events {
             self.sent.apply(event.clone(), &mut dirty);
@@ -133,7 +134,7 @@ impl Projection {
         change: &Change,
         inventory: &Inventory,
         touched: &mut BTreeSet<ObjectName>,
-        output: &mut Output,
+        batch: &mut Batch,
     ) {
         if change.key.kind != Kind::Node {
             return;
@@ -152,8 +153,8 @@ impl Projection {
             }
         }
         match after {
-            Some(node) => output.nodes.push(Event::NodeApplied(node)),
-            None => output.gone_nodes.push(Event::NodeDeleted(change.key.name.name.clone())),
+            Some(node) => batch.nodes.push(Event::NodeApplied(node)),
+            None => batch.gone_nodes.push(Event::NodeDeleted(change.key.name.name.clone())),
         }
     }
 
@@ -222,21 +223,21 @@ impl Projection {
         }
     }
 
-    fn compare_service(&self, name: &ObjectName, output: &mut Output) {
+    fn compare_service(&self, name: &ObjectName, batch: &mut Batch) {
         let service = self.accepted.get(name).map(|service| {
             let addresses = self.addresses.get(name).cloned().unwrap_or_default();
             Arc::new(plain(service, addresses))
         });
         match (self.sent.service(name), service) {
             (before, Some(service)) if before != Some(&service) => {
-                output.services.push(Event::ServiceApplied(service));
+                batch.services.push(Event::ServiceApplied(service));
             }
-            (Some(_), None) => output.gone_services.push(Event::ServiceDeleted(name.clone())),
+            (Some(_), None) => batch.gone_services.push(Event::ServiceDeleted(name.clone())),
             _ => {}
         }
     }
 
-    fn compare_slices(&self, service: &ObjectName, inventory: &Inventory, output: &mut Output) {
+    fn compare_slices(&self, service: &ObjectName, inventory: &Inventory, batch: &mut Batch) {
         let mut slices = self.written.get(service).cloned().unwrap_or_default();
         if let Some(service) = self.accepted.get(service) {
             let made = self.slices_from_pods(service, inventory);
@@ -248,15 +249,15 @@ impl Projection {
             let event = Event::SliceDeleted { name: before.name.clone(), service: service.clone() };
             let key = ObjectKey { kind: Kind::EndpointSlice, name: before.name.clone() };
             if inventory.object(&key).is_some() {
-                output.moved_slices.push(event);
+                batch.moved_slices.push(event);
             } else {
-                output.gone_slices.push(event);
+                batch.gone_slices.push(event);
             }
         }
         for slice in slices.into_values() {
             let before = self.sent.slices_of(service).find(|before| before.name == slice.name);
             if before != Some(&slice) {
-                output.slices.push(Event::SliceApplied(slice));
+                batch.slices.push(Event::SliceApplied(slice));
             }
         }
     }
@@ -290,7 +291,7 @@ impl Projection {
     }
 
     /// A Namespace is there if it is declared or something is in it.
-    fn compare_namespaces(&self, inventory: &Inventory, changes: &[Change], output: &mut Output) {
+    fn compare_namespaces(&self, inventory: &Inventory, changes: &[Change], batch: &mut Batch) {
         let named: BTreeSet<&Arc<str>> = changes
             .iter()
             .filter_map(|change| match change.key.kind {
@@ -305,8 +306,8 @@ impl Projection {
             let is_there = inventory.object(&key).is_some()
                 || kinds.iter().any(|kind| inventory.of_kind(*kind, Some(name)).next().is_some());
             match (self.sent.has_namespace(name), is_there) {
-                (false, true) => output.namespaces.push(Event::NamespaceApplied(name.clone())),
-                (true, false) => output.gone_namespaces.push(Event::NamespaceDeleted(name.clone())),
+                (false, true) => batch.namespaces.push(Event::NamespaceApplied(name.clone())),
+                (true, false) => batch.gone_namespaces.push(Event::NamespaceDeleted(name.clone())),
                 _ => {}
             }
         }
@@ -338,37 +339,6 @@ fn mirrored(service: &Service, inventory: &Inventory) -> Vec<EndpointSlice> {
     match inventory.object(&ObjectKey { kind: Kind::Endpoints, name: service.name.clone() }) {
         Some(Object::Endpoints(endpoints)) => endpoint_slices::mirror(service, endpoints),
         _ => Vec::new(),
-    }
-}
-
-/// Events by the order in which they are sent.
-#[derive(Default)]
-struct Output {
-    namespaces: Vec<Event>,
-    nodes: Vec<Event>,
-    services: Vec<Event>,
-    moved_slices: Vec<Event>,
-    slices: Vec<Event>,
-    gone_slices: Vec<Event>,
-    gone_services: Vec<Event>,
-    gone_nodes: Vec<Event>,
-    gone_namespaces: Vec<Event>,
-}
-
-impl Output {
-    fn into_events(self) -> Vec<Event> {
-        let order = [
-            self.namespaces,
-            self.nodes,
-            self.services,
-            self.moved_slices,
-            self.slices,
-            self.gone_slices,
-            self.gone_services,
-            self.gone_nodes,
-            self.gone_namespaces,
-        ];
-        order.into_iter().flatten().collect()
     }
 }
 

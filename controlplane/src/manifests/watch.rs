@@ -136,3 +136,6 @@ impl Watch {
 fn is_link(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink() || metadata.nlink() > 1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,8 +66,8 @@ fn read_endpoint(field: &Field<'_>, family: Family) -> Result<Endpoint, Fault> {
 
 /// Reads ports. A port without a number, or number 0, is left out (K7).
 ///
-/// K7 also has a port without a name left out; no manifest can say that, for the API server fills in the empty
-/// name. Source: Kubernetes `pkg/apis/discovery/v1/defaults.go` `SetDefaults_EndpointPort`.
+/// K7 also has a port without a name left out; no manifest can say that, for the API server fills in the
+/// empty name. Source: Kubernetes `pkg/apis/discovery/v1/defaults.go` `SetDefaults_EndpointPort`.
 fn read_ports(list: &Field<'_>) -> Result<Vec<SlicePort>, Fault> {
     let mut names = BTreeSet::new();
     let mut ports = Vec::new();

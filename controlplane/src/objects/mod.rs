@@ -1,8 +1,8 @@
 //! The Kubernetes objects we read, from documents into checked plain values.
 //!
-//! Only the fields that packets and names need are looked at; a wrong one refuses the object whole and names the
-//! field. The documents come from YAML or JSON as untyped values: a typed deserialiser could not say which object
-//! and which field it failed at. Defaults are those that the API server fills in.
+//! Only the fields that packets and names need are looked at; a wrong one refuses the object whole and names
+//! the field. The documents come from YAML or JSON as untyped values: a typed deserialiser could not say
+//! which object and which field it failed at. Defaults are those that the API server fills in.
 //!
 //! Reading order: [`Object`], [`read`], then one file per kind.
 

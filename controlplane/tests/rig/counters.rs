@@ -23,6 +23,10 @@ impl Counters {
                 let place = label(labels, "place");
                 *counters.frames.entry(place.to_owned()).or_default() += value;
             } else {
+                // Answers are counted by their kind; the accounts want their sum.
+                if name.starts_with("answered_") {
+                    *counters.packets.entry("answered".to_owned()).or_default() += value;
+                }
                 *counters.packets.entry(name.to_owned()).or_default() += value;
             }
         }

@@ -6,7 +6,7 @@
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use super::memory::{Memory, Word};
+use super::memory::{BUCKET_SLOTS, Memory, Word};
 use super::{Direction, KeyHash};
 
 /// A slot's content: occupied 1, tag 30, direction 1, record 32; zero is empty.
@@ -62,6 +62,27 @@ pub(super) const fn buckets(hash: KeyHash, count: u32) -> [u32; 2] {
 #[inline]
 pub(super) fn read<W: Word>(word: &W) -> Slot {
     Slot(word.load(Acquire))
+}
+
+/// Returns the slots of both buckets that may lead to a key of this hash; mostly one or none.
+///
+/// All sixteen are compared before the first is followed: which of them matches is then no branch to guess.
+#[inline]
+pub(super) fn candidates<M: Memory>(memory: &M, hash: KeyHash) -> impl Iterator<Item = &M::Word> {
+    let [first, second] = buckets(hash, memory.buckets()).map(|number| memory.bucket(number));
+    let matching = |bucket: Option<&[M::Word; BUCKET_SLOTS]>| {
+        bucket
+            .into_iter()
+            .flatten()
+            .rev()
+            .fold(0_u32, |bits, word| bits << 1 | u32::from(read(word).matches(hash)))
+    };
+    let mut bits = matching(first) | matching(second) << BUCKET_SLOTS;
+    core::iter::from_fn(move || {
+        let place = bits.trailing_zeros() as usize;
+        bits &= bits.wrapping_sub(1);
+        if place < BUCKET_SLOTS { first?.get(place) } else { second?.get(place - BUCKET_SLOTS) }
+    })
 }
 
 /// Puts a slot into the emptier of its two buckets, so that buckets fill evenly. Says whether there was room.

@@ -51,8 +51,8 @@ pub struct Recovery {
 
 /// A table of IPv4 flows, shared by all workers.
 ///
-/// Takes 112 bytes per flow in the mapping and 16 in the process. A look-up reads three cache lines: two of the index
-/// (one, if the first holds the key) and the record.
+/// Takes 112 bytes per flow in the mapping and 16 in the process. A look-up reads three cache lines: two of the index and
+/// the record.
 pub struct FlowTable {
     table: Table<Mapping>,
     /// Holds the lock; after the table, so that the mapping is gone when the lock is.

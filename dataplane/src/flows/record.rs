@@ -94,12 +94,14 @@ pub(super) const fn pack_next_hop(generation: u32, next_hop: u64) -> Option<u64>
     Some((generation as u64) << NEXT_HOP_BITS | next_hop)
 }
 
+/// Says whether a next hop word was written for this generation.
+pub(super) const fn is_next_hop_of(generation: u32, word: u64) -> bool {
+    word >> NEXT_HOP_BITS == generation as u64 & 0xffff
+}
+
 /// Returns the next hop that was cached for this generation, else zero.
 const fn unpack_next_hop(generation: u32, word: u64) -> u64 {
-    if word >> NEXT_HOP_BITS != generation as u64 & 0xffff {
-        return 0;
-    }
-    word & ((1 << NEXT_HOP_BITS) - 1)
+    if is_next_hop_of(generation, word) { word & ((1 << NEXT_HOP_BITS) - 1) } else { 0 }
 }
 
 /// The words of a record by name.

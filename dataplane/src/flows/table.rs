@@ -71,13 +71,8 @@ impl<M: Memory> Table<M> {
     /// Asks for the cache lines of the records that may have a key of this hash.
     #[inline]
     pub(super) fn prefetch_record(&self, hash: KeyHash) {
-        for bucket in index::buckets(hash, self.memory.buckets()) {
-            for word in self.memory.bucket(bucket).into_iter().flatten() {
-                let slot = index::read(word);
-                if slot.matches(hash) {
-                    self.memory.prefetch_record(slot.record());
-                }
-            }
+        for word in index::candidates(&self.memory, hash) {
+            self.memory.prefetch_record(index::read(word).record());
         }
     }
 
@@ -110,13 +105,11 @@ impl<M: Memory> Table<M> {
     #[inline]
     pub(super) fn search(&self, hash: KeyHash, key: &Key, accept: impl Fn(Slot, Status) -> bool) -> Search {
         let mut nothing = Search::Nothing;
-        for bucket in index::buckets(hash, self.memory.buckets()) {
-            for word in self.memory.bucket(bucket).into_iter().flatten() {
-                match self.look(word, hash, key, &accept) {
-                    Search::Nothing => {}
-                    Search::Flow(sighting) => return Search::Flow(sighting),
-                    Search::Unsettled => nothing = Search::Unsettled,
-                }
+        for word in index::candidates(&self.memory, hash) {
+            match self.look(word, hash, key, &accept) {
+                Search::Nothing => {}
+                Search::Flow(sighting) => return Search::Flow(sighting),
+                Search::Unsettled => nothing = Search::Unsettled,
             }
         }
         nothing
@@ -185,9 +178,15 @@ impl<M: Memory> Table<M> {
 
     /// Caches a next hop; false and nothing written if it is too wide. A flow that is gone is not an error.
     pub(super) fn cache_next_hop(&self, flow: FlowRef, direction: Direction, next_hop: u64) -> bool {
-        let Some(word) = record::pack_next_hop(flow.generation, next_hop) else { return false };
+        let Some(new) = record::pack_next_hop(flow.generation, next_hop) else { return false };
         if let Some(words) = self.memory.record(flow.record) {
-            Record::new(words).next_hop(direction).store(word, Relaxed);
+            let word = Record::new(words).next_hop(direction);
+            let old = word.load(Relaxed);
+            // Compared, so that a late writer does not empty the cache of the next flow. Who loses to another worker
+            // may: that one knew as much.
+            if record::is_next_hop_of(flow.generation, old) {
+                word.replace(old, new, Relaxed);
+            }
         }
         true
     }

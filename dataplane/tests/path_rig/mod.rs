@@ -1,5 +1,6 @@
 //! The packet path on plain octets: a case is config + packets in + packets out + every counter.
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "a test crate's module; not each test uses all")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};

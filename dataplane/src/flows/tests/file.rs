@@ -90,14 +90,21 @@ fn a_record_that_is_not_live_or_not_valid_is_dropped_and_the_others_stay() {
 }
 
 #[test]
-fn of_two_records_with_one_key_a_start_keeps_one() {
-    let place = Place::new("twice").with_three_flows();
-    let mut first = [0; 64];
-    OpenOptions::new().read(true).open(&place.0).unwrap().read_exact_at(&mut first, RECORDS_AT).unwrap();
-    place.overwrite(RECORDS_AT + 64, &first);
-    let (table, recovery) = open(&place.0).unwrap();
-    assert_eq!((recovery.kept, recovery.dropped), (2, 1));
-    assert_eq!(assert_sound(&table.table).len(), 2);
+fn of_two_records_with_a_common_key_a_start_keeps_one_and_nothing_of_the_other() {
+    // Where the copy differs: nowhere, in the reply's source, in the request's source.
+    for differs_at in [None, Some(4 * 8 + 7), Some(2 * 8 + 7)] {
+        let place = Place::new("twice").with_three_flows();
+        let mut record = [0; 64];
+        let file = OpenOptions::new().read(true).open(&place.0).unwrap();
+        file.read_exact_at(&mut record, RECORDS_AT).unwrap();
+        if let Some(offset) = differs_at {
+            record[offset] ^= 1;
+        }
+        place.overwrite(RECORDS_AT + 64, &record);
+        let (table, recovery) = open(&place.0).unwrap();
+        assert_eq!((recovery.kept, recovery.dropped), (2, 1));
+        assert_eq!(assert_sound(&table.table).len(), 2);
+    }
 }
 
 #[test]

@@ -229,7 +229,7 @@ fn take_by_name(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_table_and_a_list_of_flows_agree_in_every_result(steps in prop::collection::vec(step(), 1..120)) {

@@ -5,6 +5,7 @@ mod crash;
 mod file;
 mod heap;
 mod histories;
+mod preemptions;
 mod races;
 mod schedules;
 

@@ -11,7 +11,7 @@ use super::super::{Cursor, InsertError, Timeouts};
 use super::heap::{Heap, hooked};
 use super::*;
 
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 210;
 
 struct Turns {
     state: Mutex<TurnState>,
@@ -22,15 +22,17 @@ struct TurnState {
     holder: usize,
     running: Vec<bool>,
     random: u64,
+    /// How many accesses a stretch has on average.
+    stretch: u64,
 }
 
 impl TurnState {
-    /// Draws who goes on; mostly the holder, so that long stretches meet short ones.
+    /// Draws who goes on.
     fn draw(&mut self) {
         self.random =
             self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let others: Vec<usize> = (0..self.running.len()).filter(|&thread| self.running[thread]).collect();
-        let stays = self.running[self.holder] && !(self.random >> 40).is_multiple_of(3);
+        let stays = self.running[self.holder] && !(self.random >> 40).is_multiple_of(self.stretch);
         if !stays && !others.is_empty() {
             self.holder = others[(self.random >> 33) as usize % others.len()];
         }
@@ -65,7 +67,9 @@ type Role<'a> = Box<dyn FnOnce() + Send + 'a>;
 
 /// Runs the roles as threads, one access at a time.
 fn interleave(seed: u64, roles: Vec<Role<'_>>) {
-    let state = TurnState { holder: 0, running: vec![true; roles.len()], random: seed };
+    // Some mishaps need two threads in step, some need one to overtake the other by a whole operation.
+    let stretch = 1 << (seed % 7);
+    let state = TurnState { holder: 0, running: vec![true; roles.len()], random: seed, stretch };
     let turns = Arc::new(Turns { state: Mutex::new(state), passed: Condvar::new() });
     thread::scope(|scope| {
         for (number, role) in roles.into_iter().enumerate() {
@@ -116,6 +120,33 @@ fn of_two_insertions_with_a_common_key_at_most_one_wins() {
         }
     }
     assert!(outcomes.contains(&Some(InsertError::Contended)), "the threads met");
+}
+
+#[test]
+fn a_look_up_finds_no_flow_whose_insertion_fails() {
+    for seed in 0..SEEDS {
+        let heap = Heap::new(2);
+        let (table, _) = Table::start(&heap, SECRET);
+        let mut results = [Err(InsertError::Full); 2];
+        let [first, second] = &mut results;
+        let mut found = Vec::new();
+        interleave(
+            seed,
+            vec![
+                Box::new(|| *first = table.insert(&flow(1, 2), NOW)),
+                Box::new(|| *second = table.insert(&flow(3, 2), NOW)),
+                Box::new(|| {
+                    for number in [1, 2, 3, 1, 2, 3] {
+                        found.extend(table.lookup(table.hasher.hash(&key(number)), &key(number)));
+                    }
+                }),
+            ],
+        );
+        assert!(
+            found.iter().all(|found| results.contains(&Ok(found.flow))),
+            "seed {seed}: {found:?}, {results:?}"
+        );
+    }
 }
 
 #[test]
