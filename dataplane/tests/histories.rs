@@ -25,6 +25,7 @@ use tidegate_dataplane::net::{Mac, Port, Protocol};
 use tidegate_dataplane::routes::{self, DeviceIndex, RouteKind, RouteTable, Routes};
 use tidegate_dataplane::services::{Backend, Backends, ServicePort, Services, VirtualAddress};
 use tidegate_dataplane::snapshot::Snapshot;
+use tidegate_dataplane::worker::BURST;
 
 /// Steps of the longest history; the mean is half of it.
 const STEPS: usize = 160;
@@ -110,10 +111,12 @@ struct Lie {
 
 #[derive(Clone, Debug)]
 enum Step {
+    /// Each packet comes `copies` times, one after the other.
     Burst {
         is_client_side: bool,
         is_wire_full: bool,
         packets: Vec<Sketch>,
+        copies: usize,
     },
     /// A Service port gets other backends (bits of their places), or with `None` the whole Service goes.
     Service {
@@ -137,14 +140,11 @@ enum Step {
     Expire,
 }
 
+/// Octets that go up in equal steps: as good as random ones for a checksum, and easier to read.
 fn payload() -> impl Strategy<Value = Vec<u8>> {
-    let any_length = |lengths| prop::collection::vec(any::<u8>(), lengths);
-    prop_oneof![
-        6 => any_length(0..40),
-        2 => (0..64_usize).prop_map(|length| vec![0; length]),
-        1 => any_length(500..600),
-        1 => any_length(1440..1500),
-    ]
+    let lengths = prop_oneof![10 => 0..40_usize, 1 => 500..600_usize, 1 => 1440..1500_usize];
+    let steps = prop_oneof![1 => Just(0), 4 => any::<u8>()];
+    (lengths, steps).prop_map(|(length, step)| (0..length).map(|n| (n as u8).wrapping_mul(step)).collect())
 }
 
 fn flags() -> impl Strategy<Value = u8> {
@@ -209,13 +209,24 @@ fn sketch() -> impl Strategy<Value = Sketch> {
         .prop_map(|(ends, body, ttl, quirk, lie)| Sketch { ends, body, ttl, quirk, lie })
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn burst() -> impl Strategy<Value = Step> {
+    // Enough copies to fill the queue of a next hop, if it is unknown.
+    let copies = prop_oneof![15 => Just(1), 1 => 30..50_usize];
     let packets = prop_oneof![
-        6 => prop::collection::vec(sketch(), 1..2),
-        3 => prop::collection::vec(sketch(), 2..8),
-        // Enough to one next hop, if it is unknown, to fill its queue.
-        1 => (sketch(), 30..50_usize).prop_map(|(sketch, count)| vec![sketch; count]),
+        2 => prop::collection::vec(sketch(), 1..2),
+        1 => prop::collection::vec(sketch(), 2..8),
     ];
+    (any::<bool>(), prop::bool::weighted(0.05), packets, copies).prop_map(
+        |(is_client_side, is_wire_full, packets, copies)| Step::Burst {
+            is_client_side,
+            is_wire_full,
+            packets,
+            copies,
+        },
+    )
+}
+
+fn step() -> impl Strategy<Value = Step> {
     let station = prop_oneof![
         3 => prop::sample::select(vec![POD_MAC, Mac([2, 0, 0, 0, 7, 7])])
             .prop_map(|mac| Some(Station::Known(mac.0))),
@@ -234,16 +245,14 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..1_u16 << BACKENDS.len()).prop_map(Some),
         1 => Just(None),
     ];
-    let is_wire_full = || prop::bool::weighted(0.05);
     prop_oneof![
-        20 => (any::<bool>(), is_wire_full(), packets)
-            .prop_map(|(is_client_side, is_wire_full, packets)| Step::Burst { is_client_side, is_wire_full, packets }),
+        20 => burst(),
         3 => (0..SERVICES, 0..PORTS.len(), backends)
             .prop_map(|(destination, port, backends)| Step::Service { destination, port, backends }),
         3 => (0..HOPS.len(), station).prop_map(|(hop, station)| Step::Neighbour { hop, station }),
         1 => prop::option::of(0..LEADS.len()).prop_map(|lead| Step::Route { lead }),
         2 => wait.prop_map(|ns| Step::Wait { ns }),
-        2 => is_wire_full().prop_map(|is_wire_full| Step::Release { is_wire_full }),
+        2 => prop::bool::weighted(0.05).prop_map(|is_wire_full| Step::Release { is_wire_full }),
         1 => Just(Step::Expire),
     ]
 }
@@ -384,19 +393,21 @@ impl Pair {
     fn take(&mut self, step: &Step) -> Result<(), TestCaseError> {
         let before: Vec<Five> = self.slow.flows.iter().flat_map(|flow| [flow.request, flow.reply]).collect();
         match step {
-            Step::Burst { is_client_side, is_wire_full, packets } => {
+            Step::Burst { is_client_side, is_wire_full, packets, copies } => {
                 self.set_wire(*is_wire_full);
                 let device = if *is_client_side { CLIENT_SIDE } else { POD_SIDE };
-                let packets: Vec<_> = packets.iter().map(|sketch| octets(sketch, &self.slow)).collect();
-                for packets in packets.chunks(tidegate_dataplane::worker::BURST) {
+                let packets: Vec<_> =
+                    packets.iter().flat_map(|sketch| vec![octets(sketch, &self.slow); *copies]).collect();
+                for packets in packets.chunks(BURST) {
+                    let carried = self.rig.carry(device, packets);
                     let expected: Vec<_> =
                         packets.iter().filter_map(|octets| self.slow.carry(device.0, octets)).collect();
-                    prop_assert_eq!(ways(self.rig.carry(device, packets)), expected, "of {:02x?}", packets);
+                    prop_assert_eq!(ways(&carried), texts(&expected), "{:#?}", hexes(packets));
                 }
             }
             Step::Release { is_wire_full } => {
                 self.set_wire(*is_wire_full);
-                prop_assert_eq!(ways(self.rig.release()), self.slow.release());
+                prop_assert_eq!(ways(&self.rig.release()), texts(&self.slow.release()));
             }
             Step::Service { destination, port, backends } => {
                 self.change_service(*destination, *port, *backends);
@@ -510,12 +521,29 @@ impl Pair {
     }
 }
 
-fn ways(left: Vec<(Out, Vec<u8>)>) -> Vec<(Way, Vec<u8>)> {
-    let way = |out| match out {
-        Out::Device(device) => Way::Device(device.0),
-        Out::Punt => Way::Punt,
+/// What left, as text to be read when the two differ.
+fn ways(left: &[(Out, Vec<u8>)]) -> Vec<String> {
+    let text = |(out, octets): &(Out, Vec<u8>)| match out {
+        Out::Device(device) => format!("device {} {}", device.0, hex(octets)),
+        Out::Punt => format!("punt {}", hex(octets)),
     };
-    left.into_iter().map(|(out, octets)| (way(out), octets)).collect()
+    left.iter().map(text).collect()
+}
+
+fn texts(left: &[(Way, Vec<u8>)]) -> Vec<String> {
+    let text = |(way, octets): &(Way, Vec<u8>)| match way {
+        Way::Device(device) => format!("device {device} {}", hex(octets)),
+        Way::Punt => format!("punt {}", hex(octets)),
+    };
+    left.iter().map(text).collect()
+}
+
+fn hexes(packets: &[Vec<u8>]) -> Vec<String> {
+    packets.iter().map(|octets| hex(octets)).collect()
+}
+
+fn hex(octets: &[u8]) -> String {
+    octets.iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
 fn members(bits: u16) -> Vec<Backend> {

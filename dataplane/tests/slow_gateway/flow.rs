@@ -76,12 +76,12 @@ pub struct Flow {
 
 impl State {
     /// The state that the first segment of a flow gives it. Design decision 7: a segment with ACK and without SYN and
-    /// RST is picked up.
+    /// RST is picked up, and a FIN counts at once.
     pub fn of_first(flags: u8) -> Option<Self> {
         match row(flags)? {
             "syn" => Some(SynSent),
             "ack" => Some(PickedUp),
-            "fin" if flags & 0x10 != 0 => Some(PickedUp),
+            "fin" if flags & 0x10 != 0 => Some(FinWait),
             _ => None,
         }
     }

@@ -188,7 +188,7 @@ impl Gateway {
         self.flows.push(Flow { request, reply, state, last_second: self.second() });
         self.count("flows_inserted", 1);
         self.count("flows_port_changed", u64::from(attempt > 0));
-        self.count("flows_picked_up", u64::from(state == State::PickedUp));
+        self.count("flows_picked_up", u64::from(matches!(state, State::PickedUp | State::FinWait)));
         self.leave(datagram, leaves_as)
     }
 
