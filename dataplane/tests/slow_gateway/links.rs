@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Gateway, Way};
+use super::{Gateway, Sent};
 
 pub const MTU: usize = 1500;
 
@@ -76,7 +76,7 @@ pub struct Held {
 }
 
 impl Gateway {
-    pub(super) fn hold(&mut self, hop: Hop, octets: Vec<u8>) -> Option<(Way, Vec<u8>)> {
+    pub(super) fn hold(&mut self, hop: Hop, octets: Vec<u8>) -> Option<Sent> {
         let for_this = self.held.iter().filter(|held| held.hop == hop).count();
         if self.held.len() == MOST_HELD || for_this == MOST_HELD_FOR_ONE {
             return self.drop("drop_hold_full");
@@ -91,7 +91,7 @@ impl Gateway {
     }
 
     /// Ends the wait of those that know their next hop by now, or waited in vain; returns what left.
-    pub fn release(&mut self) -> Vec<(Way, Vec<u8>)> {
+    pub fn release(&mut self) -> Vec<Sent> {
         let mut left = vec![];
         for held in std::mem::take(&mut self.held) {
             let has_patience = self.now_ns - held.since_ns < PATIENCE_NS;

@@ -10,6 +10,7 @@ pub mod flow;
 pub mod links;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -31,6 +32,23 @@ pub type Ports = BTreeMap<(u8, u16), Arc<Backends>>;
 pub enum Way {
     Device(u32),
     Punt,
+}
+
+/// A frame that left.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Sent {
+    pub way: Way,
+    pub octets: Vec<u8>,
+}
+
+impl fmt::Debug for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.way, hex(&self.octets))
+    }
+}
+
+pub fn hex(octets: &[u8]) -> String {
+    octets.iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
 /// What becomes of a packet that is not dropped.
@@ -74,7 +92,7 @@ impl Gateway {
     }
 
     /// Carries one frame that came by a device, and returns what left.
-    pub fn carry(&mut self, device: u32, octets: &[u8]) -> Option<(Way, Vec<u8>)> {
+    pub fn carry(&mut self, device: u32, octets: &[u8]) -> Option<Sent> {
         self.count("rx_packets", 1);
         self.count("rx_bytes", octets.len() as u64);
         match self.decide(octets) {
@@ -217,7 +235,7 @@ impl Gateway {
         })
     }
 
-    fn forward(&mut self, hop: Hop, station: [u8; 6], mut octets: Vec<u8>) -> Option<(Way, Vec<u8>)> {
+    fn forward(&mut self, hop: Hop, station: [u8; 6], mut octets: Vec<u8>) -> Option<Sent> {
         if self.is_wire_full {
             return self.drop("drop_tx_ring_full");
         }
@@ -240,11 +258,11 @@ impl Gateway {
         *self.counters.entry(name).or_default() += by;
     }
 
-    fn sent(&mut self, name: &'static str, way: Way, octets: Vec<u8>) -> Option<(Way, Vec<u8>)> {
+    fn sent(&mut self, name: &'static str, way: Way, octets: Vec<u8>) -> Option<Sent> {
         self.count(name, 1);
         self.count("tx_packets", 1);
         self.count("tx_bytes", octets.len() as u64);
-        Some((way, octets))
+        Some(Sent { way, octets })
     }
 
     fn drop<T>(&mut self, reason: &'static str) -> Option<T> {
