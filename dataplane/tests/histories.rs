@@ -234,11 +234,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Some(Station::Silent)),
         1 => Just(None),
     ];
+    // Times of which the waits for next hops are made, and those of the flows in their states.
+    let timeouts = prop::sample::select(vec![1, 10, 30, 60, 120, 300, 3_600, 86_400]);
     let wait = prop_oneof![
-        3 => 0..4_000_000_000_u64,
-        3 => (1..200_u64).prop_map(|seconds| seconds * 1_000_000_000),
-        1 => Just(3_700_000_000_000),
-        1 => Just(90_000_000_000_000),
+        1 => 0..4_000_000_000_u64,
+        1 => (timeouts, 0..2_u64).prop_map(|(seconds, more)| (seconds + more) * 1_000_000_000),
     ];
     let backends = prop_oneof![
         3 => (0..16_u16).prop_map(Some),
@@ -253,7 +253,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => prop::option::of(0..LEADS.len()).prop_map(|lead| Step::Route { lead }),
         2 => wait.prop_map(|ns| Step::Wait { ns }),
         2 => prop::bool::weighted(0.05).prop_map(|is_wire_full| Step::Release { is_wire_full }),
-        1 => Just(Step::Expire),
+        2 => Just(Step::Expire),
     ]
 }
 

@@ -69,6 +69,16 @@ fn a_zero_udp_checksum_stays_zero() {
 }
 
 #[test]
+fn a_udp_checksum_that_comes_to_zero_is_sent_as_all_ones() {
+    let payloads = (0..=u16::MAX).map(u16::to_be_bytes);
+    let packets = payloads.map(|octets| (octets, udp(TO_POD, (C, P), 63, &octets)));
+    let (payload, expected) = packets.into_iter().find(|(_, packet)| packet[40..42] == [0xff, 0xff]).unwrap();
+    let mut rig = Rig::new();
+    let sent = rig.one(CLIENT_SIDE, &udp(FROM_CLIENT, (C, V), 64, &payload));
+    assert_eq!(sent, (Out::Device(POD_SIDE), expected));
+}
+
+#[test]
 fn padding_of_the_link_is_carried_along_and_not_looked_at() {
     let mut rig = Rig::new();
     let padded = |mut packet: Vec<u8>| {
