@@ -79,7 +79,10 @@ impl Gateway {
                 () = until(deadline) => self.publish(|publication, cluster, now| publication.advance(cluster, now)),
                 failure = failure_of(&mut self.dns) => bail!("{failure}"),
                 Some(asked) = next_question(&mut self.asked) => self.answer(asked),
-                _ = housekeeping.tick() => self.keep_house()?,
+                _ = housekeeping.tick() => {
+                    self.keep_house()?;
+                    self.release_failed().await;
+                }
             }
         }
     }
@@ -137,6 +140,15 @@ impl Gateway {
         }
         if known {
             self.publish_topology(Changed { links: true, own_addresses: false });
+        }
+    }
+
+    /// Has the kernel stop asking for next hops that did not answer, such as pods that are gone.
+    async fn release_failed(&mut self) {
+        for next_hop in self.topology.forget_failed() {
+            if let Err(error) = self.netlink.release(next_hop).await {
+                tracing::warn!("{error:#}");
+            }
         }
     }
 
