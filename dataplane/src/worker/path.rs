@@ -91,6 +91,9 @@ impl Path {
             self.counters.rx_packets += 1;
             self.counters.rx_bytes += frame.len() as u64;
         }
+        for (_, hash) in self.parsed.iter().flatten() {
+            self.flows.prefetch_record(*hash);
+        }
         for (position, mut frame) in burst.drain(..).enumerate() {
             let Some(parsed) = self.parsed.get(position) else { break };
             let verdict = match parsed {
