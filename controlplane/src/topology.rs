@@ -4,14 +4,14 @@
 //! kind, which costs their size, not the traffic's.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use tidegate_dataplane::neighbours::{NeighbourState, Neighbours, NextHop};
 use tidegate_dataplane::routes::{DeviceIndex, Routes};
 use tidegate_dataplane::snapshot::Device;
 
-use crate::netlink::{KernelEvent, Link, Netlink};
+use crate::netlink::{KernelEvent, Link, LocalAddress, Netlink};
 
 /// What the kernel says of links, as far as we use it.
 #[derive(Debug)]
@@ -19,6 +19,7 @@ pub struct Topology {
     served: BTreeSet<DeviceIndex>,
     routes: Arc<Routes>,
     devices: Arc<[Device]>,
+    addresses: Vec<LocalAddress>,
     own_addresses: BTreeSet<IpAddr>,
     known: BTreeMap<NextHop, NeighbourState>,
     in_use: BTreeSet<NextHop>,
@@ -43,6 +44,7 @@ impl Topology {
             served: served.iter().map(|link| link.index).collect(),
             routes: Arc::default(),
             devices: Arc::new([]),
+            addresses: Vec::new(),
             own_addresses: BTreeSet::new(),
             known: BTreeMap::new(),
             in_use: BTreeSet::new(),
@@ -61,13 +63,16 @@ impl Topology {
             KernelEvent::Resync => {
                 self.known = netlink.neighbours().await?.into_iter().collect();
                 self.read_routes(netlink).await?;
-                self.read_devices(netlink).await?;
                 self.read_addresses(netlink).await?;
+                self.read_devices(netlink).await?;
                 changed = Changed { links: true, own_addresses: true };
             }
             KernelEvent::LinksChanged => changed.links = self.read_devices(netlink).await?,
             KernelEvent::RoutesChanged => changed.links = self.read_routes(netlink).await?,
-            KernelEvent::AddressesChanged => changed.own_addresses = self.read_addresses(netlink).await?,
+            KernelEvent::AddressesChanged => {
+                changed.own_addresses = self.read_addresses(netlink).await?;
+                changed.links = self.read_devices(netlink).await?;
+            }
             KernelEvent::NeighbourChanged(next_hop, state) => {
                 changed.links = self.note_neighbour(next_hop, state);
             }
@@ -101,8 +106,13 @@ impl Topology {
     async fn read_devices(&mut self, netlink: &Netlink) -> anyhow::Result<bool> {
         let links = netlink.links().await?;
         let served = links.iter().filter(|link| self.served.contains(&link.index) && link.up);
-        let devices: Arc<[Device]> =
-            served.map(|link| Device { index: link.index, mac: link.mac, mtu: link.mtu as usize }).collect();
+        let device = |link: &Link| Device {
+            index: link.index,
+            mac: link.mac,
+            mtu: link.mtu as usize,
+            address: first_ipv4(&self.addresses, link.index),
+        };
+        let devices: Arc<[Device]> = served.map(device).collect();
         for lost in self.devices.iter().filter(|old| !devices.iter().any(|new| new.index == old.index)) {
             tracing::error!("served device with index {} is down or gone", lost.index.0);
         }
@@ -112,9 +122,10 @@ impl Topology {
     }
 
     async fn read_addresses(&mut self, netlink: &Netlink) -> anyhow::Result<bool> {
-        let addresses = netlink.addresses().await?.into_iter().map(|local| local.address).collect();
-        let changed = self.own_addresses != addresses;
-        self.own_addresses = addresses;
+        self.addresses = netlink.addresses().await?;
+        let own_addresses = self.addresses.iter().map(|local| local.address).collect();
+        let changed = self.own_addresses != own_addresses;
+        self.own_addresses = own_addresses;
         Ok(changed)
     }
 
@@ -141,5 +152,31 @@ impl Topology {
     #[must_use]
     pub fn own_addresses(&self) -> &BTreeSet<IpAddr> {
         &self.own_addresses
+    }
+}
+
+/// Returns the first IPv4 address of a device in the kernel's order, which lists primary addresses first.
+fn first_ipv4(addresses: &[LocalAddress], device: DeviceIndex) -> Option<Ipv4Addr> {
+    addresses.iter().filter(|local| local.device == device).find_map(|local| match local.address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_has_the_first_of_its_own_ipv4_addresses() {
+        let local = |device, address: &str| LocalAddress {
+            device: DeviceIndex(device),
+            address: address.parse().unwrap(),
+            prefix_length: 24,
+        };
+        let addresses =
+            [local(1, "127.0.0.1"), local(2, "fe80::1"), local(2, "10.1.0.1"), local(2, "10.1.0.9")];
+        assert_eq!(first_ipv4(&addresses, DeviceIndex(2)), Some(Ipv4Addr::new(10, 1, 0, 1)));
+        assert_eq!(first_ipv4(&addresses, DeviceIndex(3)), None);
     }
 }

@@ -31,6 +31,10 @@ pub const PUNT: PuntAddresses =
     PuntAddresses { source: Mac([2, 0, 0, 0, 9, 0]), destination: Mac([2, 0, 0, 0, 9, 1]) };
 
 pub const CLIENT: [u8; 4] = [10, 1, 0, 2];
+/// The gateway's own address on the client's link.
+pub const GATEWAY: [u8; 4] = [10, 1, 0, 1];
+/// The gateway's own address on the pods' link.
+pub const POD_SIDE_GATEWAY: [u8; 4] = [10, 244, 0, 1];
 pub const VIP: [u8; 4] = [10, 96, 0, 1];
 pub const OTHER_VIP: [u8; 4] = [10, 96, 0, 2];
 /// A Service without endpoints.
@@ -221,12 +225,16 @@ pub fn snapshot() -> Snapshot {
         route(RouteTable::Main, [10, 244, 0, 0], 24, link(POD_SIDE)),
         route(RouteTable::Main, [172, 16, 0, 0], 16, link(ELSEWHERE)),
     ]);
-    let device = |index, mac| Device { index, mac, mtu: 1500 };
+    let device =
+        |index, mac, address: [u8; 4]| Device { index, mac, mtu: 1500, address: Some(address.into()) };
     Snapshot {
         links_generation: 1,
         routes: Arc::new(routes),
         neighbours: Arc::new(Neighbours::new(neighbours())),
-        devices: Arc::new([device(CLIENT_SIDE, CLIENT_SIDE_MAC), device(POD_SIDE, POD_SIDE_MAC)]),
+        devices: Arc::new([
+            device(CLIENT_SIDE, CLIENT_SIDE_MAC, GATEWAY),
+            device(POD_SIDE, POD_SIDE_MAC, POD_SIDE_GATEWAY),
+        ]),
         ..Snapshot::empty(services)
     }
 }
