@@ -42,7 +42,7 @@ pub fn translate(
         return Ok(None);
     }
     let Some(found) = context.flows.lookup(context.flows.hash(&key), &key) else { return Ok(None) };
-    if Sum::default().octets(message).word() != [0xff, 0xff] {
+    if Sum::default().octets(message).checksum() != [0, 0] {
         return Err(DropReason::IcmpChecksum);
     }
     match kind {

@@ -26,26 +26,8 @@ const REDIRECT: u8 = 5;
 const TIME_EXCEEDED: u8 = 11;
 const PARAMETER_PROBLEM: u8 = 12;
 
-/// What an ICMP error says of itself: type, code and the four octets behind the checksum.
-#[derive(Clone, Copy, Debug)]
-struct Says(u8, u8, [u8; 4]);
-
 const PORT_UNREACHABLE: Says = Says(UNREACHABLE, 3, [0; 4]);
 const TOO_BIG_FOR_1200: Says = Says(UNREACHABLE, 4, [0, 0, 0x04, 0xb0]);
-
-/// An error in a frame; its quote is an IP packet or what is left of it.
-fn error(macs: (Mac, Mac), from: [u8; 4], to: [u8; 4], ttl: u8, says: Says, quote: &[u8]) -> Vec<u8> {
-    let builder =
-        PacketBuilder::ethernet2(macs.0.0, macs.1.0).ipv4(from, to, ttl).icmpv4_raw(says.0, says.1, says.2);
-    let mut packet = Vec::new();
-    builder.write(&mut packet, quote).unwrap();
-    packet
-}
-
-/// The IP packet in a frame.
-fn ip_of(frame: &[u8]) -> Vec<u8> {
-    frame[14..].to_vec()
-}
 
 fn quoted_udp(ends: Ends) -> Vec<u8> {
     ip_of(&udp(TO_POD, ends, 62, b"question"))
@@ -94,8 +76,8 @@ fn an_error_of_the_backend_comes_from_the_service_and_quotes_what_the_client_sen
     let mut rig = with_flows();
     for (sent, known) in [(quoted_udp((C, P)), quoted_udp((C, V))), (quoted_tcp((C, P)), quoted_tcp((C, V)))]
     {
-        let left = rig.one(POD_SIDE, &error(FROM_POD, POD, CLIENT, 64, PORT_UNREACHABLE, &sent));
-        let expected = error(TO_CLIENT, VIP, CLIENT, 63, PORT_UNREACHABLE, &known);
+        let left = rig.one(POD_SIDE, &icmp_error(FROM_POD, POD, CLIENT, 64, PORT_UNREACHABLE, &sent));
+        let expected = icmp_error(TO_CLIENT, VIP, CLIENT, 63, PORT_UNREACHABLE, &known);
         assert_eq!(left, (Out::Device(CLIENT_SIDE), expected));
     }
     assert_counted(&rig, &[("rx_packets", 2), ("tx_packets", 2), ("forwarded", 2)]);
@@ -106,8 +88,8 @@ fn an_error_of_a_router_behind_keeps_the_routers_address_and_its_mtu() {
     let mut rig = with_flows();
     for says in [TOO_BIG_FOR_1200, Says(TIME_EXCEEDED, 0, [0; 4]), Says(PARAMETER_PROBLEM, 0, [20, 0, 0, 0])]
     {
-        let left = rig.one(POD_SIDE, &error(FROM_POD, ROUTER, CLIENT, 60, says, &quoted_tcp((C, P))));
-        let expected = error(TO_CLIENT, ROUTER, CLIENT, 59, says, &quoted_tcp((C, V)));
+        let left = rig.one(POD_SIDE, &icmp_error(FROM_POD, ROUTER, CLIENT, 60, says, &quoted_tcp((C, P))));
+        let expected = icmp_error(TO_CLIENT, ROUTER, CLIENT, 59, says, &quoted_tcp((C, V)));
         assert_eq!(left, (Out::Device(CLIENT_SIDE), expected), "{says:?}");
     }
     assert_counted(&rig, &[("rx_packets", 3), ("tx_packets", 3), ("forwarded", 3)]);
@@ -120,8 +102,8 @@ fn an_error_about_a_reply_reaches_the_backend_and_quotes_what_it_sent() {
         for (sent, known) in
             [(quoted_udp((V, C)), quoted_udp((P, C))), (quoted_tcp((V, C)), quoted_tcp((P, C)))]
         {
-            let left = rig.one(CLIENT_SIDE, &error(FROM_CLIENT, from, VIP, 64, TOO_BIG_FOR_1200, &sent));
-            let expected = error(TO_POD, from, POD, 63, TOO_BIG_FOR_1200, &known);
+            let left = rig.one(CLIENT_SIDE, &icmp_error(FROM_CLIENT, from, VIP, 64, TOO_BIG_FOR_1200, &sent));
+            let expected = icmp_error(TO_POD, from, POD, 63, TOO_BIG_FOR_1200, &known);
             assert_eq!(left, (Out::Device(POD_SIDE), expected));
         }
     }
@@ -135,9 +117,9 @@ fn an_error_about_a_flow_with_a_changed_port_quotes_the_clients_own_port() {
     let (_, octets) = rig.one(CLIENT_SIDE, &udp(FROM_CLIENT, (C, other), 64, b"question"));
     let changed = (CLIENT, u16::from_be_bytes([octets[34], octets[35]]));
     assert_ne!(changed, C);
-    let sent = error(FROM_POD, POD, CLIENT, 64, PORT_UNREACHABLE, &quoted_udp((changed, P)));
+    let sent = icmp_error(FROM_POD, POD, CLIENT, 64, PORT_UNREACHABLE, &quoted_udp((changed, P)));
     let (_, left) = rig.one(POD_SIDE, &sent);
-    assert_eq!(left, error(TO_CLIENT, OTHER_VIP, CLIENT, 63, PORT_UNREACHABLE, &quoted_udp((C, other))));
+    assert_eq!(left, icmp_error(TO_CLIENT, OTHER_VIP, CLIENT, 63, PORT_UNREACHABLE, &quoted_udp((C, other))));
 }
 
 #[test]
@@ -150,14 +132,14 @@ fn a_quote_may_be_cut_anywhere_behind_its_ports_and_nowhere_before() {
         let least = usize::from(sent[0] & 15) * 4 + 8;
         for length in 0..=sent.len() {
             let mut rig = with_flows();
-            let came = error(FROM_POD, POD, CLIENT, 64, PORT_UNREACHABLE, &sent[..length]);
+            let came = icmp_error(FROM_POD, POD, CLIENT, 64, PORT_UNREACHABLE, &sent[..length]);
             if length < least {
                 assert!(rig.carry(POD_SIDE, &[came]).is_empty(), "{length}");
                 assert_counted(&rig, &[("rx_packets", 1), ("drop_malformed_quote", 1)]);
             } else {
                 let left = rig.one(POD_SIDE, &came);
                 let expected =
-                    error(TO_CLIENT, VIP, CLIENT, 63, PORT_UNREACHABLE, &cut(&known, &sent, length));
+                    icmp_error(TO_CLIENT, VIP, CLIENT, 63, PORT_UNREACHABLE, &cut(&known, &sent, length));
                 assert_eq!(left, (Out::Device(CLIENT_SIDE), expected), "{length}");
             }
         }
@@ -175,8 +157,9 @@ fn octets_behind_the_quoted_packet_are_not_taken_for_its_checksum() {
         quote[28..].fill(0xee);
         quote
     };
-    let (_, left) = rig.one(POD_SIDE, &error(FROM_POD, POD, CLIENT, 64, PORT_UNREACHABLE, &short((C, P))));
-    assert_eq!(left, error(TO_CLIENT, VIP, CLIENT, 63, PORT_UNREACHABLE, &short((C, V))));
+    let (_, left) =
+        rig.one(POD_SIDE, &icmp_error(FROM_POD, POD, CLIENT, 64, PORT_UNREACHABLE, &short((C, P))));
+    assert_eq!(left, icmp_error(TO_CLIENT, VIP, CLIENT, 63, PORT_UNREACHABLE, &short((C, V))));
 }
 
 #[test]
@@ -186,9 +169,9 @@ fn a_quoted_zero_udp_checksum_stays_zero() {
         quote[26..28].fill(0);
         quote
     };
-    let sent = error(FROM_POD, POD, CLIENT, 64, PORT_UNREACHABLE, &without(quoted_udp((C, P))));
+    let sent = icmp_error(FROM_POD, POD, CLIENT, 64, PORT_UNREACHABLE, &without(quoted_udp((C, P))));
     let (_, left) = rig.one(POD_SIDE, &sent);
-    assert_eq!(left, error(TO_CLIENT, VIP, CLIENT, 63, PORT_UNREACHABLE, &without(quoted_udp((C, V)))));
+    assert_eq!(left, icmp_error(TO_CLIENT, VIP, CLIENT, 63, PORT_UNREACHABLE, &without(quoted_udp((C, V)))));
 }
 
 #[test]
@@ -200,8 +183,8 @@ fn a_quoted_header_that_a_router_has_damaged_stays_as_wrong_as_it_was() {
         quote
     };
     let (_, left) =
-        rig.one(POD_SIDE, &error(FROM_POD, ROUTER, CLIENT, 64, TOO_BIG_FOR_1200, &damaged((C, P))));
-    assert_eq!(left, error(TO_CLIENT, ROUTER, CLIENT, 63, TOO_BIG_FOR_1200, &damaged((C, V))));
+        rig.one(POD_SIDE, &icmp_error(FROM_POD, ROUTER, CLIENT, 64, TOO_BIG_FOR_1200, &damaged((C, P))));
+    assert_eq!(left, icmp_error(TO_CLIENT, ROUTER, CLIENT, 63, TOO_BIG_FOR_1200, &damaged((C, V))));
 }
 
 #[test]
@@ -210,7 +193,7 @@ fn an_error_neither_changes_the_state_of_its_flow_nor_keeps_it_alive() {
     let before = [found(&rig, Protocol::Udp), found(&rig, Protocol::Tcp)];
     rig.now = Now::from_seconds(109);
     for quote in [quoted_udp((C, P)), quoted_tcp((C, P))] {
-        rig.one(POD_SIDE, &error(FROM_POD, POD, CLIENT, 64, PORT_UNREACHABLE, &quote));
+        rig.one(POD_SIDE, &icmp_error(FROM_POD, POD, CLIENT, 64, PORT_UNREACHABLE, &quote));
     }
     assert_eq!([found(&rig, Protocol::Udp), found(&rig, Protocol::Tcp)], before);
 }
@@ -232,12 +215,12 @@ fn an_error_waits_for_its_next_hop_as_any_packet_of_the_flow() {
     let mut rig = with_flows();
     let (known, unknown) = (neighbours(), vec![neighbours()[1]]);
     rig.learn(&unknown);
-    let sent = error(FROM_POD, POD, CLIENT, 64, PORT_UNREACHABLE, &quoted_udp((C, P)));
+    let sent = icmp_error(FROM_POD, POD, CLIENT, 64, PORT_UNREACHABLE, &quoted_udp((C, P)));
     assert!(rig.carry(POD_SIDE, &[sent]).is_empty());
     assert_eq!(rig.wire.wanted, [next_hop(CLIENT_SIDE, CLIENT)]);
     rig.learn(&known);
     assert!(matches!(known[0].1, NeighbourState::Reachable(_)));
-    let expected = error(TO_CLIENT, VIP, CLIENT, 63, PORT_UNREACHABLE, &quoted_udp((C, V)));
+    let expected = icmp_error(TO_CLIENT, VIP, CLIENT, 63, PORT_UNREACHABLE, &quoted_udp((C, V)));
     assert_eq!(rig.release(), [(Out::Device(CLIENT_SIDE), expected)]);
     assert_counted(&rig, &[("rx_packets", 1), ("tx_packets", 1), ("forwarded", 1)]);
 }
@@ -253,9 +236,9 @@ fn an_error_about_no_flow_goes_to_the_kernel_as_it_came() {
         (POD, CLIENT, ip_of(&ping(TO_POD, CLIENT, POD, 63, false))),
     ] {
         let mut rig = with_flows();
-        let sent = error(FROM_POD, from, to, 64, PORT_UNREACHABLE, &quote);
+        let sent = icmp_error(FROM_POD, from, to, 64, PORT_UNREACHABLE, &quote);
         let left = rig.one(POD_SIDE, &sent);
-        assert_eq!(left, (Out::Punt, error(TO_KERNEL, from, to, 64, PORT_UNREACHABLE, &quote)));
+        assert_eq!(left, (Out::Punt, icmp_error(TO_KERNEL, from, to, 64, PORT_UNREACHABLE, &quote)));
         assert_counted(&rig, &[("rx_packets", 1), ("tx_packets", 1), ("punted", 1)]);
     }
 }
@@ -264,13 +247,13 @@ fn an_error_about_no_flow_goes_to_the_kernel_as_it_came() {
 fn each_error_that_cannot_pass_is_a_named_drop() {
     let about_reply = quoted_udp((V, C));
     let says = |kind| Says(kind, 0, [0; 4]);
-    let nested = ip_of(&error(TO_POD, CLIENT, POD, 62, PORT_UNREACHABLE, &about_reply));
+    let nested = ip_of(&icmp_error(TO_POD, CLIENT, POD, 62, PORT_UNREACHABLE, &about_reply));
     let lies = |place: usize, value: u8| {
         let mut quote = about_reply.clone();
         quote[place] = value;
         quote
     };
-    let to_vip = |ttl, says, quote: &[u8]| error(FROM_CLIENT, ROUTER, VIP, ttl, says, quote);
+    let to_vip = |ttl, says, quote: &[u8]| icmp_error(FROM_CLIENT, ROUTER, VIP, ttl, says, quote);
     let mut damaged = to_vip(64, PORT_UNREACHABLE, &about_reply);
     *damaged.last_mut().unwrap() ^= 1;
     for (name, packet) in [
@@ -290,7 +273,7 @@ fn each_error_that_cannot_pass_is_a_named_drop() {
         ("drop_unsupported_icmp", to_vip(64, PORT_UNREACHABLE, &later_fragment(about_reply.clone()))),
         (
             "drop_unallocated_address",
-            error(
+            icmp_error(
                 FROM_CLIENT,
                 ROUTER,
                 UNALLOCATED,
@@ -322,7 +305,7 @@ fn a_packet_whose_ttl_ends_here_is_answered_by_the_gateway_and_quoted_as_it_came
         let quote = &asked[14..asked.len().min(14 + 576 - 28)];
         assert_eq!(
             (out, left),
-            (Out::Device(CLIENT_SIDE), error(TO_CLIENT, GATEWAY, CLIENT, 64, in_transit, quote))
+            (Out::Device(CLIENT_SIDE), icmp_error(TO_CLIENT, GATEWAY, CLIENT, 64, in_transit, quote))
         );
     }
     rig.assert_counters(&[("rx_packets", 5), ("tx_packets", 5), ("answered_time_exceeded", 5)]);
@@ -335,10 +318,10 @@ fn a_packet_of_a_flow_whose_ttl_ends_here_is_answered_in_both_directions() {
     let mut rig = with_flows();
     let asked = tcp(FROM_CLIENT, (C, V), 1, "A", b"more");
     let (_, left) = rig.one(CLIENT_SIDE, &asked);
-    assert_eq!(left, error(TO_CLIENT, GATEWAY, CLIENT, 64, in_transit, &ip_of(&asked)));
+    assert_eq!(left, icmp_error(TO_CLIENT, GATEWAY, CLIENT, 64, in_transit, &ip_of(&asked)));
     let asked = udp(FROM_POD, (P, C), 1, b"more");
     let (_, left) = rig.one(POD_SIDE, &asked);
-    assert_eq!(left, error(TO_POD, POD_SIDE_GATEWAY, POD, 64, in_transit, &ip_of(&asked)));
+    assert_eq!(left, icmp_error(TO_POD, POD_SIDE_GATEWAY, POD, 64, in_transit, &ip_of(&asked)));
     assert_counted(&rig, &[("rx_packets", 2), ("tx_packets", 2), ("answered_time_exceeded", 2)]);
 }
 
@@ -353,13 +336,13 @@ fn a_packet_too_long_for_the_next_link_is_answered_with_its_mtu() {
         udp(FROM_CLIENT, ((CLIENT, 50_000), V), 64, &long),
     ] {
         let (out, left) = rig.one(CLIENT_SIDE, &asked);
-        let expected = error(TO_CLIENT, GATEWAY, CLIENT, 64, TOO_BIG_FOR_1200, &asked[14..14 + 548]);
+        let expected = icmp_error(TO_CLIENT, GATEWAY, CLIENT, 64, TOO_BIG_FOR_1200, &asked[14..14 + 548]);
         assert_eq!((out, left), (Out::Device(CLIENT_SIDE), expected));
     }
     let reply = tcp(FROM_POD, (P, C), 64, "A", &long);
     let (_, left) = rig.one(POD_SIDE, &reply);
     let too_big_for_1220 = Says(UNREACHABLE, 4, [0, 0, 0x04, 0xc4]);
-    assert_eq!(left, error(TO_POD, POD_SIDE_GATEWAY, POD, 64, too_big_for_1220, &reply[14..14 + 548]));
+    assert_eq!(left, icmp_error(TO_POD, POD_SIDE_GATEWAY, POD, 64, too_big_for_1220, &reply[14..14 + 548]));
     assert_counted(&rig, &[("rx_packets", 4), ("tx_packets", 4), ("answered_fragmentation_needed", 4)]);
 }
 
@@ -466,9 +449,9 @@ proptest! {
     ) {
         let mut rig = with_flows();
         let mut sent = if by_pod {
-            error(FROM_POD, POD, CLIENT, 64, PORT_UNREACHABLE, &quoted_tcp((C, P)))
+            icmp_error(FROM_POD, POD, CLIENT, 64, PORT_UNREACHABLE, &quoted_tcp((C, P)))
         } else {
-            error(FROM_CLIENT, ROUTER, VIP, 64, PORT_UNREACHABLE, &quoted_tcp((V, C)))
+            icmp_error(FROM_CLIENT, ROUTER, VIP, 64, PORT_UNREACHABLE, &quoted_tcp((V, C)))
         };
         for (place, value) in bent {
             if let Some(octet) = sent.get_mut(place) {
@@ -493,7 +476,7 @@ proptest! {
     fn no_octets_at_all_disturb_the_accounts(message in proptest::collection::vec(any::<u8>(), 0..200)) {
         let mut rig = with_flows();
         for (device, macs, to) in [(POD_SIDE, FROM_POD, CLIENT), (CLIENT_SIDE, FROM_CLIENT, VIP)] {
-            let mut sent = error(macs, ROUTER, to, 64, PORT_UNREACHABLE, &message);
+            let mut sent = icmp_error(macs, ROUTER, to, 64, PORT_UNREACHABLE, &message);
             // Type and code are the message's own, too.
             sent.splice(34..34 + message.len().min(8), message.iter().copied().take(8));
             rig.carry(device, &[sent]);

@@ -64,7 +64,7 @@ impl Sum {
         Self(sum)
     }
 
-    /// Returns the sum as one word; all ones if the octets hold their own right checksum.
+    /// Returns the sum as one word.
     #[must_use]
     pub const fn word(self) -> [u8; 2] {
         let mut sum = self.0;

@@ -111,6 +111,13 @@ impl Rig {
 
     /// Carries packets that came by a device, and returns what left, in order.
     pub fn carry(&mut self, device: DeviceIndex, packets: &[Vec<u8>]) -> Vec<(Out, Vec<u8>)> {
+        let mut burst = self.burst(packets);
+        self.path.carry(device, &mut burst, &self.snapshot, self.now, &mut self.wire);
+        self.collect()
+    }
+
+    /// Puts packets into frames, as they come from a receive ring.
+    pub fn burst(&mut self, packets: &[Vec<u8>]) -> Vec<Frame> {
         let mut burst = Vec::new();
         for packet in packets {
             let mut frame = self.path.pool.pop().unwrap();
@@ -118,8 +125,7 @@ impl Rig {
             frame.set_len(packet.len());
             burst.push(frame);
         }
-        self.path.carry(device, &mut burst, &self.snapshot, self.now, &mut self.wire);
-        self.collect()
+        burst
     }
 
     /// Lets held packets go whose wait is over.
@@ -128,7 +134,8 @@ impl Rig {
         self.collect()
     }
 
-    fn collect(&mut self) -> Vec<(Out, Vec<u8>)> {
+    /// Returns what left since the last call, puts its frames back and asserts that the counters balance.
+    pub fn collect(&mut self) -> Vec<(Out, Vec<u8>)> {
         let mut left = Vec::new();
         for (out, frame) in self.wire.sent.drain(..) {
             left.push((out, self.path.memory.octets(&frame).to_vec()));
@@ -281,6 +288,31 @@ pub fn ping(macs: (Mac, Mac), from: [u8; 4], to: [u8; 4], ttl: u8, reply: bool) 
     let mut packet = Vec::new();
     builder.write(&mut packet, b"is anybody there").unwrap();
     packet
+}
+
+/// What an ICMP error says of itself: type, code and the four octets behind the checksum.
+#[derive(Clone, Copy, Debug)]
+pub struct Says(pub u8, pub u8, pub [u8; 4]);
+
+/// An ICMP error in a frame; its quote is an IP packet or what is left of it.
+pub fn icmp_error(
+    macs: (Mac, Mac),
+    from: [u8; 4],
+    to: [u8; 4],
+    ttl: u8,
+    says: Says,
+    quote: &[u8],
+) -> Vec<u8> {
+    let builder =
+        PacketBuilder::ethernet2(macs.0.0, macs.1.0).ipv4(from, to, ttl).icmpv4_raw(says.0, says.1, says.2);
+    let mut packet = Vec::new();
+    builder.write(&mut packet, quote).unwrap();
+    packet
+}
+
+/// The IP packet in a frame.
+pub fn ip_of(frame: &[u8]) -> Vec<u8> {
+    frame[14..].to_vec()
 }
 
 /// From the client to the gateway.
