@@ -1,6 +1,7 @@
 //! The control loop: one thread that follows the cluster and the kernel and keeps the workers and the names true.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,6 @@ use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::counters::Counters;
 use tidegate_dataplane::worker::Shared;
 use tokio::net::UnixDatagram;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::cluster::{Cluster, Dirty, Event};
@@ -25,9 +25,15 @@ use crate::workers::Workers;
 
 /// How often the loop looks after things that tell it nothing: endpoints that leave, workers that died.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
+/// At most this part of the time goes into looking through the flow table for the last flows of endpoints.
+const SWEEP_SHARE: u32 = 100;
 
-/// A gateway that runs. Its parts were put together by [`crate::start`].
+/// A gateway that runs. Its parts were put together by [`crate::start`]; dropped, they end in this order.
 pub struct Gateway {
+    /// The names' side, if there is one.
+    pub dns: Option<dns::Server>,
+    /// The packet side.
+    pub workers: Workers,
     /// Where Services come from.
     pub source: Manifests,
     /// What the source has said.
@@ -40,67 +46,64 @@ pub struct Gateway {
     pub topology: Topology,
     /// What is in force.
     pub publication: Publication<DeviceSteering>,
-    /// The packet side.
-    pub workers: Workers,
     /// What the workers share with us.
     pub shared: Shared,
     /// Rings when workers wait for a next hop.
     pub wanted_bell: UnixDatagram,
-    /// The names' side, if there is one.
-    pub dns: Option<dns::Server>,
     /// What the DNS server counts.
     pub dns_counters: Arc<dns::Counters>,
     /// Questions of the HTTP server.
     pub asked: Option<mpsc::Receiver<Asked>>,
+    /// When endpoints may be swept next.
+    pub sweep_at: Instant,
 }
 
 impl Gateway {
-    /// Follows cluster and kernel until SIGTERM or SIGINT.
+    /// Follows cluster and kernel; does not end by itself.
     ///
     /// # Errors
-    /// When a worker has ended, or the kernel no longer tells of changes.
-    pub async fn run(&mut self) -> anyhow::Result<()> {
-        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    /// When a worker or the DNS server has ended, or the kernel no longer tells of changes.
+    pub async fn run(&mut self) -> anyhow::Result<Infallible> {
         let mut ring = [0];
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         loop {
-            let deadline = self.publication.next_deadline();
+            let deadline = self.publication.next_deadline(Instant::now());
             tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
-                events = self.source.next() => self.apply_events(events).await,
+                // The cluster stays as it is while names are about to be made of it.
+                events = self.source.next(), if self.publication.is_settled() => self.apply_events(events),
                 event = self.kernel_events.next() => self.apply_kernel(event?).await,
                 told = self.wanted_bell.recv(&mut ring) => {
                     told.context("the workers' bell")?;
                     self.resolve_wanted().await;
                 }
-                () = until(deadline) => {
-                    self.publication.tick(Instant::now()).await;
-                    self.workers.wake();
-                }
+                () = until(deadline) => self.publish(|publication, cluster, now| publication.advance(cluster, now)),
+                failure = failure_of(&mut self.dns) => bail!("{failure}"),
                 Some(asked) = next_question(&mut self.asked) => self.answer(asked),
-                _ = housekeeping.tick() => self.keep_house()?,
+                _ = housekeeping.tick() => {
+                    self.keep_house()?;
+                    self.release_failed().await;
+                }
             }
         }
     }
 
-    /// Folds the source's events in and puts them in force.
-    pub async fn apply_events(&mut self, events: Vec<Event>) {
+    /// Folds the source's events in and begins to put them in force.
+    pub fn apply_events(&mut self, events: Vec<Event>) {
         let mut dirty = Dirty::default();
         for event in events {
             self.cluster.apply(event, &mut dirty);
         }
         if !dirty.is_empty() {
-            let started = Instant::now();
-            self.publication.apply(&self.cluster, &dirty, started).await;
+            self.publish(|publication, cluster, now| publication.apply(cluster, &dirty, now));
+        }
+    }
+
+    /// Takes a step of publication, and ends the workers' sleep if it gave them a snapshot.
+    fn publish(&mut self, step: impl FnOnce(&mut Publication<DeviceSteering>, &Cluster, Instant)) {
+        let before = self.publication.publisher.current().generation;
+        step(&mut self.publication, &self.cluster, Instant::now());
+        if self.publication.publisher.current().generation != before {
             self.workers.wake();
-            tracing::info!(
-                services = dirty.services.len(),
-                namespaces = dirty.namespaces.len(),
-                "in force after {:?}",
-                started.elapsed()
-            );
         }
     }
 
@@ -140,17 +143,30 @@ impl Gateway {
         }
     }
 
+    /// Has the kernel stop asking for next hops that did not answer, such as pods that are gone.
+    async fn release_failed(&mut self) {
+        for next_hop in self.topology.forget_failed() {
+            if let Err(error) = self.netlink.release(next_hop).await {
+                tracing::warn!("{error:#}");
+            }
+        }
+    }
+
     fn keep_house(&mut self) -> anyhow::Result<()> {
         if let Some(number) = self.workers.lost() {
             bail!("worker {number} has ended unexpectedly");
         }
-        self.publication.publisher.free_retired();
-        if self.publication.has_leaving() {
-            let mut in_use = HashSet::new();
-            self.shared.flows.endpoints_in_use(|_, endpoint| {
-                in_use.insert(endpoint);
+        self.publish(|publication, cluster, now| publication.advance(cluster, now));
+        let started = Instant::now();
+        if self.publication.has_leaving() && started >= self.sweep_at {
+            self.publication.sweep_endpoints(|| {
+                let mut in_use = HashSet::new();
+                self.shared.flows.endpoints_in_use(|_, endpoint| {
+                    in_use.insert(endpoint);
+                });
+                in_use
             });
-            self.publication.sweep_endpoints(&in_use);
+            self.sweep_at = started + started.elapsed() * SWEEP_SHARE;
         }
         Ok(())
     }
@@ -193,7 +209,15 @@ impl Gateway {
             published: self.publication.sizes(),
             generation: self.publication.publisher.current().generation,
             publication_errors: self.publication.errors,
+            services_short: self.publication.short(),
         }
+    }
+}
+
+async fn failure_of(dns: &mut Option<dns::Server>) -> String {
+    match dns {
+        Some(dns) => dns.failed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -88,8 +88,28 @@ impl Topology {
     }
 
     /// Notes that a worker waits for a next hop; says whether it is known already, so that it is to be published.
+    ///
+    /// That it failed before is forgotten: the kernel is about to ask for it anew, and the packet waits for that.
     pub fn use_next_hop(&mut self, next_hop: NextHop) -> bool {
-        self.in_use.insert(next_hop) && self.known.contains_key(&next_hop)
+        let is_new = self.in_use.insert(next_hop);
+        match self.known.get(&next_hop) {
+            Some(NeighbourState::Failed) => {
+                self.known.remove(&next_hop);
+                !is_new
+            }
+            known => is_new && known.is_some(),
+        }
+    }
+
+    /// Takes the next hops that failed out of use and returns them, so that the kernel need not go on asking for
+    /// them; a worker that wants one says so again.
+    pub fn forget_failed(&mut self) -> Vec<NextHop> {
+        let has_failed = |hop: &&NextHop| self.known.get(*hop) == Some(&NeighbourState::Failed);
+        let failed: Vec<NextHop> = self.in_use.iter().filter(has_failed).copied().collect();
+        for next_hop in &failed {
+            self.in_use.remove(next_hop);
+        }
+        failed
     }
 
     fn note_neighbour(&mut self, next_hop: NextHop, state: Option<NeighbourState>) -> bool {
@@ -265,6 +285,22 @@ mod tests {
         assert!(topology.note_neighbour(used, reachable(1)));
     }
 
+    #[test]
+    fn a_next_hop_that_failed_is_given_up_and_asked_for_anew_when_it_is_wanted() {
+        let mut topology = serving();
+        let used = next_hop(SERVED, 1);
+        topology.use_next_hop(used);
+        assert!(topology.note_neighbour(used, Some(NeighbourState::Failed)));
+        assert_eq!(topology.forget_failed(), [used]);
+        assert_eq!(topology.forget_failed(), []);
+        assert!(
+            !topology.use_next_hop(used),
+            "its old failure is not published to the packet that waits now"
+        );
+        assert!(topology.note_neighbour(used, reachable(1)));
+        assert_eq!(topology.forget_failed(), []);
+    }
+
     fn step() -> impl Strategy<Value = (bool, NextHop, Option<NeighbourState>)> {
         let next_hop = (prop_oneof![Just(SERVED), Just(NOT_SERVED)], 1..4u8)
             .prop_map(|(device, host)| next_hop(device, host));
@@ -278,7 +314,7 @@ mod tests {
     }
 
     proptest! {
-        /// The model keeps all that was told, and publishes whenever the part in use differs.
+        /// The model keeps all that was told but failures of what is wanted anew, and publishes whenever the part in use differs.
         #[test]
         fn workers_see_every_difference_and_nothing_else(steps in proptest::collection::vec(step(), 0..60)) {
             let mut topology = serving();
@@ -287,6 +323,9 @@ mod tests {
             for (is_use, next_hop, state) in steps {
                 let publishes = if is_use {
                     used.insert(next_hop);
+                    if told.get(&next_hop) == Some(&Some(NeighbourState::Failed)) {
+                        told.insert(next_hop, None);
+                    }
                     topology.use_next_hop(next_hop)
                 } else {
                     told.insert(next_hop, state);
