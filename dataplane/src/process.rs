@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::answer;
 use crate::clock::Now;
 use crate::counters::Counters;
 use crate::flows::{
@@ -12,12 +11,14 @@ use crate::neighbours::{NeighbourState, NextHop};
 use crate::net::Port;
 use crate::net::checksum::Difference;
 use crate::packet::{Packet, Transport};
+use crate::rate_limit::RateLimit;
 use crate::rewrite::Rewrite;
-use crate::routes::RouteKind;
+use crate::routes::{DeviceIndex, RouteKind};
 use crate::services::{Destination, ServicePort};
 use crate::snapshot::Snapshot;
 use crate::tcp_state;
 use crate::verdict::{DropReason, Egress, Verdict};
+use crate::{answer, icmp_error};
 
 /// Source ports tried before a flow whose reply key is taken is refused.
 const PORT_ATTEMPTS: u16 = 128;
@@ -33,6 +34,12 @@ pub struct Context<'a> {
     pub flows: &'a FlowTable,
     /// When the burst was received.
     pub now: Now,
+    /// The device that it came by.
+    pub arrived_by: DeviceIndex,
+    /// What the worker may still send of errors and resets.
+    pub limit: &'a mut RateLimit,
+    /// The MTU of the link that the packet is too long for; says something only with [`DropReason::ExceedsMtu`].
+    pub next_link_mtu: usize,
     /// Flow events are counted here; packets by whoever carries the verdict out.
     pub counters: &'a mut Counters,
 }
@@ -44,6 +51,10 @@ pub struct Context<'a> {
 /// # Errors
 /// The reason why the packet is dropped.
 pub fn process(octets: &mut [u8], packet: &Packet, hash: KeyHash, context: &mut Context<'_>) -> Verdict {
+    decide(octets, packet, hash, context).or_else(|reason| answer::explain(reason, octets, packet, context))
+}
+
+fn decide(octets: &mut [u8], packet: &Packet, hash: KeyHash, context: &mut Context<'_>) -> Verdict {
     if packet.has_martian_source() {
         return Err(DropReason::MartianSource);
     }
@@ -54,22 +65,30 @@ pub fn process(octets: &mut [u8], packet: &Packet, hash: KeyHash, context: &mut 
         return process_established(octets, packet, &found, context);
     }
     match context.snapshot.services.lookup(key.destination) {
+        Destination::Service(_) if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
         Destination::Service(address) => match address.port(key.protocol, key.destination_port) {
             Some(port) => process_new(octets, packet, key, port, context),
-            None => answer::refuse(octets, packet),
+            None => answer::refuse(octets, packet, context),
         },
         Destination::Unallocated => Err(DropReason::UnallocatedAddress),
         Destination::Other => Ok(Egress::Punt),
     }
 }
 
-/// Decides about packets that no flow can have: ping is answered, the rest is not for virtual addresses.
-fn process_portless(octets: &mut [u8], packet: &Packet, context: &Context<'_>) -> Verdict {
+/// Decides about packets without ports: errors about a flow are its own, ping is answered, the rest is not for
+/// virtual addresses.
+fn process_portless(octets: &mut [u8], packet: &Packet, context: &mut Context<'_>) -> Verdict {
+    if packet.transport == Transport::IcmpError
+        && let Some(way) = icmp_error::translate(octets, packet, context)?
+    {
+        return Ok(way);
+    }
     match (context.snapshot.services.lookup(packet.destination), packet.transport) {
         (Destination::Other, _) => Ok(Egress::Punt),
         (Destination::Unallocated, _) => Err(DropReason::UnallocatedAddress),
+        (Destination::Service(_), Transport::Echo) if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
         (Destination::Service(_), Transport::Echo) => answer::echo_reply(octets, packet),
-        (Destination::Service(_), Transport::Icmp) => Err(DropReason::UnsupportedIcmp),
+        (Destination::Service(_), Transport::Icmp | Transport::IcmpError) => Err(DropReason::UnsupportedIcmp),
         (Destination::Service(_), Transport::Fragment) => Err(DropReason::Fragment),
         (Destination::Service(_), _) => Err(DropReason::UnsupportedProtocol),
     }
@@ -86,8 +105,13 @@ fn is_replaced(found: &Found, packet: &Packet, context: &Context<'_>) -> bool {
 }
 
 /// Rewrites a packet of a known flow. The rules are not consulted (design decision 5).
-fn process_established(octets: &mut [u8], packet: &Packet, found: &Found, context: &Context<'_>) -> Verdict {
-    let egress = egress(packet, found.leaves_as.destination, found.next_hop, context.snapshot)?;
+fn process_established(
+    octets: &mut [u8],
+    packet: &Packet,
+    found: &Found,
+    context: &mut Context<'_>,
+) -> Verdict {
+    let egress = egress(packet, found.leaves_as.destination, found.next_hop, context)?;
     let state = match packet.transport {
         Transport::Tcp(_, flags) => tcp_state::next(found.state, found.direction, flags),
         _ => found.state.next_udp(found.direction),
@@ -117,13 +141,13 @@ fn process_new(
     port: &ServicePort,
     context: &mut Context<'_>,
 ) -> Verdict {
-    let Some(state) = opening_state(packet.transport) else { return answer::refuse(octets, packet) };
-    let Some(backend) = port.backends.choose(request) else { return answer::refuse(octets, packet) };
+    let Some(state) = opening_state(packet.transport) else { return answer::refuse(octets, packet, context) };
+    let Some(backend) = port.backends.choose(request) else { return answer::refuse(octets, packet, context) };
     let IpAddr::V4(address) = backend.address else { return Err(DropReason::AddressFamily) };
     if address == request.source {
         return Err(DropReason::Hairpin);
     }
-    let egress = egress(packet, address, 0, context.snapshot)?;
+    let egress = egress(packet, address, 0, context)?;
     let reply = Key {
         source: address,
         destination: request.source,
@@ -192,8 +216,8 @@ const fn source_port(first: u16, attempt: u16) -> Port {
 }
 
 /// The way out of a rewritten packet, and what the flow may remember of it.
-struct Way {
-    way: Egress,
+pub(crate) struct Way {
+    pub(crate) way: Egress,
     cache: u64,
 }
 
@@ -201,12 +225,13 @@ struct Way {
 ///
 /// The cache holds the generation of routes and neighbours (28 bits) above the neighbour's position (20 bits); a
 /// generation that does not match means: look up again.
-fn egress(
+pub(crate) fn egress(
     packet: &Packet,
     destination: Ipv4Addr,
     cache: u64,
-    snapshot: &Snapshot,
+    context: &mut Context<'_>,
 ) -> Result<Way, DropReason> {
+    let snapshot = context.snapshot;
     if packet.ttl <= 1 {
         return Err(DropReason::TtlExceeded);
     }
@@ -214,7 +239,7 @@ fn egress(
     if generation == links_tag(snapshot)
         && let Some((next_hop, state)) = snapshot.neighbours.at(position as u32)
     {
-        return leave(packet, next_hop, state, cache, snapshot);
+        return leave(packet, next_hop, state, cache, context);
     }
     let next_hop = match snapshot.routes.lookup(IpAddr::V4(destination)) {
         Some(RouteKind::Unicast { device, gateway }) => {
@@ -227,9 +252,9 @@ fn egress(
         Some((position, state)) => {
             let fits = u64::from(position) < 1 << POSITION_BITS;
             let cache = links_tag(snapshot) << POSITION_BITS | u64::from(position);
-            leave(packet, next_hop, state, if fits { cache } else { 0 }, snapshot)
+            leave(packet, next_hop, state, if fits { cache } else { 0 }, context)
         }
-        None => leave(packet, next_hop, NeighbourState::Unresolved, 0, snapshot),
+        None => leave(packet, next_hop, NeighbourState::Unresolved, 0, context),
     }
 }
 
@@ -244,12 +269,13 @@ fn leave(
     next_hop: NextHop,
     state: NeighbourState,
     cache: u64,
-    snapshot: &Snapshot,
+    context: &mut Context<'_>,
 ) -> Result<Way, DropReason> {
-    let Some(device) = snapshot.device(next_hop.device) else {
+    let Some(device) = context.snapshot.device(next_hop.device) else {
         return Ok(Way { way: Egress::Punt, cache: 0 });
     };
     if packet.ip_bytes() > device.mtu {
+        context.next_link_mtu = device.mtu;
         return Err(DropReason::ExceedsMtu);
     }
     let way = match state {

@@ -7,6 +7,7 @@
 //! last, so for freeing, parking does not count).
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
@@ -27,6 +28,8 @@ pub struct Device {
     pub mac: Mac,
     /// Longest IP packet of the link, in octets.
     pub mtu: usize,
+    /// The box's own address on that link: the sender of ICMP errors of ours that leave by it.
+    pub address: Option<Ipv4Addr>,
 }
 
 /// Everything that a worker needs to decide, at one moment.

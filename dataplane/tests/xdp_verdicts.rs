@@ -134,6 +134,50 @@ fn what_comes_from_an_endpoint_is_taken_by_port_and_its_later_fragments_by_addre
 }
 
 #[test]
+fn an_error_about_a_packet_to_an_endpoint_is_taken() {
+    with_served(|mut served| {
+        let sent = Packet::udp((CLIENT, 40000), (ENDPOINT, 8080));
+        let (taken, not_ours) = ("redirected_about_endpoint", "passed_not_ours");
+        let error = |quote: &Packet| Packet::icmp(3, STRANGER, CLIENT, quote);
+        for kind in [3, 4, 5, 11, 12] {
+            served.expect(&Packet::icmp(kind, ENDPOINT, CLIENT, &sent), true, taken);
+        }
+        for kind in [0, 1, 2, 6, 8, 9, 10, 13, 255] {
+            served.expect(&Packet::icmp(kind, ENDPOINT, CLIENT, &sent), false, not_ours);
+        }
+        served.expect(&Packet { options: vec![1; 40], ..error(&sent) }, true, taken);
+        served.expect(&error(&Packet { options: vec![1; 40], ..sent.clone() }), true, taken);
+        served.expect(&error(&Packet { fragment: MORE_FRAGMENTS, ..sent.clone() }), true, taken);
+        served.expect(&Packet { cut_at: Some(14 + 28 + 24), ..error(&sent) }, true, taken);
+
+        served.expect(&Packet { cut_at: Some(14 + 28 + 23), ..error(&sent) }, false, not_ours);
+        served.expect(&Packet { cut_at: Some(14 + 28 + 19), ..error(&sent) }, false, not_ours);
+        served.expect(&Packet { total_length: Some(28 + 19), ..error(&sent) }, false, not_ours);
+        served.expect(&Packet { header_length: Some(4), ..error(&sent) }, false, not_ours);
+        served.expect(&Packet { fragment: MORE_FRAGMENTS, ..error(&sent) }, false, not_ours);
+        served.expect(&Packet { fragment: 185, ..error(&sent) }, false, not_ours);
+        served.expect(&error(&Packet { fragment: 185, ..sent.clone() }), false, not_ours);
+        served.expect(&error(&Packet { ports: (40000, 8081), ..sent.clone() }), false, not_ours);
+        served.expect(&error(&Packet { protocol: 6, ..sent.clone() }), false, not_ours);
+        served.expect(&error(&Packet { protocol: 1, ..sent.clone() }), false, not_ours);
+        served.expect(&error(&Packet { total_length: Some(23), ..sent.clone() }), false, not_ours);
+        served.expect(&error(&Packet { header_length: Some(4), ..sent.clone() }), false, not_ours);
+        served.expect(&error(&Packet::udp((ENDPOINT, 8080), (CLIENT, 40000))), false, not_ours);
+    });
+}
+
+#[test]
+fn an_error_goes_first_where_its_own_destination_belongs() {
+    with_served(|mut served| {
+        let sent = Packet::udp((OWN, 40000), (ENDPOINT, 8080));
+        served.expect(&Packet::icmp(3, ENDPOINT, OWN, &sent), false, "passed_own_address");
+        let reply = Packet::udp((VIP, 80), (CLIENT, 40000));
+        served.expect(&Packet::icmp(3, STRANGER, VIP, &reply), true, "redirected_to_vip");
+        served.expect(&Packet::icmp(3, STRANGER, CLIENT, &reply), false, "passed_not_ours");
+    });
+}
+
+#[test]
 fn the_boxs_own_traffic_passes_also_from_endpoints() {
     with_served(|mut served| {
         served.expect(&Packet::udp((CLIENT, 40000), (OWN, 22)), false, "passed_own_address");

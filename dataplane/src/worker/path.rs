@@ -13,6 +13,7 @@ use crate::neighbours::NextHop;
 use crate::net::{Mac, Port, Protocol, ethernet};
 use crate::packet::{Packet, Unparsed};
 use crate::process::{Context, process};
+use crate::rate_limit::RateLimit;
 use crate::routes::DeviceIndex;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Egress, Verdict};
@@ -50,6 +51,7 @@ pub struct Path {
     pub counters: Counters,
     flows: Arc<FlowTable>,
     held: HeldPackets,
+    limit: RateLimit,
     punt: PuntAddresses,
     parsed: Vec<Result<(Packet, KeyHash), Unparsed>>,
 }
@@ -69,6 +71,7 @@ impl Path {
             counters: Counters::default(),
             flows,
             held: HeldPackets::default(),
+            limit: RateLimit::default(),
             punt,
             parsed: Vec::with_capacity(BURST),
         }
@@ -99,8 +102,11 @@ impl Path {
             let verdict = match parsed {
                 Ok((packet, hash)) => {
                     let octets = self.memory.octets_mut(&mut frame);
-                    let (flows, counters) = (&*self.flows, &mut self.counters);
-                    process(octets, packet, *hash, &mut Context { snapshot, flows, now, counters })
+                    let (flows, counters, limit) = (&*self.flows, &mut self.counters, &mut self.limit);
+                    let (arrived_by, next_link_mtu) = (device, 0);
+                    let mut context =
+                        Context { snapshot, flows, now, arrived_by, limit, next_link_mtu, counters };
+                    process(octets, packet, *hash, &mut context)
                 }
                 Err(Unparsed::Foreign) => Ok(Egress::Punt),
                 Err(Unparsed::Malformed(reason)) => Err(*reason),

@@ -9,7 +9,8 @@
 //! 4. to one of the box's own addresses: passes;
 //! 5. to an address in a VIP prefix, whatever the protocol, fragments included: taken;
 //! 6. from an endpoint (address, port, protocol), or a later fragment from an endpoint's address: taken;
-//! 7. else: passes.
+//! 7. an ICMP error that quotes a packet to an endpoint (address, port, protocol): taken;
+//! 8. else: passes.
 //!
 //! Taken means: redirected to the socket of the queue it came by, if the worker of that queue wrote its heartbeat
 //! in the last 500 ms, and passed otherwise. A packet too short for ports, or lying about its length, has none:

@@ -10,6 +10,7 @@
  * After a change run build.sh: the object is committed.
  */
 #include <linux/bpf.h>
+#include <linux/icmp.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
@@ -31,6 +32,7 @@
 #define HEARTBEAT_LIMIT_NS 500000000LL
 
 #define FRAGMENT_OFFSET 0x1fff
+#define MORE_FRAGMENTS 0x2000
 
 /* Why a packet went where it went; each has a counter. Those that redirect come last. */
 enum reason {
@@ -44,6 +46,7 @@ enum reason {
 	PASSED_NO_HEARTBEAT,
 	REDIRECTED_TO_VIP,
 	REDIRECTED_FROM_ENDPOINT,
+	REDIRECTED_ABOUT_ENDPOINT,
 	REASONS,
 };
 
@@ -171,6 +174,13 @@ static __always_inline bool has_ports(__u8 protocol)
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
 }
 
+/* Those that quote the packet they are about (RFC 1122, 3.2.2). */
+static __always_inline bool is_icmp_error(__u8 type)
+{
+	return type == ICMP_DEST_UNREACH || type == ICMP_SOURCE_QUENCH || type == ICMP_REDIRECT ||
+	       type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB;
+}
+
 /* Multicast and broadcast, by either header. */
 static __always_inline bool is_group(const struct ethhdr *ethernet, __be32 destination)
 {
@@ -229,6 +239,37 @@ static __always_inline enum reason decide(const struct addressing *packet)
 	if (packet->later_fragment && bpf_map_lookup_elem(&endpoint_addrs, &packet->source.address))
 		return REDIRECTED_FROM_ENDPOINT;
 	return PASSED_NOT_OURS;
+}
+
+/* Returns what a whole ICMP error quotes, as far as headers without options reach; NULL if it is none. */
+static __always_inline const struct iphdr *quoted_packet(const struct iphdr *ip, const void *end)
+{
+	__u32 header_bytes = ip->ihl * 4;
+	const struct icmphdr *error = (const void *)ip + header_bytes;
+	const struct iphdr *quote = (const void *)(error + 1);
+
+	if (ip->protocol != IPPROTO_ICMP || ip->frag_off & bpf_htons(FRAGMENT_OFFSET | MORE_FRAGMENTS))
+		return NULL;
+	if (header_bytes < sizeof(*ip) || bpf_ntohs(ip->tot_len) < header_bytes + sizeof(*error) + sizeof(*quote))
+		return NULL;
+	if ((const void *)(quote + 1) > end || !is_icmp_error(error->type) || quote->version != 4)
+		return NULL;
+	return quote;
+}
+
+/*
+ * Says whether a packet is an ICMP error about one to an endpoint: we may have sent it on, translated. Errors
+ * about what we sent in the other direction need no rule: they go to the VIP that it seemed to come from.
+ */
+static __always_inline bool is_about_endpoint(const struct iphdr *ip, const void *end)
+{
+	const struct iphdr *quote = quoted_packet(ip, end);
+	struct addressing quoted;
+
+	if (!quote)
+		return false;
+	read_addressing(quote, end, &quoted);
+	return quoted.has_ports && bpf_map_lookup_elem(&endpoints, &quoted.destination);
 }
 
 /* Says whether the worker of a queue's slot has been at work lately. */
@@ -292,6 +333,8 @@ int steer(struct xdp_md *ctx)
 		return pass(PASSED_OTHER_STATION);
 	read_addressing(ip, end, &packet);
 	reason = decide(&packet);
+	if (reason == PASSED_NOT_OURS && is_about_endpoint(ip, end))
+		reason = REDIRECTED_ABOUT_ENDPOINT;
 	if (reason < REDIRECTED_TO_VIP)
 		return pass(reason);
 	return take(ctx, device, reason);

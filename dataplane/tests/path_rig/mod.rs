@@ -31,6 +31,10 @@ pub const PUNT: PuntAddresses =
     PuntAddresses { source: Mac([2, 0, 0, 0, 9, 0]), destination: Mac([2, 0, 0, 0, 9, 1]) };
 
 pub const CLIENT: [u8; 4] = [10, 1, 0, 2];
+/// The gateway's own address on the client's link.
+pub const GATEWAY: [u8; 4] = [10, 1, 0, 1];
+/// The gateway's own address on the pods' link.
+pub const POD_SIDE_GATEWAY: [u8; 4] = [10, 244, 0, 1];
 pub const VIP: [u8; 4] = [10, 96, 0, 1];
 pub const OTHER_VIP: [u8; 4] = [10, 96, 0, 2];
 /// A Service without endpoints.
@@ -228,12 +232,16 @@ pub fn snapshot() -> Snapshot {
         route(RouteTable::Main, [10, 244, 0, 0], 24, link(POD_SIDE)),
         route(RouteTable::Main, [172, 16, 0, 0], 16, link(ELSEWHERE)),
     ]);
-    let device = |index, mac| Device { index, mac, mtu: 1500 };
+    let device =
+        |index, mac, address: [u8; 4]| Device { index, mac, mtu: 1500, address: Some(address.into()) };
     Snapshot {
         links_generation: 1,
         routes: Arc::new(routes),
         neighbours: Arc::new(Neighbours::new(neighbours())),
-        devices: Arc::new([device(CLIENT_SIDE, CLIENT_SIDE_MAC), device(POD_SIDE, POD_SIDE_MAC)]),
+        devices: Arc::new([
+            device(CLIENT_SIDE, CLIENT_SIDE_MAC, GATEWAY),
+            device(POD_SIDE, POD_SIDE_MAC, POD_SIDE_GATEWAY),
+        ]),
         ..Snapshot::empty(services)
     }
 }
@@ -280,6 +288,31 @@ pub fn ping(macs: (Mac, Mac), from: [u8; 4], to: [u8; 4], ttl: u8, reply: bool) 
     let mut packet = Vec::new();
     builder.write(&mut packet, b"is anybody there").unwrap();
     packet
+}
+
+/// What an ICMP error says of itself: type, code and the four octets behind the checksum.
+#[derive(Clone, Copy, Debug)]
+pub struct Says(pub u8, pub u8, pub [u8; 4]);
+
+/// An ICMP error in a frame; its quote is an IP packet or what is left of it.
+pub fn icmp_error(
+    macs: (Mac, Mac),
+    from: [u8; 4],
+    to: [u8; 4],
+    ttl: u8,
+    says: Says,
+    quote: &[u8],
+) -> Vec<u8> {
+    let builder =
+        PacketBuilder::ethernet2(macs.0.0, macs.1.0).ipv4(from, to, ttl).icmpv4_raw(says.0, says.1, says.2);
+    let mut packet = Vec::new();
+    builder.write(&mut packet, quote).unwrap();
+    packet
+}
+
+/// The IP packet in a frame.
+pub fn ip_of(frame: &[u8]) -> Vec<u8> {
+    frame[14..].to_vec()
 }
 
 /// From the client to the gateway.
