@@ -24,9 +24,9 @@ const FRAMES: u32 = 64;
 /// Frames that each refill returns.
 const REFILL: usize = 16;
 /// Times the socket is drained and refilled.
-const ROUNDS: u64 = 30;
-/// Without a packet for this long the socket counts as drained; some two hundred are sent meanwhile.
-const QUIET: Duration = Duration::from_millis(200);
+const ROUNDS: u64 = 16;
+/// Without a packet for this long the socket counts as drained; many are sent meanwhile.
+const QUIET: Duration = Duration::from_millis(150);
 /// How long frames that were refilled may take to come back with packets.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Ethernet, IPv4 and UDP headers.
