@@ -4,7 +4,7 @@
 //!
 //! Reading order: [`process`] is the packet path; [`packet`] and [`net`] are what it reads, [`services`],
 //! [`maglev`], [`routes`] and [`neighbours`] what it asks, [`flows`] and [`tcp_state`] what it remembers,
-//! [`rewrite`] and [`answer`] what it does, [`verdict`] and [`counters`] what it says. [`worker`] drives it with
+//! [`masquerade`], [`rewrite`] and [`answer`] what it does, [`verdict`] and [`counters`] what it says. [`worker`] drives it with
 //! the sockets of [`xsk`], fed by the program of [`xdp`] and with tables from [`snapshot`].
 
 pub mod answer;
@@ -13,6 +13,7 @@ pub mod counters;
 pub mod flows;
 pub mod held;
 pub mod maglev;
+pub mod masquerade;
 pub mod neighbours;
 pub mod net;
 pub mod packet;

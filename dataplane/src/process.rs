@@ -8,12 +8,13 @@ use crate::counters::Counters;
 use crate::flows::{
     Direction, FlowRef, FlowTable, Found, InsertError, Key, KeyHash, NEXT_HOP_BITS, NewFlow, State,
 };
+use crate::masquerade::{self, PortSearch};
 use crate::neighbours::{NeighbourState, NextHop};
 use crate::net::Port;
 use crate::net::checksum::Difference;
 use crate::packet::{Packet, Transport};
 use crate::rewrite::Rewrite;
-use crate::routes::RouteKind;
+use crate::routes::{DeviceIndex, RouteKind};
 use crate::services::{Destination, ServicePort};
 use crate::snapshot::Snapshot;
 use crate::tcp_state;
@@ -33,6 +34,10 @@ pub struct Context<'a> {
     pub flows: &'a FlowTable,
     /// When the burst was received.
     pub now: Now,
+    /// The device that the packet came by.
+    pub received_by: DeviceIndex,
+    /// Finds the ports of masqueraded flows.
+    pub ports: &'a mut PortSearch,
     /// Flow events are counted here; packets by whoever carries the verdict out.
     pub counters: &'a mut Counters,
 }
@@ -76,9 +81,10 @@ fn process_portless(octets: &mut [u8], packet: &Packet, context: &Context<'_>) -
 }
 
 /// Removes a closed flow when its client opens a connection anew, so that the rules are asked again.
-fn is_replaced(found: &Found, packet: &Packet, context: &Context<'_>) -> bool {
+fn is_replaced(found: &Found, packet: &Packet, context: &mut Context<'_>) -> bool {
     match packet.transport {
         Transport::Tcp(_, flags) if tcp_state::is_reopening(found.state, found.direction, flags) => {
+            context.ports.note_removal();
             context.flows.remove(found.flow)
         }
         _ => false,
@@ -120,13 +126,15 @@ fn process_new(
     let Some(state) = opening_state(packet.transport) else { return answer::refuse(octets, packet) };
     let Some(backend) = port.backends.choose(request) else { return answer::refuse(octets, packet) };
     let IpAddr::V4(address) = backend.address else { return Err(DropReason::AddressFamily) };
-    if address == request.source {
-        return Err(DropReason::Hairpin);
-    }
     let egress = egress(packet, address, 0, context.snapshot)?;
+    let own = masquerade::source(request, address, context.received_by, egress.next_hop, context.snapshot)?;
+    if own.is_some() && state == State::PickedUp {
+        // What it was masqueraded as is not known any more (design decision 7).
+        return answer::refuse(octets, packet);
+    }
     let reply = Key {
         source: address,
-        destination: request.source,
+        destination: own.unwrap_or(request.source),
         source_port: backend.port,
         destination_port: request.source_port,
         protocol: request.protocol,
@@ -141,9 +149,15 @@ fn process_new(
         transport_difference: rewrite.transport.0,
         state,
     };
-    let (flow, rewrite) = insert(flow, rewrite, context)?;
+    let (flow, rewrite) = match own {
+        Some(_) => {
+            context.ports.insert(flow, context.snapshot.masquerade.ports, context.flows, context.now)?
+        }
+        None => insert(flow, rewrite, context)?,
+    };
     context.flows.cache_next_hop(flow, Direction::Request, egress.cache);
     context.counters.flows_inserted += 1;
+    context.counters.flows_masqueraded += u64::from(own.is_some());
     context.counters.flows_picked_up += u64::from(state == State::PickedUp);
     rewrite.apply(octets, packet).ok_or(DropReason::MalformedTransport)?;
     Ok(egress.way)
@@ -193,6 +207,8 @@ const fn source_port(first: u16, attempt: u16) -> Port {
 /// The way out of a rewritten packet, and what the flow may remember of it.
 struct Way {
     way: Egress,
+    /// Where it goes; `None` if the kernel sends it on.
+    next_hop: Option<NextHop>,
     cache: u64,
 }
 
@@ -219,7 +235,7 @@ fn egress(
         Some(RouteKind::Unicast { device, gateway }) => {
             NextHop { device, address: gateway.unwrap_or(IpAddr::V4(destination)) }
         }
-        Some(RouteKind::Local) => return Ok(Way { way: Egress::Punt, cache: 0 }),
+        Some(RouteKind::Local) => return Ok(Way { way: Egress::Punt, next_hop: None, cache: 0 }),
         Some(RouteKind::Unreachable) | None => return Err(DropReason::NoRoute),
     };
     match snapshot.neighbours.position(&next_hop) {
@@ -246,7 +262,7 @@ fn leave(
     snapshot: &Snapshot,
 ) -> Result<Way, DropReason> {
     let Some(device) = snapshot.device(next_hop.device) else {
-        return Ok(Way { way: Egress::Punt, cache: 0 });
+        return Ok(Way { way: Egress::Punt, next_hop: None, cache: 0 });
     };
     if packet.ip_bytes() > device.mtu {
         return Err(DropReason::ExceedsMtu);
@@ -255,5 +271,5 @@ fn leave(
         NeighbourState::Reachable(mac) => Egress::Forward { device: next_hop.device, next_hop: mac },
         NeighbourState::Unresolved | NeighbourState::Failed => Egress::Hold(next_hop),
     };
-    Ok(Way { way, cache })
+    Ok(Way { way, next_hop: Some(next_hop), cache })
 }

@@ -9,6 +9,7 @@ use crate::clock::Now;
 use crate::counters::Counters;
 use crate::flows::{FlowTable, Key, KeyHash};
 use crate::held::{HeldPackets, Released};
+use crate::masquerade::PortSearch;
 use crate::neighbours::NextHop;
 use crate::net::{Mac, Port, Protocol, ethernet};
 use crate::packet::{Packet, Unparsed};
@@ -50,6 +51,7 @@ pub struct Path {
     pub counters: Counters,
     flows: Arc<FlowTable>,
     held: HeldPackets,
+    ports: PortSearch,
     punt: PuntAddresses,
     parsed: Vec<Result<(Packet, KeyHash), Unparsed>>,
 }
@@ -69,6 +71,7 @@ impl Path {
             counters: Counters::default(),
             flows,
             held: HeldPackets::default(),
+            ports: PortSearch::default(),
             punt,
             parsed: Vec::with_capacity(BURST),
         }
@@ -85,6 +88,7 @@ impl Path {
     ) {
         burst.iter().for_each(|frame| self.memory.prefetch(frame));
         self.parsed.clear();
+        self.ports.begin_burst();
         for frame in burst.iter() {
             let parsed = Packet::parse(self.memory.octets(frame)).map(|packet| (packet, self.hash(&packet)));
             self.parsed.push(parsed);
@@ -96,8 +100,9 @@ impl Path {
             let verdict = match parsed {
                 Ok((packet, hash)) => {
                     let octets = self.memory.octets_mut(&mut frame);
-                    let (flows, counters) = (&*self.flows, &mut self.counters);
-                    process(octets, packet, *hash, &mut Context { snapshot, flows, now, counters })
+                    let (flows, counters, ports) = (&*self.flows, &mut self.counters, &mut self.ports);
+                    let mut context = Context { snapshot, flows, now, received_by: device, ports, counters };
+                    process(octets, packet, *hash, &mut context)
                 }
                 Err(Unparsed::Foreign) => Ok(Egress::Punt),
                 Err(Unparsed::Malformed(reason)) => Err(*reason),

@@ -13,7 +13,7 @@ use tidegate_dataplane::neighbours::{NeighbourState, Neighbours, NextHop};
 use tidegate_dataplane::net::{Mac, Port, Protocol};
 use tidegate_dataplane::routes::{DeviceIndex, Route, RouteKind, RouteTable, Routes};
 use tidegate_dataplane::services::{Backend, Backends, ServicePort, Services, VirtualAddress};
-use tidegate_dataplane::snapshot::{Device, Snapshot};
+use tidegate_dataplane::snapshot::{Device, OwnAddress, Snapshot};
 use tidegate_dataplane::verdict::DropReason;
 use tidegate_dataplane::worker::{Path, PuntAddresses, Wire};
 use tidegate_dataplane::xsk::{Frame, FrameMemory};
@@ -27,6 +27,10 @@ pub const CLIENT_MAC: Mac = Mac([2, 0, 0, 0, 1, 2]);
 pub const POD_MAC: Mac = Mac([2, 0, 0, 0, 2, 11]);
 pub const CLIENT_SIDE_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
 pub const POD_SIDE_MAC: Mac = Mac([2, 0, 0, 0, 2, 1]);
+/// The gateway's address on the client's side.
+pub const CLIENT_SIDE_ADDRESS: [u8; 4] = [10, 1, 0, 1];
+/// The gateway's address on the pods' side.
+pub const POD_SIDE_ADDRESS: [u8; 4] = [10, 244, 0, 1];
 pub const PUNT: PuntAddresses =
     PuntAddresses { source: Mac([2, 0, 0, 0, 9, 0]), destination: Mac([2, 0, 0, 0, 9, 1]) };
 
@@ -221,12 +225,18 @@ pub fn snapshot() -> Snapshot {
         route(RouteTable::Main, [10, 244, 0, 0], 24, link(POD_SIDE)),
         route(RouteTable::Main, [172, 16, 0, 0], 16, link(ELSEWHERE)),
     ]);
-    let device = |index, mac| Device { index, mac, mtu: 1500 };
+    let device = |index, mac, address: [u8; 4]| {
+        let own = OwnAddress { address: address.into(), prefix_length: 24 };
+        Device { index, mac, mtu: 1500, addresses: Arc::new([own]) }
+    };
     Snapshot {
         links_generation: 1,
         routes: Arc::new(routes),
         neighbours: Arc::new(Neighbours::new(neighbours())),
-        devices: Arc::new([device(CLIENT_SIDE, CLIENT_SIDE_MAC), device(POD_SIDE, POD_SIDE_MAC)]),
+        devices: Arc::new([
+            device(CLIENT_SIDE, CLIENT_SIDE_MAC, CLIENT_SIDE_ADDRESS),
+            device(POD_SIDE, POD_SIDE_MAC, POD_SIDE_ADDRESS),
+        ]),
         ..Snapshot::empty(services)
     }
 }
