@@ -87,7 +87,7 @@ names_resolve() {
     jump_sees '8080 ent\.dev\.svc\.cluster\.local\.' dig +short SRV _http._tcp.ent.dev.svc.cluster.local || return 1
     jump_sees '^ent\.dev\.svc\.cluster\.local\.$' dig +short -x 10.96.1.10 || return 1
     jump_sees 'Address: 10\.96\.0\.1$' nslookup kubernetes.default || return 1
-    jump_sees 'status: NXDOMAIN' dig +noall +comments nosuch.dev.svc.cluster.local
+    jump_sees 'status: NXDOMAIN' dig +noedns +noall +comments nosuch.dev.svc.cluster.local
 }
 
 address_answers_ping() {

@@ -78,11 +78,11 @@ impl Collector for Families {
                 match (kind, labels.is_empty()) {
                     (MetricType::Gauge, true) => metric.encode_gauge(&(*value as i64))?,
                     (MetricType::Gauge, false) => {
-                        metric.encode_family(labels)?.encode_gauge(&(*value as i64))?
+                        metric.encode_family(labels)?.encode_gauge(&(*value as i64))?;
                     }
                     (_, true) => metric.encode_counter::<NoLabelSet, _, u64>(value, None)?,
                     (_, false) => {
-                        metric.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(value, None)?
+                        metric.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(value, None)?;
                     }
                 }
             }

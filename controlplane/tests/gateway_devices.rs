@@ -34,11 +34,28 @@ fn one_interface_for_clients_and_pods_is_enough() {
 }
 
 #[test]
-fn every_queue_of_a_device_is_served() {
+fn one_worker_serves_every_queue_of_a_device() {
     let Some(rig) = Rig::up(Shape::TwoQueues) else { return };
     let gateway = Gateway::start(&rig);
     assert_serves_everything(&rig);
     gateway.assert_accounts_balance();
+    gateway.stop();
+}
+
+#[test]
+fn two_workers_share_the_connections_of_many_clients() {
+    let Some(rig) = Rig::up(Shape::TwoQueues) else { return };
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        println!("skipped: needs two cores");
+        return;
+    }
+    let gateway = Gateway::start_with(&rig, &["--cores", "0,1"]);
+    assert_serves_everything(&rig);
+    // A reply's hash is not its request's, so many of these cross from one worker's queue to the other's.
+    let requests = "seq 300 | xargs -P 16 -I{} curl -sS --max-time 10 http://10.96.1.10:8080/?{} | cut -c1-3 | sort | uniq -c";
+    assert_eq!(rig.output("jump", &["bash", "-o", "pipefail", "-c", requests]), "300 dev");
+    let counters = gateway.assert_accounts_balance();
+    assert!(counters.drops().is_empty(), "{counters:#?}");
     gateway.stop();
 }
 

@@ -20,14 +20,17 @@ pub struct Maglev {
 impl Maglev {
     /// Builds the table for members with these identities, sorted by the caller.
     ///
-    /// The size is the smallest prime not below 100 × members. Cost: about size × ln(size) steps; the control
-    /// thread pays it.
+    /// Cost: about size × ln(size) steps; the control thread pays it.
+    ///
+    /// DEVIATION from a size of 100 × members: the members are rounded up to a power of two first. Tables of
+    /// different sizes agree nowhere, and with a size for each number of members, taking one of ten away moved 88 %
+    /// of the others' entries. With one size it moves 2.3 %; only a step over a power of two moves most.
     #[must_use]
     pub fn new(identities: &[u64]) -> Self {
         if identities.len() < 2 {
             return Self { entries: vec![0; identities.len()].into() };
         }
-        let size = smallest_prime_from(identities.len() * ENTRIES_PER_MEMBER) as u64;
+        let size = smallest_prime_from(identities.len().next_power_of_two() * ENTRIES_PER_MEMBER) as u64;
         let mut preferences: Vec<Preference> =
             identities.iter().map(|identity| Preference::new(*identity, size)).collect();
         let mut entries = vec![VACANT; size as usize];
@@ -138,7 +141,7 @@ mod tests {
             .filter(|h| before[old.choose(**h).unwrap()] != after[new.choose(**h).unwrap()])
             .count();
         let share = moved as f64 / stayed.count() as f64;
-        assert!(share < 0.20, "{share}");
+        assert!(share < 0.05, "{share}");
     }
 
     #[test]

@@ -21,6 +21,9 @@ mod trie;
 mod verdict;
 mod zone;
 
+/// Filter directive that keeps hickory from logging every query it answers.
+pub const LOG_FILTER: &str = "hickory_server=warn";
+
 pub use counters::{Counters, Sample};
 pub use forward::ForwardSettings;
 pub use name::{InvalidName, Name};

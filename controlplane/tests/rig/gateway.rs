@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::counters::Counters;
@@ -30,6 +30,25 @@ struct Log {
     changed: Condvar,
 }
 
+impl Log {
+    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap()
+    }
+
+    fn push(&self, line: String) {
+        self.lines().push(line);
+        self.changed.notify_all();
+    }
+
+    fn find(&self, wanted: &impl Fn(&str) -> bool) -> Option<String> {
+        self.lines().iter().find(|line| wanted(line)).cloned()
+    }
+
+    fn await_change(&self, limit: Duration) {
+        let _woken_or_late = self.changed.wait_timeout(self.lines(), limit).unwrap();
+    }
+}
+
 impl<'rig> Gateway<'rig> {
     /// Starts it on the interfaces of the rig's shape and waits for its `ready:` line.
     #[track_caller]
@@ -55,10 +74,7 @@ impl<'rig> Gateway<'rig> {
         let stderr = BufReader::new(program.stderr.take().unwrap());
         let written = Arc::clone(&log);
         std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                written.lines.lock().unwrap().push(line);
-                written.changed.notify_all();
-            }
+            stderr.lines().map_while(Result::ok).for_each(|line| written.push(line));
         });
         let mut gateway = Self { rig, program, log, frames_at_start: 0 };
         gateway.await_line("`ready: `", |line| line.starts_with("ready: "));
@@ -70,22 +86,23 @@ impl<'rig> Gateway<'rig> {
     #[track_caller]
     pub(crate) fn await_line(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         let start = Instant::now();
-        let mut lines = self.log.lines.lock().unwrap();
         loop {
-            if let Some(line) = lines.iter().find(|line| wanted(line)) {
-                return line.clone();
+            // Asked before the log is read, so that a last line before the end is not missed.
+            let ended = self.program.try_wait().unwrap();
+            if let Some(line) = self.log.find(&wanted) {
+                return line;
             }
-            if let Some(status) = self.program.try_wait().unwrap() {
-                panic!("tidegate ended with {status} before it said {what}: {lines:#?}");
+            if let Some(status) = ended {
+                panic!("tidegate ended with {status} before it said {what}");
             }
-            assert!(start.elapsed() < PATIENCE, "tidegate did not say {what}: {lines:#?}");
-            lines = self.log.changed.wait_timeout(lines, Duration::from_millis(100)).unwrap().0;
+            assert!(start.elapsed() < PATIENCE, "tidegate did not say {what}");
+            self.log.await_change(Duration::from_millis(100));
         }
     }
 
     /// Everything on standard error so far.
     pub(crate) fn log(&self) -> String {
-        self.log.lines.lock().unwrap().join("\n")
+        self.log.lines().join("\n")
     }
 
     /// Sends a signal, named without its `SIG`.
@@ -169,16 +186,19 @@ pub(crate) fn refused_start(rig: &Rig, interfaces: &[&str], arguments: &[&str]) 
 }
 
 fn run_command(rig: &Rig, interfaces: &[&str], arguments: &[&str]) -> Command {
-    let last_core = std::thread::available_parallelism().map_or(1, usize::from) - 1;
     let mut command = rig.command("gw", &[BINARY, "run"]);
     for interface in interfaces {
         command.args(["--interface", interface]);
+    }
+    if !arguments.contains(&"--cores") {
+        let last_core = std::thread::available_parallelism().map_or(1, usize::from) - 1;
+        command.args(["--cores", &last_core.to_string()]);
     }
     command
         .arg("--source")
         .arg(format!("manifests:{}", rig.manifests.directory().display()))
         .args(["--dns-listen", DNS, "--service-cidr", "10.96.0.0/12", "--pod-cidr", "10.244.0.0/16"])
-        .args(["--cores", &last_core.to_string(), "--metrics", METRICS, "--flows", "65536"])
+        .args(["--metrics", METRICS, "--flows", "65536"])
         .arg("--state-dir")
         .arg(rig.state())
         .args(arguments)
