@@ -11,7 +11,7 @@ use crate::cluster::{Cluster, Dirty};
 use crate::manifests::{self, Manifests};
 use crate::netlink::{Link, Netlink};
 use crate::tables::{Compiler, EndpointKey};
-use crate::{offloads, settings};
+use crate::{masquerade, offloads, settings};
 
 /// Prints the plan.
 ///
@@ -46,6 +46,12 @@ pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     }
     for problem in &source.report().problems {
         println!("refused: {problem}");
+    }
+    let ports = arguments.masquerade_ports.0;
+    let masquerade = masquerade::policy(arguments);
+    match masquerade::ports_in_use(&masquerade) {
+        Some(_) => println!("masquerade: {:?}, ports {}-{}", masquerade.mode, ports.first(), ports.last()),
+        None => println!("masquerade: never; a client that is itself an endpoint may get no answer"),
     }
     for listen in &arguments.dns_listen {
         println!("DNS: {}", listen.0);

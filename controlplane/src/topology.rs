@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use tidegate_dataplane::neighbours::{NeighbourState, Neighbours, NextHop};
 use tidegate_dataplane::routes::{DeviceIndex, Routes};
-use tidegate_dataplane::snapshot::Device;
+use tidegate_dataplane::snapshot::{Device, OwnAddress};
 
-use crate::netlink::{KernelEvent, Link, Netlink};
+use crate::netlink::{KernelEvent, Link, LocalAddress, Netlink};
 
 /// What the kernel says of links, as far as we use it.
 #[derive(Debug)]
@@ -19,6 +19,7 @@ pub struct Topology {
     served: BTreeSet<DeviceIndex>,
     routes: Arc<Routes>,
     devices: Arc<[Device]>,
+    addresses: Vec<LocalAddress>,
     own_addresses: BTreeSet<IpAddr>,
     known: BTreeMap<NextHop, NeighbourState>,
     in_use: BTreeSet<NextHop>,
@@ -43,6 +44,7 @@ impl Topology {
             served: served.iter().map(|link| link.index).collect(),
             routes: Arc::default(),
             devices: Arc::new([]),
+            addresses: Vec::new(),
             own_addresses: BTreeSet::new(),
             known: BTreeMap::new(),
             in_use: BTreeSet::new(),
@@ -61,13 +63,16 @@ impl Topology {
             KernelEvent::Resync => {
                 self.known = netlink.neighbours().await?.into_iter().collect();
                 self.read_routes(netlink).await?;
-                self.read_devices(netlink).await?;
                 self.read_addresses(netlink).await?;
+                self.read_devices(netlink).await?;
                 changed = Changed { links: true, own_addresses: true };
             }
             KernelEvent::LinksChanged => changed.links = self.read_devices(netlink).await?,
             KernelEvent::RoutesChanged => changed.links = self.read_routes(netlink).await?,
-            KernelEvent::AddressesChanged => changed.own_addresses = self.read_addresses(netlink).await?,
+            KernelEvent::AddressesChanged => {
+                changed.own_addresses = self.read_addresses(netlink).await?;
+                changed.links = self.read_devices(netlink).await?;
+            }
             KernelEvent::NeighbourChanged(next_hop, state) => {
                 changed.links = self.note_neighbour(next_hop, state);
             }
@@ -101,8 +106,14 @@ impl Topology {
     async fn read_devices(&mut self, netlink: &Netlink) -> anyhow::Result<bool> {
         let links = netlink.links().await?;
         let served = links.iter().filter(|link| self.served.contains(&link.index) && link.up);
-        let devices: Arc<[Device]> =
-            served.map(|link| Device { index: link.index, mac: link.mac, mtu: link.mtu as usize }).collect();
+        let devices: Arc<[Device]> = served
+            .map(|link| Device {
+                index: link.index,
+                mac: link.mac,
+                mtu: link.mtu as usize,
+                addresses: source_addresses(&self.addresses, link.index),
+            })
+            .collect();
         for lost in self.devices.iter().filter(|old| !devices.iter().any(|new| new.index == old.index)) {
             tracing::error!("served device with index {} is down or gone", lost.index.0);
         }
@@ -112,7 +123,8 @@ impl Topology {
     }
 
     async fn read_addresses(&mut self, netlink: &Netlink) -> anyhow::Result<bool> {
-        let addresses = netlink.addresses().await?.into_iter().map(|local| local.address).collect();
+        self.addresses = netlink.addresses().await?;
+        let addresses = self.addresses.iter().map(|local| local.address).collect();
         let changed = self.own_addresses != addresses;
         self.own_addresses = addresses;
         Ok(changed)
@@ -142,4 +154,14 @@ impl Topology {
     pub fn own_addresses(&self) -> &BTreeSet<IpAddr> {
         &self.own_addresses
     }
+}
+
+/// Returns what a device may masquerade with, in the kernel's order.
+fn source_addresses(all: &[LocalAddress], device: DeviceIndex) -> Arc<[OwnAddress]> {
+    let own = all.iter().filter(|local| local.device == device && local.is_source);
+    own.filter_map(|local| match local.address {
+        IpAddr::V4(address) => Some(OwnAddress { address, prefix_length: local.prefix_length }),
+        IpAddr::V6(_) => None,
+    })
+    .collect()
 }
