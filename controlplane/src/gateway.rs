@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::counters::Counters;
 use tidegate_dataplane::worker::Shared;
 use tokio::net::UnixDatagram;
@@ -118,6 +119,7 @@ impl Gateway {
         }
         if changed.links {
             let topology = &self.topology;
+            self.publication.steering.follow_macs(topology.devices());
             let (routes, neighbours) = (Arc::clone(topology.routes()), topology.neighbours());
             self.publication.publish_links(routes, neighbours, Arc::clone(topology.devices()));
             self.workers.wake();
@@ -156,14 +158,21 @@ impl Gateway {
     fn answer(&self, (question, back): Asked) {
         let reply = match question {
             Question::Metrics => Reply { good: true, text: render(self.status().families()) },
-            Question::Health => match self.workers.lost() {
-                None => Reply { good: true, text: "ok\n".into() },
-                Some(number) => Reply { good: false, text: format!("worker {number} has ended\n") },
-            },
+            Question::Health => self.health(),
             Question::Ready => Reply { good: true, text: self.readiness() },
         };
         // A client that went away does not want its reply.
         let _ = back.send(reply);
+    }
+
+    fn health(&self) -> Reply {
+        let workers = self.workers.published.len();
+        let lost = self.workers.lost().map(|number| format!("worker {number} has ended\n"));
+        let silent = || self.publication.steering.silent_worker(workers, Now::read());
+        match lost.or_else(|| silent().map(|worker| format!("{worker}\n"))) {
+            None => Reply { good: true, text: "ok\n".into() },
+            Some(text) => Reply { good: false, text },
+        }
     }
 
     /// Ready, with what is refused at the moment: that disturbs nothing else.

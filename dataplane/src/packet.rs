@@ -64,6 +64,9 @@ impl Packet {
         let payload = network
             .get(header.header_bytes()..header.total_bytes())
             .ok_or(Unparsed::Malformed(DropReason::MalformedIpv4))?;
+        if !header.has_right_checksum(network) {
+            return Err(Unparsed::Malformed(DropReason::MalformedIpv4));
+        }
         let transport =
             Transport::parse(header, payload).ok_or(Unparsed::Malformed(DropReason::MalformedTransport))?;
         Ok(Self {

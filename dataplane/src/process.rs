@@ -128,7 +128,8 @@ fn process_new(
     let IpAddr::V4(address) = backend.address else { return Err(DropReason::AddressFamily) };
     let egress = egress(packet, address, 0, context.snapshot)?;
     let own = masquerade::source(request, address, context.received_by, egress.next_hop, context.snapshot)?;
-    if own.is_some() && state == State::PickedUp {
+    let is_picked_up = !matches!(state, State::SynSent | State::UdpUnreplied);
+    if own.is_some() && is_picked_up {
         // What it was masqueraded as is not known any more (design decision 7).
         return answer::refuse(octets, packet);
     }
@@ -158,7 +159,7 @@ fn process_new(
     context.flows.cache_next_hop(flow, Direction::Request, egress.cache);
     context.counters.flows_inserted += 1;
     context.counters.flows_masqueraded += u64::from(own.is_some());
-    context.counters.flows_picked_up += u64::from(state == State::PickedUp);
+    context.counters.flows_picked_up += u64::from(is_picked_up);
     rewrite.apply(octets, packet).ok_or(DropReason::MalformedTransport)?;
     Ok(egress.way)
 }

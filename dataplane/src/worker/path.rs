@@ -133,14 +133,16 @@ impl Path {
         now: Now,
         wire: &mut impl Wire,
     ) {
+        if let Ok(Egress::Answer { length, .. }) = verdict {
+            frame.set_len(length);
+        }
         let bytes = frame.len() as u64;
         let sent = match verdict {
             Ok(Egress::Forward { device, next_hop }) => {
                 self.readdress(&mut frame, device, next_hop, snapshot);
                 wire.transmit(device, frame).map(|()| self.counters.forwarded += 1)
             }
-            Ok(Egress::Answer { answer, length }) => {
-                frame.set_len(length);
+            Ok(Egress::Answer { answer, .. }) => {
                 wire.transmit(device, frame).map(|()| self.counters.count_answer(answer))
             }
             Ok(Egress::Punt) => {

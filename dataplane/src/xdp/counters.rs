@@ -1,9 +1,10 @@
 //! The counters of the XDP program: one per way out.
 
 /// The names of the counters, in the order of `enum reason` in `steer.bpf.c`.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 11] = [
     "passed_not_ipv4",
     "passed_group_destination",
+    "passed_other_station",
     "passed_listener",
     "passed_own_address",
     "passed_not_ours",
@@ -11,6 +12,7 @@ pub const NAMES: [&str; 9] = [
     "passed_no_heartbeat",
     "redirected_to_vip",
     "redirected_from_endpoint",
+    "redirected_to_masquerade_port",
 ];
 
 /// The names with their counts, summed over the CPUs. Every packet of a served device is in exactly one.
