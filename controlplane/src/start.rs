@@ -83,6 +83,7 @@ async fn start(
     let masquerade = masquerade::policy(arguments);
     if let Some(ports) = masquerade::ports_in_use(&masquerade) {
         reserved_ports::reserve(ports, instance).context("--masquerade-ports")?;
+        steering.program.set_masquerade_ports(Some(ports))?;
     }
     let first = Snapshot { masquerade, ..Snapshot::empty(Services::new(cidrs)) };
     let (publisher, subscribers) = Publisher::new(first, cores.len());
