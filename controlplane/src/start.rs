@@ -31,7 +31,7 @@ use crate::settings::BadConfiguration;
 use crate::steering::DeviceSteering;
 use crate::topology::{Changed, Topology};
 use crate::workers::{AttachedDevice, Plan, SocketReport, Workers};
-use crate::{metrics, offloads, settings, status};
+use crate::{masquerade, metrics, offloads, reserved_ports, settings, status};
 
 /// Next hops that may wait for the control thread at once.
 const WANTED: usize = 1024;
@@ -148,7 +148,13 @@ async fn start(
         IpNet::V4(cidr) => Some((cidr.network(), cidr.prefix_len())),
         IpNet::V6(_) => None,
     });
-    let (publisher, subscribers) = Publisher::new(Snapshot::empty(Services::new(cidrs)), cores.len());
+    let masquerade = masquerade::policy(arguments);
+    if let Some(ports) = masquerade::ports_in_use(&masquerade) {
+        reserved_ports::reserve(ports, instance).context("--masquerade-ports")?;
+        steering.program.set_masquerade_ports(Some(ports))?;
+    }
+    let first = Snapshot { masquerade, ..Snapshot::empty(Services::new(cidrs)) };
+    let (publisher, subscribers) = Publisher::new(first, cores.len());
     let plan =
         Plan { devices: &devices, cores, frames: arguments.frames, punt: &punt, shared: shared.clone() };
     let workers = Workers::start(plan, &mut steering.program, subscribers)?;
