@@ -55,6 +55,10 @@ counters! {
     answered_reset,
     /// Datagrams answered by ICMP port unreachable.
     answered_port_unreachable,
+    /// Packets whose TTL ended here, answered by ICMP time exceeded.
+    answered_time_exceeded,
+    /// Packets too long for the next link, answered by ICMP fragmentation needed.
+    answered_fragmentation_needed,
     /// Packets handed to the kernel by the punt device.
     punted,
     /// Packets that we made and sent of our own accord.
@@ -67,6 +71,8 @@ counters! {
     flows_expired,
     /// Flows whose client port was changed because the reply key was taken.
     flows_port_changed,
+    /// Flows inserted with an address of ours as their source.
+    flows_masqueraded,
     /// Flows inserted in mid-stream: a segment with ACK that belonged to none.
     flows_picked_up,
     /// Packets lost in the kernel because our receive ring was full (XDP_STATISTICS).
@@ -115,13 +121,19 @@ impl Counters {
             Answer::EchoReply => self.answered_echo += 1,
             Answer::Reset => self.answered_reset += 1,
             Answer::PortUnreachable => self.answered_port_unreachable += 1,
+            Answer::TimeExceeded => self.answered_time_exceeded += 1,
+            Answer::FragmentationNeeded => self.answered_fragmentation_needed += 1,
         }
     }
 
     /// Returns all answers.
     #[must_use]
     pub const fn answered(&self) -> u64 {
-        self.answered_echo + self.answered_reset + self.answered_port_unreachable
+        self.answered_echo
+            + self.answered_reset
+            + self.answered_port_unreachable
+            + self.answered_time_exceeded
+            + self.answered_fragmentation_needed
     }
 
     /// Says whether received, sent and frames all balance.

@@ -15,6 +15,8 @@ pub enum Transport {
     Udp(Key),
     /// An ICMP Echo.
     Echo,
+    /// An ICMP error: it quotes the packet that it is about.
+    IcmpError,
     /// Another ICMP message.
     Icmp,
     /// A piece of a larger datagram.
@@ -110,7 +112,11 @@ impl Transport {
         match header.protocol {
             ipv4::PROTOCOL_ICMP => {
                 let message = icmpv4::Header::parse(payload)?;
-                Some(if message.kind == icmpv4::ECHO && message.code == 0 { Self::Echo } else { Self::Icmp })
+                Some(match message.kind {
+                    icmpv4::ECHO if message.code == 0 => Self::Echo,
+                    kind if icmpv4::is_error(kind) => Self::IcmpError,
+                    _ => Self::Icmp,
+                })
             }
             number => match Protocol::from_number(number) {
                 Some(Protocol::Tcp) => {

@@ -17,12 +17,13 @@ use std::sync::Arc;
 use path_rig::*;
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::counters::Published;
-use tidegate_dataplane::flows::{Cursor, EndpointId, ServicePortId, Timeouts};
+use tidegate_dataplane::flows::{Cursor, EndpointId, Key, NewFlow, ServicePortId, State, Timeouts};
+use tidegate_dataplane::masquerade::{Masquerade, Mode, PortRange};
 use tidegate_dataplane::neighbours::NeighbourState;
 use tidegate_dataplane::net::{Port, Protocol};
 use tidegate_dataplane::routes::DeviceIndex;
 use tidegate_dataplane::services::{Backend, Backends, ServicePort, VirtualAddress};
-use tidegate_dataplane::snapshot::Publisher;
+use tidegate_dataplane::snapshot::{Device, Publisher};
 use tidegate_dataplane::verdict::DropReason;
 use tidegate_dataplane::worker::BURST;
 
@@ -183,6 +184,8 @@ fn echoes_refusals_and_what_goes_to_the_kernel_ask_nothing_of_the_allocator() {
         tcp(FROM_CLIENT, (C, (VIP, 81)), 64, "FA", b"data"),
         udp(FROM_CLIENT, (C, empty), 64, b"short"),
         udp(FROM_CLIENT, (C, (VIP, 81)), 64, &[7; 1400]),
+        udp(FROM_CLIENT, (C, V), 1, b"x"),
+        udp(FROM_CLIENT, (C, V), 64, &[7; 1480]),
         udp(FROM_CLIENT, (C, (LOCAL_VIP, 80)), 64, b"x"),
         udp(FROM_CLIENT, (C, (ELSEWHERE_VIP, 80)), 64, b"x"),
         udp(FROM_POD, (P, C), 64, b"of no flow"),
@@ -194,6 +197,19 @@ fn echoes_refusals_and_what_goes_to_the_kernel_ask_nothing_of_the_allocator() {
     let counters = &rig.path.counters;
     assert_eq!((counters.answered_echo, counters.answered_reset), (3, 6));
     assert_eq!((counters.answered_port_unreachable, counters.punted), (6, 12));
+    assert_eq!((counters.answered_time_exceeded, counters.answered_fragmentation_needed), (3, 3));
+}
+
+#[test]
+fn errors_about_flows_ask_nothing_of_the_allocator() {
+    let mut rig = warm_rig(64);
+    let about = |ends| ip_of(&udp(TO_POD, ends, 62, b"first"));
+    let unreachable = Says(3, 3, [0; 4]);
+    let of_pod = icmp_error(FROM_POD, POD, CLIENT, 64, unreachable, &about(((CLIENT, 9), P)));
+    let of_client = icmp_error(FROM_CLIENT, CLIENT, VIP, 64, unreachable, &about((V, (CLIENT, 9))));
+    assert_eq!(carry(&mut rig, POD_SIDE, &vec![of_pod; 100]), 100);
+    assert_eq!(carry(&mut rig, CLIENT_SIDE, &vec![of_client; 100]), 100);
+    assert_eq!(rig.path.counters.forwarded, 201);
 }
 
 #[test]
@@ -247,7 +263,8 @@ fn a_new_snapshot_is_taken_and_the_counters_are_published_without_the_allocator(
 
 #[test]
 fn no_drop_that_packets_can_cause_asks_anything_of_the_allocator() {
-    let mut rig = warm_rig(4096);
+    let mut rig = warm_rig(16_384);
+    rig.snapshot.masquerade.mode = Mode::Never;
     rig.snapshot.services = rig.snapshot.services.with([(ip(IPV6_VIP), Some(ipv6_only()))]);
     assert_eq!(carry(&mut rig, CLIENT_SIDE, &hopeless_packets()), 0);
 
@@ -260,8 +277,11 @@ fn no_drop_that_packets_can_cause_asks_anything_of_the_allocator() {
     assert_eq!(carry(&mut rig, CLIENT_SIDE, &refused), 0);
     rig.wire.full = false;
 
+    let ended = many(1100, |_| udp(FROM_CLIENT, (C, V), 1, b""));
+    assert_eq!(carry(&mut rig, CLIENT_SIDE, &ended), 999, "the limit's thousandth was the refusal");
     hold_in_vain(&mut rig);
     exhaust_source_ports(&mut rig);
+    masquerade_in_vain(&mut rig);
 
     let mut full = warm_rig(16);
     let sent =
@@ -285,6 +305,9 @@ fn hopeless_packets() -> Vec<Vec<u8>> {
         packet
     };
     let plain = || udp(FROM_CLIENT, (C, V), 64, b"payload");
+    let first = ip_of(&udp(TO_CLIENT, (V, (CLIENT, 9)), 63, b"to the flow of the warm rig"));
+    let about_first =
+        |ttl, kind, quote: &[u8]| icmp_error(FROM_CLIENT, CLIENT, VIP, ttl, Says(kind, 0, [0; 4]), quote);
     let to = |vip| udp(FROM_CLIENT, (C, (vip, 80)), 64, b"");
     vec![
         plain()[..20].to_vec(),
@@ -295,8 +318,13 @@ fn hopeless_packets() -> Vec<Vec<u8>> {
         changed(plain(), 23, 50),
         ping(FROM_CLIENT, CLIENT, VIP, 64, true),
         udp(FROM_CLIENT, (([127, 0, 0, 1], 1), V), 64, b""),
-        udp(FROM_CLIENT, (C, V), 1, b""),
-        udp(FROM_CLIENT, (C, V), 64, &[0; 1480]),
+        about_first(1, 3, &first),
+        about_first(64, 4, &first),
+        about_first(64, 5, &first),
+        about_first(64, 3, &first[..27]),
+        about_first(64, 3, &ip_of(&about_first(64, 3, &first))),
+        changed(about_first(64, 3, &first), 70, 0xff),
+        changed(udp(FROM_CLIENT, (C, V), 64, &[0; 1480]), 20, 0),
         to(UNALLOCATED),
         ping(FROM_CLIENT, CLIENT, UNALLOCATED, 64, false),
         tcp(FROM_CLIENT, (C, (EMPTY_VIP, 80)), 64, "RA", b""),
@@ -330,6 +358,36 @@ fn exhaust_source_ports(rig: &mut Rig) {
     let packets: Vec<_> =
         vips.iter().map(|vip| udp(FROM_CLIENT, ((CLIENT, 7), (*vip, 80)), 64, b"")).collect();
     carry(rig, CLIENT_SIDE, &packets);
+}
+
+/// Masquerades to a destination that has all ports of a small range in use, of one too wide to search at once, and by
+/// a device without an address.
+fn masquerade_in_vain(rig: &mut Rig) {
+    let address = POD_SIDE_GATEWAY.into();
+    for port in 1..=9_000 {
+        let (source_port, destination_port) = (Port::new(8080), Port::new(port));
+        let reply = Key {
+            source: POD.into(),
+            destination: address,
+            source_port,
+            destination_port,
+            protocol: Protocol::Udp,
+        };
+        let request = Key { source: [192, 0, 2, 1].into(), ..reply };
+        let (service, endpoint, state) = (ServicePortId(1), EndpointId(1), State::UdpStream);
+        let taken =
+            NewFlow { request, reply, service, endpoint, state, ip_difference: 0, transport_difference: 0 };
+        rig.flows.insert(&taken, rig.now).unwrap();
+    }
+    let packet = [udp(FROM_CLIENT, ((CLIENT, 44_444), V), 64, b"x")];
+    for last in [10, 9_000] {
+        let ports = PortRange::new(1, last).unwrap();
+        rig.snapshot.masquerade = Masquerade { mode: Mode::Always, ports };
+        assert_eq!(carry(rig, CLIENT_SIDE, &packet), 0);
+    }
+    let bare = |device: &Device| Device { addresses: Arc::new([]), ..device.clone() };
+    rig.snapshot.devices = rig.snapshot.devices.iter().map(bare).collect();
+    assert_eq!(carry(rig, CLIENT_SIDE, &packet), 0);
 }
 
 fn ipv6_only() -> VirtualAddress {

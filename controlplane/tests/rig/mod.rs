@@ -52,6 +52,8 @@ pub(crate) enum Shape {
     TwoInterfaces,
     /// `lan0` only, on a LAN that carries both subnets.
     OneInterface,
+    /// As `OneInterface`, with one subnet of clients and pods, who have no route by the gateway but to Services.
+    OneSubnet,
     /// As `TwoInterfaces`, with two queues on every device.
     TwoQueues,
 }
@@ -90,6 +92,7 @@ impl Rig {
         let arguments: &[&str] = match shape {
             Shape::TwoInterfaces => &["up"],
             Shape::OneInterface => &["up", "--one-interface"],
+            Shape::OneSubnet => &["up", "--one-subnet"],
             Shape::TwoQueues => &["up", "--queues", "2"],
         };
         run_script(arguments);

@@ -14,6 +14,8 @@ pub const PROTOCOL_ICMP: u8 = 1;
 
 /// `MF`: more fragments follow (RFC 791 §3.1).
 const MORE_FRAGMENTS: u16 = 0x2000;
+/// `DF`: don't fragment (RFC 791 §3.1).
+const DONT_FRAGMENT: u16 = 0x4000;
 /// The fragment offset, in units of 8 octets (RFC 791 §3.1).
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
@@ -46,6 +48,16 @@ impl Header {
     pub fn parse(packet: &[u8]) -> Option<&Self> {
         let (header, _) = Self::ref_from_prefix(packet).ok()?;
         header.is_sound(packet.len()).then_some(header)
+    }
+
+    /// Returns the view over the first octets of a packet that may be cut short behind its header.
+    ///
+    /// Of the lengths only these agree: `20 <= header_bytes() <= packet.len()` and
+    /// `header_bytes() <= total_bytes()`.
+    #[must_use]
+    pub fn parse_cut(packet: &[u8]) -> Option<&Self> {
+        let (header, _) = Self::ref_from_prefix(packet).ok()?;
+        (header.is_sound(usize::MAX) && header.header_bytes() <= packet.len()).then_some(header)
     }
 
     /// Returns the writable view over the header of a packet that was parsed before.
@@ -90,6 +102,12 @@ impl Header {
         u16::from_be_bytes(self.flags_offset) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
     }
 
+    /// Says whether the sender wants the packet in one piece or not at all.
+    #[must_use]
+    pub const fn is_unfragmentable(&self) -> bool {
+        u16::from_be_bytes(self.flags_offset) & DONT_FRAGMENT != 0
+    }
+
     /// Says whether the packet carries the start of its datagram, and so the transport header.
     #[must_use]
     pub const fn is_first(&self) -> bool {
@@ -110,11 +128,16 @@ impl Header {
         Ipv4Addr::new(a, b, c, d)
     }
 
-    /// Replaces both addresses and takes one from the TTL; `difference` is that of the addresses alone.
-    pub const fn translate(&mut self, source: Ipv4Addr, destination: Ipv4Addr, difference: Difference) {
+    /// Replaces both addresses; `difference` is that of the addresses.
+    pub const fn readdress(&mut self, source: Ipv4Addr, destination: Ipv4Addr, difference: Difference) {
         self.source = source.octets();
         self.destination = destination.octets();
         self.checksum = difference.apply(self.checksum);
+    }
+
+    /// Replaces both addresses and takes one from the TTL; `difference` is that of the addresses alone.
+    pub const fn translate(&mut self, source: Ipv4Addr, destination: Ipv4Addr, difference: Difference) {
+        self.readdress(source, destination, difference);
         let old = [self.ttl, self.protocol];
         self.ttl = self.ttl.saturating_sub(1);
         self.checksum = Difference::NONE.word(old, [self.ttl, self.protocol]).apply(self.checksum);

@@ -31,6 +31,7 @@ pub enum Kind {
     Tcp { flags: u8 },
     Udp,
     Echo,
+    IcmpError,
     OtherIcmp,
     Fragment,
     OtherProtocol,
@@ -70,7 +71,7 @@ fn long(octets: &[u8], at: usize) -> u32 {
 }
 
 /// The sum of RFC 1071 as a number from 0 to 65,534, where zero stands for both zeros of ones' complement.
-fn sum(octets: &[u8]) -> u32 {
+pub fn sum(octets: &[u8]) -> u32 {
     let mut sum = 0;
     for (place, octet) in octets.iter().enumerate() {
         sum += if place % 2 == 0 { u32::from(*octet) << 8 } else { u32::from(*octet) };
@@ -80,7 +81,7 @@ fn sum(octets: &[u8]) -> u32 {
 }
 
 /// The word that brings a sum of `rest` to `total`.
-fn missing(total: u32, rest: u32) -> u16 {
+pub fn missing(total: u32, rest: u32) -> u16 {
     ((total + 65_535 - rest) % 65_535) as u16
 }
 
@@ -99,6 +100,13 @@ pub fn mend_header(octets: &mut [u8]) {
     set_word(octets, LINK + 10, 0);
     let checksum = missing(0, sum(&octets[LINK..end]));
     set_word(octets, LINK + 10, checksum);
+}
+
+/// Computes the checksum of an ICMP message in full.
+pub fn mend_icmp(message: &mut [u8]) {
+    set_word(message, 2, 0);
+    let checksum = missing(0, sum(message));
+    set_word(message, 2, checksum);
 }
 
 impl Datagram {
@@ -138,6 +146,7 @@ impl Datagram {
         match octets[LINK + 9] {
             1 if length < 8 => None,
             1 if octets[transport] == 8 && octets[transport + 1] == 0 => Some(Kind::Echo),
+            1 if [3, 4, 5, 11, 12].contains(&octets[transport]) => Some(Kind::IcmpError),
             1 => Some(Kind::OtherIcmp),
             6 if length < 20 => None,
             6 => {
@@ -196,16 +205,21 @@ impl Datagram {
         let error = sum(&self.covered());
         let (place, _) = self.checksum_place();
         let has_checksum = !(self.kind == Kind::Udp && word(&self.octets, place) == 0);
-        self.octets[LINK + 8] -= 1;
-        self.octets[LINK + 12..LINK + 16].copy_from_slice(&leaves_as.source);
-        self.octets[LINK + 16..LINK + 20].copy_from_slice(&leaves_as.destination);
+        self.readdress(leaves_as.source, leaves_as.destination);
         set_word(&mut self.octets, self.transport, leaves_as.source_port);
         set_word(&mut self.octets, self.transport + 2, leaves_as.destination_port);
-        mend_header(&mut self.octets);
         if has_checksum {
             self.mend_transport(error);
         }
         self.octets
+    }
+
+    /// Gives the packet other addresses, one link further.
+    pub fn readdress(&mut self, source: [u8; 4], destination: [u8; 4]) {
+        self.octets[LINK + 8] -= 1;
+        self.octets[LINK + 12..LINK + 16].copy_from_slice(&source);
+        self.octets[LINK + 16..LINK + 20].copy_from_slice(&destination);
+        mend_header(&mut self.octets);
     }
 
     /// Returns the Echo Reply (RFC 792), without padding.
@@ -241,12 +255,15 @@ impl Datagram {
         tcp(self.stations_back(), self.five.reversed(), 64, &transport)
     }
 
-    /// Returns the ICMP error that quotes as much of the packet as 576 octets hold (RFC 1812 §4.3.2.3).
     pub fn port_unreachable(&self) -> Vec<u8> {
+        self.quoted_in([3, 3, 0, 0, 0, 0, 0, 0], self.five.destination)
+    }
+
+    /// Returns the ICMP error that quotes as much of the packet as 576 octets hold (RFC 1812 §4.3.2.3).
+    pub fn quoted_in(&self, header: [u8; 8], source: [u8; 4]) -> Vec<u8> {
         let quoted = self.ip_length().min(576 - 28);
-        let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
-        message.extend(&self.octets[LINK..LINK + quoted]);
-        icmp(self.stations_back(), self.five.reversed(), 64, message)
+        let message = [&header, &self.octets[LINK..LINK + quoted]].concat();
+        icmp(self.stations_back(), Five { source, ..self.five.reversed() }, 64, message)
     }
 
     fn stations_back(&self) -> [u8; 12] {
@@ -300,9 +317,7 @@ pub fn udp(stations: [u8; 12], ends: Five, ttl: u8, payload: &[u8]) -> Vec<u8> {
 
 /// Makes a frame with an ICMP message; the ports of `ends` do not count.
 pub fn icmp(stations: [u8; 12], ends: Five, ttl: u8, mut message: Vec<u8>) -> Vec<u8> {
-    set_word(&mut message, 2, 0);
-    let checksum = missing(0, sum(&message));
-    set_word(&mut message, 2, checksum);
+    mend_icmp(&mut message);
     ipv4(stations, Five { protocol: 1, ..ends }, ttl, &message)
 }
 

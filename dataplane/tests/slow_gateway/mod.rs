@@ -1,11 +1,13 @@
 //! A gateway that is slow and obviously right: lists, maps, and checksums computed in full. The oracle of the packet
 //! path; it shares no code with it and asks it nothing but the choice of a backend.
 //!
-//! Reading order: [`Gateway::carry`] here · `datagram` (octets) · `flow` (states) · `links` (next hops, waiting).
+//! Reading order: [`Gateway::carry`] here · `datagram` (octets) · `flow` (states) · `links` (next hops, waiting) ·
+//! `errors` (ICMP errors).
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "a test crate's module")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 pub mod datagram;
+pub mod errors;
 pub mod flow;
 pub mod links;
 
@@ -15,14 +17,19 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use datagram::{Datagram, Five, Kind, Unreadable};
+use errors::Allowance;
 use flow::{Flow, State};
 use links::{Held, Hop, Lead, Links, Station};
 use tidegate_dataplane::flows::Key;
+use tidegate_dataplane::masquerade::Mode;
 use tidegate_dataplane::net::{Port, Protocol};
 use tidegate_dataplane::services::Backends;
 
 /// Addresses of Services come from 10.96.0.0/16.
 const SERVICE_CIDR: [u8; 2] = [10, 96];
+
+/// The one port that masqueraded flows may get, so that which one they get is no secret of the flow table's.
+pub const MASQUERADE_PORT: u16 = 61_000;
 
 /// Backends of each protocol and port of a virtual address.
 pub type Ports = BTreeMap<(u8, u16), Arc<Backends>>;
@@ -72,6 +79,8 @@ pub struct Gateway {
     pub wanted: Vec<Hop>,
     /// No frame leaves by a device.
     pub is_wire_full: bool,
+    pub allowance: Allowance,
+    pub masquerade: Mode,
     pub counters: BTreeMap<&'static str, u64>,
 }
 
@@ -87,6 +96,8 @@ impl Gateway {
             asked: BTreeMap::new(),
             wanted: vec![],
             is_wire_full: false,
+            allowance: Allowance::default(),
+            masquerade: Mode::Auto,
             counters: BTreeMap::new(),
         }
     }
@@ -95,7 +106,7 @@ impl Gateway {
     pub fn carry(&mut self, device: u32, octets: &[u8]) -> Option<Sent> {
         self.count("rx_packets", 1);
         self.count("rx_bytes", octets.len() as u64);
-        match self.decide(octets) {
+        match self.decide(device, octets).or_else(|reason| self.explain(device, octets, reason)) {
             Ok(Fate::Forward(hop, station, octets)) => self.forward(hop, station, octets),
             Ok(Fate::Answer(_, _)) if self.is_wire_full => self.drop("drop_tx_ring_full"),
             Ok(Fate::Answer(name, octets)) => self.sent(name, Way::Device(device), octets),
@@ -108,7 +119,7 @@ impl Gateway {
         }
     }
 
-    fn decide(&mut self, octets: &[u8]) -> Result<Fate, &'static str> {
+    fn decide(&mut self, device: u32, octets: &[u8]) -> Result<Fate, &'static str> {
         let datagram = match Datagram::read(octets) {
             Ok(datagram) => datagram,
             Err(Unreadable::NotIpv4) => return Ok(Fate::Punt(octets.to_vec())),
@@ -124,19 +135,25 @@ impl Gateway {
             }
             self.flows.remove(place);
         }
+        if datagram.kind == Kind::IcmpError
+            && let Some(fate) = self.pass_error(datagram.clone())?
+        {
+            return Ok(fate);
+        }
         let destination = datagram.five.destination;
         let Some(ports) = self.services.get(&destination) else {
             let is_ours = destination[..2] == SERVICE_CIDR;
             return if is_ours { Err("drop_unallocated_address") } else { Ok(Fate::Punt(datagram.octets)) };
         };
         match datagram.kind {
+            Kind::Echo | Kind::Tcp { .. } | Kind::Udp if datagram.ttl() <= 1 => Err("drop_ttl_exceeded"),
             Kind::Echo => Ok(Fate::Answer("answered_echo", datagram.echo_reply())),
-            Kind::OtherIcmp => Err("drop_unsupported_icmp"),
+            Kind::IcmpError | Kind::OtherIcmp => Err("drop_unsupported_icmp"),
             Kind::Fragment => Err("drop_fragment"),
             Kind::OtherProtocol => Err("drop_unsupported_protocol"),
             Kind::Tcp { .. } | Kind::Udp => {
                 let backends = ports.get(&(datagram.five.protocol, datagram.five.destination_port)).cloned();
-                self.open(backends.as_deref(), datagram)
+                self.open(device, backends.as_deref(), datagram)
             }
         }
     }
@@ -178,23 +195,39 @@ impl Gateway {
     }
 
     /// Opens a flow to a backend of the Service port, or refuses.
-    fn open(&mut self, backends: Option<&Backends>, datagram: Datagram) -> Result<Fate, &'static str> {
+    fn open(
+        &mut self,
+        device: u32,
+        backends: Option<&Backends>,
+        datagram: Datagram,
+    ) -> Result<Fate, &'static str> {
         let request = datagram.five;
         let state = match datagram.kind {
             Kind::Tcp { flags } => State::of_first(flags),
             _ => Some(State::UdpUnreplied),
         };
         let backend = backends.and_then(|backends| backends.choose(&key(request)));
-        let (Some(state), Some(backend)) = (state, backend) else { return refuse(&datagram) };
+        let (Some(state), Some(backend)) = (state, backend) else { return self.refuse(&datagram) };
         let IpAddr::V4(address) = backend.address else { return Err("drop_address_family") };
         let mut leaves_as =
             Five { destination: address.octets(), destination_port: backend.port.number(), ..request };
-        if leaves_as.destination == request.source {
-            return Err("drop_hairpin");
-        }
         // No flow is opened for a packet that cannot leave.
-        self.leave(datagram.clone(), leaves_as)?;
+        let hop = match self.leave(datagram.clone(), leaves_as)? {
+            Fate::Forward(hop, ..) | Fate::Hold(hop, _) => Some(hop),
+            Fate::Answer(..) | Fate::Punt(_) => None,
+        };
+        let is_picked_up = matches!(state, State::PickedUp | State::FinWait);
+        let own = self.own_address(device, hop, leaves_as.destination == request.source)?;
         let mut attempt = 0;
+        if let Some(own) = own {
+            (leaves_as.source, leaves_as.source_port) = (own, MASQUERADE_PORT);
+            if is_picked_up {
+                return self.refuse(&datagram);
+            }
+            if self.owner(leaves_as.reversed()).is_some() {
+                return Err("drop_masquerade_ports_exhausted");
+            }
+        }
         while self.owner(leaves_as.reversed()).is_some() {
             leaves_as.source_port = other_port(request.source_port, attempt);
             attempt += 1;
@@ -206,33 +239,75 @@ impl Gateway {
         self.flows.push(Flow { request, reply, state, last_second: self.second() });
         self.count("flows_inserted", 1);
         self.count("flows_port_changed", u64::from(attempt > 0));
-        self.count("flows_picked_up", u64::from(matches!(state, State::PickedUp | State::FinWait)));
+        self.count("flows_masqueraded", u64::from(own.is_some()));
+        self.count("flows_picked_up", u64::from(is_picked_up));
         self.leave(datagram, leaves_as)
+    }
+
+    /// RST for a segment, ICMP for a datagram; nothing for a RST.
+    fn refuse(&mut self, datagram: &Datagram) -> Result<Fate, &'static str> {
+        match datagram.kind {
+            Kind::Tcp { flags } if flags & 4 != 0 => Err("drop_stray_reset"),
+            Kind::Tcp { flags } => {
+                self.spend().map(|()| Fate::Answer("answered_reset", datagram.reset(flags)))
+            }
+            _ => {
+                self.spend().map(|()| Fate::Answer("answered_port_unreachable", datagram.port_unreachable()))
+            }
+        }
+    }
+
+    /// The address that a flow gets instead of its client's; none for what the kernel sends on.
+    fn own_address(
+        &self,
+        device: u32,
+        hop: Option<Hop>,
+        is_hairpin: bool,
+    ) -> Result<Option<[u8; 4]>, &'static str> {
+        let is_masqueraded = |(out, _): &Hop| match self.masquerade {
+            Mode::Auto => is_hairpin || *out == device,
+            Mode::Always => true,
+            Mode::Never => false,
+        };
+        match hop.filter(is_masqueraded) {
+            Some((out, _)) => Ok(Some(self.links.own[&out])),
+            None if is_hairpin => Err("drop_hairpin"),
+            None => Ok(None),
+        }
     }
 
     /// Translates a packet and finds its way out.
     fn leave(&self, datagram: Datagram, leaves_as: Five) -> Result<Fate, &'static str> {
+        let exit = self.exit(&datagram, leaves_as.destination)?;
+        Ok(self.leave_by(exit, datagram.translated(leaves_as)))
+    }
+
+    /// Finds where a packet leaves for a destination; `None` is the kernel.
+    fn exit(&self, datagram: &Datagram, destination: [u8; 4]) -> Result<Option<Hop>, &'static str> {
         if datagram.ttl() <= 1 {
             return Err("drop_ttl_exceeded");
         }
-        let length = datagram.ip_length();
-        let hop = match self.links.lead(leaves_as.destination) {
+        let hop = match self.links.lead(destination) {
             None | Some(Lead::Nowhere) => return Err("drop_no_route"),
-            Some(Lead::Here) => return Ok(Fate::Punt(datagram.translated(leaves_as))),
-            Some(Lead::Link(device)) => (device, leaves_as.destination),
+            Some(Lead::Here) => return Ok(None),
+            Some(Lead::Link(device)) => (device, destination),
             Some(Lead::Router(device, router)) => (device, router),
         };
         if !self.links.devices.contains_key(&hop.0) {
-            return Ok(Fate::Punt(datagram.translated(leaves_as)));
+            return Ok(None);
         }
-        if length > links::MTU {
+        if datagram.ip_length() > links::MTU {
             return Err("drop_exceeds_mtu");
         }
-        let octets = datagram.translated(leaves_as);
-        Ok(match self.links.stations.get(&hop) {
+        Ok(Some(hop))
+    }
+
+    fn leave_by(&self, exit: Option<Hop>, octets: Vec<u8>) -> Fate {
+        let Some(hop) = exit else { return Fate::Punt(octets) };
+        match self.links.stations.get(&hop) {
             Some(Station::Known(station)) => Fate::Forward(hop, *station, octets),
             Some(Station::Asked | Station::Silent) | None => Fate::Hold(hop, octets),
-        })
+        }
     }
 
     fn forward(&mut self, hop: Hop, station: [u8; 6], mut octets: Vec<u8>) -> Option<Sent> {
@@ -268,15 +343,6 @@ impl Gateway {
     fn drop<T>(&mut self, reason: &'static str) -> Option<T> {
         self.count(reason, 1);
         None
-    }
-}
-
-/// RST for a segment, ICMP for a datagram; nothing for a RST.
-fn refuse(datagram: &Datagram) -> Result<Fate, &'static str> {
-    match datagram.kind {
-        Kind::Tcp { flags } if flags & 4 != 0 => Err("drop_stray_reset"),
-        Kind::Tcp { flags } => Ok(Fate::Answer("answered_reset", datagram.reset(flags))),
-        _ => Ok(Fate::Answer("answered_port_unreachable", datagram.port_unreachable())),
     }
 }
 
