@@ -1,5 +1,6 @@
 """Programs at the ends of the rig: what a pod runs, and what a client sends."""
 
+import hashlib
 import http.server
 import random
 import socket
@@ -15,11 +16,19 @@ REPLY_SECONDS = 5.0
 class Page(http.server.BaseHTTPRequestHandler):
     """Answers with the pod's name and the client's address; /bytes/N with N octets that depend on nothing else."""
 
+    def do_PUT(self):
+        """Answers with the digest of what came."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(f"{hashlib.sha256(body).hexdigest()}\n".encode())
+
     def do_GET(self):
         if self.path.startswith("/bytes/"):
             body = random.Random(7).randbytes(int(self.path.removeprefix("/bytes/")))
         else:
             body = f"{self.server.pod} {self.client_address[0]}\n".encode()
+        self.answer(body)
+
+    def answer(self, body):
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
