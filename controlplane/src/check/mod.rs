@@ -2,7 +2,7 @@
 //!
 //! What it prints starts with one of a few words: `kernel`, `device`, `worker`, `DNS`, `metrics`, `Service` for
 //! the plan; `limit` for what a run would not do for a Service or an endpoint; `refused` for what is wrong in
-//! manifests; `obstacle` for what would keep a run from starting now. [`machine`] looks at the box, this file at
+//! manifests; `obstacle` for what would keep a run from starting now. `machine` looks at the box, this file at
 //! the cluster.
 
 mod machine;
