@@ -128,3 +128,6 @@ fn stable_hash(text: &str) -> u64 {
     });
     (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
+
+#[cfg(test)]
+mod tests;

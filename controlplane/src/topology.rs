@@ -4,12 +4,12 @@
 //! kind, which costs their size, not the traffic's.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tidegate_dataplane::neighbours::{NeighbourState, Neighbours, NextHop};
 use tidegate_dataplane::routes::{DeviceIndex, Routes};
-use tidegate_dataplane::snapshot::Device;
+use tidegate_dataplane::snapshot::{Device, OwnAddress};
 
 use crate::netlink::{KernelEvent, Link, LocalAddress, Netlink};
 
@@ -142,21 +142,22 @@ impl Topology {
 
     fn devices_among(&self, links: &[Link]) -> Arc<[Device]> {
         let served = links.iter().filter(|link| self.served.contains_key(&link.index) && link.up);
-        let device = |link: &Link| Device {
-            index: link.index,
-            mac: link.mac,
-            mtu: link.mtu as usize,
-            address: first_ipv4(&self.addresses, link.index),
-        };
-        served.map(device).collect()
+        served
+            .map(|link| Device {
+                index: link.index,
+                mac: link.mac,
+                mtu: link.mtu as usize,
+                addresses: source_addresses(&self.addresses, link.index),
+            })
+            .collect()
     }
 
     fn log_differences(&self, now: &[Device]) {
         for (index, name) in &self.served {
-            let find = |devices: &[Device]| devices.iter().copied().find(|device| device.index == *index);
+            let find = |devices: &[Device]| devices.iter().find(|device| device.index == *index).cloned();
             match (find(&self.devices), find(now)) {
                 (Some(_), None) => tracing::error!("device {name}: down or gone"),
-                (before, Some(after)) if before != Some(after) => {
+                (before, Some(after)) if before.as_ref() != Some(&after) => {
                     tracing::info!("device {name}: up, MAC {}, MTU {}", after.mac, after.mtu);
                 }
                 _ => {}
@@ -198,12 +199,14 @@ impl Topology {
     }
 }
 
-/// Returns the first IPv4 address of a device in the kernel's order, which lists primary addresses first.
-fn first_ipv4(addresses: &[LocalAddress], device: DeviceIndex) -> Option<Ipv4Addr> {
-    addresses.iter().filter(|local| local.device == device).find_map(|local| match local.address {
-        IpAddr::V4(address) => Some(address),
+/// Returns what a device may masquerade with, in the kernel's order.
+fn source_addresses(all: &[LocalAddress], device: DeviceIndex) -> Arc<[OwnAddress]> {
+    let own = all.iter().filter(|local| local.device == device && local.is_source);
+    own.filter_map(|local| match local.address {
+        IpAddr::V4(address) => Some(OwnAddress { address, prefix_length: local.prefix_length }),
         IpAddr::V6(_) => None,
     })
+    .collect()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use zerocopy::IntoBytes;
 use crate::net::{checksum, ethernet, icmpv4, ipv4, tcp};
 use crate::packet::{Packet, Transport};
 use crate::process::Context;
+use crate::snapshot::Device;
 use crate::verdict::{Answer, DropReason, Egress, Verdict};
 
 /// Longest IP packet that carries an ICMP error. Source: RFC 1812 §4.3.2.3, "without exceeding 576 bytes".
@@ -59,7 +60,7 @@ pub fn explain(reason: DropReason, octets: &mut [u8], packet: &Packet, context: 
         _ => return Err(reason),
     };
     let device = context.snapshot.device(context.arrived_by);
-    let Some(own) = device.and_then(|device| device.address) else { return Err(reason) };
+    let Some(own) = device.and_then(Device::address) else { return Err(reason) };
     if !may_be_told(answer, octets, packet).unwrap_or(false) {
         return Err(reason);
     }

@@ -71,6 +71,8 @@ counters! {
     flows_expired,
     /// Flows whose client port was changed because the reply key was taken.
     flows_port_changed,
+    /// Flows inserted with an address of ours as their source.
+    flows_masqueraded,
     /// Flows inserted in mid-stream: a segment with ACK that belonged to none.
     flows_picked_up,
     /// Packets lost in the kernel because our receive ring was full (XDP_STATISTICS).

@@ -4,9 +4,9 @@
 //!
 //! Reading order: [`process`] is the packet path; [`packet`] and [`net`] are what it reads, [`services`],
 //! [`maglev`], [`routes`] and [`neighbours`] what it asks, [`flows`] and [`tcp_state`] what it remembers,
-//! [`rewrite`], [`icmp_error`] and [`answer`] what it does (answers within [`rate_limit`]), [`verdict`] and
-//! [`counters`] what it says. [`worker`] drives it with the sockets of [`xsk`], fed by the program of [`xdp`] and with
-//! tables from [`snapshot`].
+//! [`masquerade`], [`rewrite`], [`icmp_error`] and [`answer`] what it does (answers within [`rate_limit`]),
+//! [`verdict`] and [`counters`] what it says. [`worker`] drives it with the sockets of [`xsk`], fed by the program of
+//! [`xdp`] and with tables from [`snapshot`].
 
 pub mod answer;
 pub mod clock;
@@ -15,6 +15,7 @@ pub mod flows;
 pub mod held;
 pub mod icmp_error;
 pub mod maglev;
+pub mod masquerade;
 pub mod neighbours;
 pub mod net;
 pub mod packet;

@@ -7,6 +7,7 @@ use crate::counters::Counters;
 use crate::flows::{
     Direction, FlowRef, FlowTable, Found, InsertError, Key, KeyHash, NEXT_HOP_BITS, NewFlow, State,
 };
+use crate::masquerade::{self, PortSearch};
 use crate::neighbours::{NeighbourState, NextHop};
 use crate::net::Port;
 use crate::net::checksum::Difference;
@@ -40,6 +41,8 @@ pub struct Context<'a> {
     pub limit: &'a mut RateLimit,
     /// The MTU of the link that the packet is too long for; says something only with [`DropReason::ExceedsMtu`].
     pub next_link_mtu: usize,
+    /// Finds the ports of masqueraded flows.
+    pub ports: &'a mut PortSearch,
     /// Flow events are counted here; packets by whoever carries the verdict out.
     pub counters: &'a mut Counters,
 }
@@ -95,9 +98,10 @@ fn process_portless(octets: &mut [u8], packet: &Packet, context: &mut Context<'_
 }
 
 /// Removes a closed flow when its client opens a connection anew, so that the rules are asked again.
-fn is_replaced(found: &Found, packet: &Packet, context: &Context<'_>) -> bool {
+fn is_replaced(found: &Found, packet: &Packet, context: &mut Context<'_>) -> bool {
     match packet.transport {
         Transport::Tcp(_, flags) if tcp_state::is_reopening(found.state, found.direction, flags) => {
+            context.ports.note_removal();
             context.flows.remove(found.flow)
         }
         _ => false,
@@ -144,13 +148,16 @@ fn process_new(
     let Some(state) = opening_state(packet.transport) else { return answer::refuse(octets, packet, context) };
     let Some(backend) = port.backends.choose(request) else { return answer::refuse(octets, packet, context) };
     let IpAddr::V4(address) = backend.address else { return Err(DropReason::AddressFamily) };
-    if address == request.source {
-        return Err(DropReason::Hairpin);
-    }
     let egress = egress(packet, address, 0, context)?;
+    let own = masquerade::source(request, address, context.arrived_by, egress.next_hop, context.snapshot)?;
+    let is_picked_up = !matches!(state, State::SynSent | State::UdpUnreplied);
+    if own.is_some() && is_picked_up {
+        // What it was masqueraded as is not known any more (design decision 7).
+        return answer::refuse(octets, packet, context);
+    }
     let reply = Key {
         source: address,
-        destination: request.source,
+        destination: own.unwrap_or(request.source),
         source_port: backend.port,
         destination_port: request.source_port,
         protocol: request.protocol,
@@ -165,10 +172,15 @@ fn process_new(
         transport_difference: rewrite.transport.0,
         state,
     };
-    let (flow, rewrite) = insert(flow, rewrite, context)?;
+    let (flow, rewrite) = match own {
+        Some(_) => {
+            context.ports.insert(flow, context.snapshot.masquerade.ports, context.flows, context.now)?
+        }
+        None => insert(flow, rewrite, context)?,
+    };
     context.flows.cache_next_hop(flow, Direction::Request, egress.cache);
     context.counters.flows_inserted += 1;
-    let is_picked_up = !matches!(state, State::SynSent | State::UdpUnreplied);
+    context.counters.flows_masqueraded += u64::from(own.is_some());
     context.counters.flows_picked_up += u64::from(is_picked_up);
     rewrite.apply(octets, packet).ok_or(DropReason::MalformedTransport)?;
     Ok(egress.way)
@@ -218,6 +230,8 @@ const fn source_port(first: u16, attempt: u16) -> Port {
 /// The way out of a rewritten packet, and what the flow may remember of it.
 pub(crate) struct Way {
     pub(crate) way: Egress,
+    /// Where it goes; `None` if the kernel sends it on.
+    pub(crate) next_hop: Option<NextHop>,
     cache: u64,
 }
 
@@ -245,7 +259,7 @@ pub(crate) fn egress(
         Some(RouteKind::Unicast { device, gateway }) => {
             NextHop { device, address: gateway.unwrap_or(IpAddr::V4(destination)) }
         }
-        Some(RouteKind::Local) => return Ok(Way { way: Egress::Punt, cache: 0 }),
+        Some(RouteKind::Local) => return Ok(Way { way: Egress::Punt, next_hop: None, cache: 0 }),
         Some(RouteKind::Unreachable) | None => return Err(DropReason::NoRoute),
     };
     match snapshot.neighbours.position(&next_hop) {
@@ -272,7 +286,7 @@ fn leave(
     context: &mut Context<'_>,
 ) -> Result<Way, DropReason> {
     let Some(device) = context.snapshot.device(next_hop.device) else {
-        return Ok(Way { way: Egress::Punt, cache: 0 });
+        return Ok(Way { way: Egress::Punt, next_hop: None, cache: 0 });
     };
     if packet.ip_bytes() > device.mtu {
         context.next_link_mtu = device.mtu;
@@ -282,5 +296,5 @@ fn leave(
         NeighbourState::Reachable(mac) => Egress::Forward { device: next_hop.device, next_hop: mac },
         NeighbourState::Unresolved | NeighbourState::Failed => Egress::Hold(next_hop),
     };
-    Ok(Way { way, cache })
+    Ok(Way { way, next_hop: Some(next_hop), cache })
 }

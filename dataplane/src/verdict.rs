@@ -107,7 +107,7 @@ drop_reasons! {
     StrayReset => "drop_stray_reset",
     /// The Service has endpoints of the other address family only.
     AddressFamily => "drop_address_family",
-    /// The chosen endpoint is the client itself; that needs masquerade.
+    /// The chosen endpoint is the client itself, and masquerade is off or the kernel would send the packet on.
     Hairpin => "drop_hairpin",
     /// The kernel has no route, or one that rejects.
     NoRoute => "drop_no_route",
@@ -123,6 +123,12 @@ drop_reasons! {
     FlowContended => "drop_flow_contended",
     /// No source port was free that tells the reply apart.
     NoSourcePort => "drop_no_source_port",
+    /// Every masquerade port is in use to that destination.
+    MasqueradePortsExhausted => "drop_masquerade_ports_exhausted",
+    /// The search for a free masquerade port was broken off; the next packet to that destination goes on with it.
+    MasqueradeSearchPaused => "drop_masquerade_search_paused",
+    /// The device that the packet would leave by has no IPv4 address to masquerade with.
+    NoMasqueradeAddress => "drop_no_masquerade_address",
     /// The transmit ring of the device was full.
     TxRingFull => "drop_tx_ring_full",
     /// No socket of this worker leaves by that device.

@@ -17,12 +17,13 @@ use std::sync::Arc;
 use path_rig::*;
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::counters::Published;
-use tidegate_dataplane::flows::{Cursor, EndpointId, ServicePortId, Timeouts};
+use tidegate_dataplane::flows::{Cursor, EndpointId, Key, NewFlow, ServicePortId, State, Timeouts};
+use tidegate_dataplane::masquerade::{Masquerade, Mode, PortRange};
 use tidegate_dataplane::neighbours::NeighbourState;
 use tidegate_dataplane::net::{Port, Protocol};
 use tidegate_dataplane::routes::DeviceIndex;
 use tidegate_dataplane::services::{Backend, Backends, ServicePort, VirtualAddress};
-use tidegate_dataplane::snapshot::Publisher;
+use tidegate_dataplane::snapshot::{Device, Publisher};
 use tidegate_dataplane::verdict::DropReason;
 use tidegate_dataplane::worker::BURST;
 
@@ -262,7 +263,8 @@ fn a_new_snapshot_is_taken_and_the_counters_are_published_without_the_allocator(
 
 #[test]
 fn no_drop_that_packets_can_cause_asks_anything_of_the_allocator() {
-    let mut rig = warm_rig(4096);
+    let mut rig = warm_rig(16_384);
+    rig.snapshot.masquerade.mode = Mode::Never;
     rig.snapshot.services = rig.snapshot.services.with([(ip(IPV6_VIP), Some(ipv6_only()))]);
     assert_eq!(carry(&mut rig, CLIENT_SIDE, &hopeless_packets()), 0);
 
@@ -279,6 +281,7 @@ fn no_drop_that_packets_can_cause_asks_anything_of_the_allocator() {
     assert_eq!(carry(&mut rig, CLIENT_SIDE, &ended), 999, "the limit's thousandth was the refusal");
     hold_in_vain(&mut rig);
     exhaust_source_ports(&mut rig);
+    masquerade_in_vain(&mut rig);
 
     let mut full = warm_rig(16);
     let sent =
@@ -355,6 +358,36 @@ fn exhaust_source_ports(rig: &mut Rig) {
     let packets: Vec<_> =
         vips.iter().map(|vip| udp(FROM_CLIENT, ((CLIENT, 7), (*vip, 80)), 64, b"")).collect();
     carry(rig, CLIENT_SIDE, &packets);
+}
+
+/// Masquerades to a destination that has all ports of a small range in use, of one too wide to search at once, and by
+/// a device without an address.
+fn masquerade_in_vain(rig: &mut Rig) {
+    let address = POD_SIDE_GATEWAY.into();
+    for port in 1..=9_000 {
+        let (source_port, destination_port) = (Port::new(8080), Port::new(port));
+        let reply = Key {
+            source: POD.into(),
+            destination: address,
+            source_port,
+            destination_port,
+            protocol: Protocol::Udp,
+        };
+        let request = Key { source: [192, 0, 2, 1].into(), ..reply };
+        let (service, endpoint, state) = (ServicePortId(1), EndpointId(1), State::UdpStream);
+        let taken =
+            NewFlow { request, reply, service, endpoint, state, ip_difference: 0, transport_difference: 0 };
+        rig.flows.insert(&taken, rig.now).unwrap();
+    }
+    let packet = [udp(FROM_CLIENT, ((CLIENT, 44_444), V), 64, b"x")];
+    for last in [10, 9_000] {
+        let ports = PortRange::new(1, last).unwrap();
+        rig.snapshot.masquerade = Masquerade { mode: Mode::Always, ports };
+        assert_eq!(carry(rig, CLIENT_SIDE, &packet), 0);
+    }
+    let bare = |device: &Device| Device { addresses: Arc::new([]), ..device.clone() };
+    rig.snapshot.devices = rig.snapshot.devices.iter().map(bare).collect();
+    assert_eq!(carry(rig, CLIENT_SIDE, &packet), 0);
 }
 
 fn ipv6_only() -> VirtualAddress {

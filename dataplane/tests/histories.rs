@@ -18,9 +18,10 @@ use path_rig::{
 use proptest::prelude::*;
 use slow_gateway::datagram::{self, Five, Segment};
 use slow_gateway::links::{Hop, Lead, Links, Route, Station};
-use slow_gateway::{Gateway, Ports, Sent, Way, hex, key};
+use slow_gateway::{Gateway, MASQUERADE_PORT, Ports, Sent, Way, hex, key};
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::flows::{Cursor, Direction, EndpointId, ServicePortId, Timeouts};
+use tidegate_dataplane::masquerade::{Masquerade, Mode, PortRange};
 use tidegate_dataplane::neighbours::{NeighbourState, NextHop};
 use tidegate_dataplane::net::{Mac, Port, Protocol};
 use tidegate_dataplane::routes::{self, DeviceIndex, RouteKind, RouteTable, Routes};
@@ -430,7 +431,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(capacity: u32) -> Self {
+    fn new(capacity: u32, mode: Mode) -> Self {
         let known = |(hop, number): (Hop, u8)| (hop, Station::Known([2, 0, 0, 0, 8, number]));
         let links = Links {
             changes: 1,
@@ -442,8 +443,14 @@ impl Pair {
         };
         let mut rig = Rig::with_flows(capacity);
         let services = Services::new([(Ipv4Addr::new(10, 96, 0, 0), 16)]);
-        rig.snapshot = Snapshot { devices: Arc::clone(&rig.snapshot.devices), ..Snapshot::empty(services) };
-        let slow = Gateway::new(rig.flows.capacity(), links);
+        let ports = PortRange::new(MASQUERADE_PORT, MASQUERADE_PORT).unwrap();
+        rig.snapshot = Snapshot {
+            devices: Arc::clone(&rig.snapshot.devices),
+            masquerade: Masquerade { mode, ports },
+            ..Snapshot::empty(services)
+        };
+        let mut slow = Gateway::new(rig.flows.capacity(), links);
+        slow.masquerade = mode;
         let mut pair = Self { rig, slow, cursor: Cursor::part(0, 1), gone: vec![] };
         for destination in 0..SERVICES {
             for port in 0..PORTS.len() {
@@ -671,9 +678,10 @@ proptest! {
     fn the_packet_path_and_a_slow_gateway_send_and_count_the_same(
         // Six flows fill the table, and no bucket of its index before.
         capacity in prop::sample::select(vec![6, 512, 512]),
+        mode in prop::sample::select(vec![Mode::Auto, Mode::Auto, Mode::Always, Mode::Never]),
         steps in prop::collection::vec(step(), 1..STEPS),
     ) {
-        let mut pair = Pair::new(capacity);
+        let mut pair = Pair::new(capacity, mode);
         for step in &steps {
             pair.take(step)?;
         }

@@ -5,6 +5,8 @@
 
 mod path_rig;
 
+use std::sync::Arc;
+
 use etherparse::{IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, PacketBuilder};
 use path_rig::*;
 use proptest::prelude::*;
@@ -373,7 +375,8 @@ fn nobody_is_told_what_went_to_many_or_came_by_a_link_where_we_have_no_address()
     to_many[..6].fill(0xff);
     let mut rig = Rig::new();
     assert!(rig.carry(CLIENT_SIDE, &[to_many]).is_empty());
-    let nameless = rig.snapshot.devices.iter().map(|device| Device { address: None, ..*device });
+    let nameless =
+        rig.snapshot.devices.iter().map(|device| Device { addresses: Arc::new([]), ..device.clone() });
     rig.snapshot.devices = nameless.collect();
     assert!(rig.carry(CLIENT_SIDE, &[ended]).is_empty());
     rig.assert_counters(&[("rx_packets", 2), ("drop_ttl_exceeded", 2)]);
@@ -529,7 +532,7 @@ fn error_with_options(
 /// The links become shorter: 1200 octets to the pods, 1220 to the client.
 fn shorten_links(rig: &mut Rig) {
     let mtu = |device: &Device| if device.index == POD_SIDE { 1200 } else { 1220 };
-    let shorter = rig.snapshot.devices.iter().map(|device| Device { mtu: mtu(device), ..*device });
+    let shorter = rig.snapshot.devices.iter().map(|device| Device { mtu: mtu(device), ..device.clone() });
     rig.snapshot.devices = shorter.collect();
 }
 

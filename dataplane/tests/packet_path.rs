@@ -361,7 +361,6 @@ fn each_packet_that_cannot_be_carried_is_a_named_drop() {
         ("drop_martian_source", udp(FROM_CLIENT, (([127, 0, 0, 1], 1), V), 64, b""), 0),
         ("drop_martian_source", udp(FROM_CLIENT, (([224, 0, 0, 1], 1), V), 64, b""), 0),
         ("drop_no_route", udp(FROM_CLIENT, (C, (UNROUTED_VIP, 80)), 64, b""), 0),
-        ("drop_hairpin", udp(FROM_CLIENT, (C, (HAIRPIN_VIP, 80)), 64, b""), 0),
         ("drop_exceeds_mtu", may_be_cut(udp(FROM_CLIENT, (C, V), 64, &long)), 0),
         ("drop_fragment", fragment(udp(FROM_CLIENT, (C, V), 64, b"")), 0),
         ("drop_unsupported_protocol", protocol(udp(FROM_CLIENT, (C, V), 64, b"")), 0),

@@ -13,6 +13,7 @@ mod xsk_rig;
 use std::net::Ipv4Addr;
 
 use tidegate_dataplane::clock::Now;
+use tidegate_dataplane::masquerade::PortRange;
 use tidegate_dataplane::net::{Mac, Port, Protocol};
 use tidegate_dataplane::routes::DeviceIndex;
 use tidegate_dataplane::xdp::{AttachPreference, Steering};
@@ -186,6 +187,37 @@ fn the_boxs_own_traffic_passes_also_from_endpoints() {
         served.expect(&fragment, false, "passed_own_address");
         served.steering.insert_own_address(VIP.into()).unwrap();
         served.expect(&Packet::udp((CLIENT, 40000), (VIP, 80)), false, "passed_own_address");
+    });
+}
+
+#[test]
+fn an_endpoints_reply_to_a_masquerade_port_of_ours_is_taken_and_nothing_else_to_our_addresses() {
+    with_served(|mut served| {
+        let (taken, own) = ("redirected_to_masquerade_port", "passed_own_address");
+        let reply = |port| Packet::udp((ENDPOINT, 8080), (OWN, port));
+        served.expect(&reply(0), false, own);
+        served.expect(&reply(61_500), false, own);
+        served.steering.set_masquerade_ports(PortRange::new(61_000, 62_000)).unwrap();
+        for (port, is_taken) in
+            [(60_999, false), (61_000, true), (61_500, true), (62_000, true), (62_001, false), (0, false)]
+        {
+            served.expect(&reply(port), is_taken, if is_taken { taken } else { own });
+        }
+        let reply = reply(61_500);
+        served.expect(&Packet { options: vec![1; 8], ..reply.clone() }, true, taken);
+        served.expect(&Packet { fragment: MORE_FRAGMENTS, ..reply.clone() }, true, taken);
+        served.expect(&Packet { fragment: 185, ..reply.clone() }, false, own);
+        served.expect(&Packet { protocol: 6, ..reply.clone() }, false, own);
+        served.expect(&Packet { protocol: 1, ..reply.clone() }, false, own);
+        served.expect(&Packet { ports: (8081, 61_500), ..reply.clone() }, false, own);
+        served.expect(&Packet { cut_at: Some(37), ..reply.clone() }, false, own);
+        served.expect(&Packet { total_length: Some(23), ..reply.clone() }, false, own);
+        served.expect(&Packet::udp((STRANGER, 8080), (OWN, 61_500)), false, own);
+        served.expect(&Packet::udp((ENDPOINT, 8080), (CLIENT, 61_500)), true, "redirected_from_endpoint");
+        served.steering.insert_listener(OWN.into(), Port::new(61_500), Protocol::Udp).unwrap();
+        served.expect(&reply, false, "passed_listener");
+        served.steering.set_masquerade_ports(None).unwrap();
+        served.expect(&Packet { ports: (8080, 61_501), ..reply }, false, own);
     });
 }
 

@@ -1,7 +1,7 @@
 //! The namespace rig as tests see it: a client, a gateway and pods, built by `tools/rig`, with the real binary in
 //! the gateway. Reading order: [`Rig`] the namespaces and what runs in them, [`gateway`] the daemon,
-//! [`manifests`] what it follows, [`counters`] what it shows, [`conversation`] a client that stays, [`traffic`] one
-//! that keeps sending.
+//! [`manifests`] what it follows, [`counters`] what it shows, [`traces`] what it leaves behind, [`conversation`] a
+//! client that stays, [`traffic`] one that keeps sending.
 
 // Each test program takes what it needs.
 #![allow(dead_code)]
@@ -10,6 +10,7 @@ pub(crate) mod conversation;
 pub(crate) mod counters;
 pub(crate) mod gateway;
 pub(crate) mod manifests;
+pub(crate) mod traces;
 pub(crate) mod traffic;
 
 use std::cell::RefCell;
@@ -51,6 +52,8 @@ pub(crate) enum Shape {
     TwoInterfaces,
     /// `lan0` only, on a LAN that carries both subnets.
     OneInterface,
+    /// As `OneInterface`, with one subnet of clients and pods, who have no route by the gateway but to Services.
+    OneSubnet,
     /// As `TwoInterfaces`, with two queues on every device.
     TwoQueues,
 }
@@ -89,6 +92,7 @@ impl Rig {
         let arguments: &[&str] = match shape {
             Shape::TwoInterfaces => &["up"],
             Shape::OneInterface => &["up", "--one-interface"],
+            Shape::OneSubnet => &["up", "--one-subnet"],
             Shape::TwoQueues => &["up", "--queues", "2"],
         };
         run_script(arguments);

@@ -72,9 +72,10 @@ def answer_datagrams(pod, peer):
         peer.sendto(f"{pod} {client[0]} ".encode() + data, client)
 
 
-def serve(pod):
-    """HTTP and UDP echo on 8080, lines on 9000."""
-    pages, lines, datagrams = Pages(("", 8080), Page), Lines(("", 9000), Line), bound_udp(8080)
+def serve(pod, page_port="8080", line_port="9000"):
+    """HTTP and UDP echo on one port, lines on the other."""
+    pages, lines = Pages(("", int(page_port)), Page), Lines(("", int(line_port)), Line)
+    datagrams = bound_udp(int(page_port))
     pages.pod = lines.pod = pod
     for run in (pages.serve_forever, lines.serve_forever):
         threading.Thread(target=run, daemon=True).start()
@@ -94,9 +95,9 @@ def serve_dns(address):
         peer.sendto(header + query[12:end] + record, client)
 
 
-def udp(address, port, text):
+def udp(address, port, text, own_port="0"):
     """Sends one datagram and prints the reply, or `refused`, or `nothing`."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+    with bound_udp(int(own_port)) as peer:
         peer.connect((address, int(port)))
         peer.settimeout(REPLY_SECONDS)
         peer.send(text.encode())

@@ -9,6 +9,7 @@ use crate::clock::Now;
 use crate::counters::Counters;
 use crate::flows::{FlowTable, Key, KeyHash};
 use crate::held::{HeldPackets, Released};
+use crate::masquerade::PortSearch;
 use crate::neighbours::NextHop;
 use crate::net::{Mac, Port, Protocol, ethernet};
 use crate::packet::{Packet, Unparsed};
@@ -52,6 +53,7 @@ pub struct Path {
     flows: Arc<FlowTable>,
     held: HeldPackets,
     limit: RateLimit,
+    ports: PortSearch,
     punt: PuntAddresses,
     parsed: Vec<Result<(Packet, KeyHash), Unparsed>>,
 }
@@ -72,6 +74,7 @@ impl Path {
             flows,
             held: HeldPackets::default(),
             limit: RateLimit::default(),
+            ports: PortSearch::default(),
             punt,
             parsed: Vec::with_capacity(BURST),
         }
@@ -88,21 +91,26 @@ impl Path {
     ) {
         burst.iter().for_each(|frame| self.memory.prefetch(frame));
         self.parsed.clear();
+        self.ports.begin_burst();
         for frame in burst.iter() {
             let parsed = Packet::parse(self.memory.octets(frame)).map(|packet| (packet, self.hash(&packet)));
             self.parsed.push(parsed);
             self.counters.rx_packets += 1;
             self.counters.rx_bytes += frame.len() as u64;
         }
+        for (_, hash) in self.parsed.iter().flatten() {
+            self.flows.prefetch_record(*hash);
+        }
         for (position, mut frame) in burst.drain(..).enumerate() {
             let Some(parsed) = self.parsed.get(position) else { break };
             let verdict = match parsed {
                 Ok((packet, hash)) => {
                     let octets = self.memory.octets_mut(&mut frame);
-                    let (flows, counters, limit) = (&*self.flows, &mut self.counters, &mut self.limit);
+                    let (flows, counters) = (&*self.flows, &mut self.counters);
+                    let (limit, ports) = (&mut self.limit, &mut self.ports);
                     let (arrived_by, next_link_mtu) = (device, 0);
                     let mut context =
-                        Context { snapshot, flows, now, arrived_by, limit, next_link_mtu, counters };
+                        Context { snapshot, flows, now, arrived_by, limit, next_link_mtu, ports, counters };
                     process(octets, packet, *hash, &mut context)
                 }
                 Err(Unparsed::Foreign) => Ok(Egress::Punt),

@@ -47,6 +47,7 @@ enum reason {
 	REDIRECTED_TO_VIP,
 	REDIRECTED_FROM_ENDPOINT,
 	REDIRECTED_ABOUT_ENDPOINT,
+	REDIRECTED_TO_MASQUERADE_PORT,
 	REASONS,
 };
 
@@ -61,6 +62,12 @@ struct endpoint {
 struct prefix {
 	__u32 length;
 	__be32 address;
+};
+
+/* Ports from first to last, as numbers; none while last is 0. */
+struct port_range {
+	__u16 first;
+	__u16 last;
 };
 
 /* A cache line per worker, so that two workers' heartbeats do not fight over one. */
@@ -146,6 +153,14 @@ struct {
 	__type(value, __u8);
 } listeners SEC(".maps");
 
+/* 0 -> the ports of our own addresses at which masqueraded flows get their replies */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct port_range);
+} masquerade_ports SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, REASONS);
@@ -224,6 +239,17 @@ static __always_inline void read_addressing(const struct iphdr *ip, const void *
 	out->has_ports = true;
 }
 
+/* Says whether a packet to an address of ours may be an endpoint's reply to a masqueraded flow. */
+static __always_inline bool is_masquerade_reply(const struct addressing *packet)
+{
+	__u16 port = bpf_ntohs(packet->destination.port);
+	__u32 only = 0;
+	const struct port_range *ours = bpf_map_lookup_elem(&masquerade_ports, &only);
+
+	return ours && packet->has_ports && port >= ours->first && port <= ours->last && port &&
+	       bpf_map_lookup_elem(&endpoints, &packet->source);
+}
+
 static __always_inline enum reason decide(const struct addressing *packet)
 {
 	struct prefix destination = { .length = 32, .address = packet->destination.address };
@@ -231,7 +257,7 @@ static __always_inline enum reason decide(const struct addressing *packet)
 	if (packet->has_ports && bpf_map_lookup_elem(&listeners, &packet->destination))
 		return PASSED_LISTENER;
 	if (bpf_map_lookup_elem(&own_addresses, &packet->destination.address))
-		return PASSED_OWN_ADDRESS;
+		return is_masquerade_reply(packet) ? REDIRECTED_TO_MASQUERADE_PORT : PASSED_OWN_ADDRESS;
 	if (bpf_map_lookup_elem(&vip_prefixes, &destination))
 		return REDIRECTED_TO_VIP;
 	if (packet->has_ports && bpf_map_lookup_elem(&endpoints, &packet->source))

@@ -13,7 +13,7 @@ use tidegate_dataplane::neighbours::{NeighbourState, Neighbours, NextHop};
 use tidegate_dataplane::net::{Mac, Port, Protocol};
 use tidegate_dataplane::routes::{DeviceIndex, Route, RouteKind, RouteTable, Routes};
 use tidegate_dataplane::services::{Backend, Backends, ServicePort, Services, VirtualAddress};
-use tidegate_dataplane::snapshot::{Device, Snapshot};
+use tidegate_dataplane::snapshot::{Device, OwnAddress, Snapshot};
 use tidegate_dataplane::verdict::DropReason;
 use tidegate_dataplane::worker::{Path, PuntAddresses, Wire};
 use tidegate_dataplane::xsk::{Frame, FrameMemory};
@@ -27,14 +27,14 @@ pub const CLIENT_MAC: Mac = Mac([2, 0, 0, 0, 1, 2]);
 pub const POD_MAC: Mac = Mac([2, 0, 0, 0, 2, 11]);
 pub const CLIENT_SIDE_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
 pub const POD_SIDE_MAC: Mac = Mac([2, 0, 0, 0, 2, 1]);
+/// The gateway's address on the client's side.
+pub const GATEWAY: [u8; 4] = [10, 1, 0, 1];
+/// The gateway's address on the pods' side.
+pub const POD_SIDE_GATEWAY: [u8; 4] = [10, 244, 0, 1];
 pub const PUNT: PuntAddresses =
     PuntAddresses { source: Mac([2, 0, 0, 0, 9, 0]), destination: Mac([2, 0, 0, 0, 9, 1]) };
 
 pub const CLIENT: [u8; 4] = [10, 1, 0, 2];
-/// The gateway's own address on the client's link.
-pub const GATEWAY: [u8; 4] = [10, 1, 0, 1];
-/// The gateway's own address on the pods' link.
-pub const POD_SIDE_GATEWAY: [u8; 4] = [10, 244, 0, 1];
 pub const VIP: [u8; 4] = [10, 96, 0, 1];
 pub const OTHER_VIP: [u8; 4] = [10, 96, 0, 2];
 /// A Service without endpoints.
@@ -232,8 +232,10 @@ pub fn snapshot() -> Snapshot {
         route(RouteTable::Main, [10, 244, 0, 0], 24, link(POD_SIDE)),
         route(RouteTable::Main, [172, 16, 0, 0], 16, link(ELSEWHERE)),
     ]);
-    let device =
-        |index, mac, address: [u8; 4]| Device { index, mac, mtu: 1500, address: Some(address.into()) };
+    let device = |index, mac, address: [u8; 4]| {
+        let own = OwnAddress { address: address.into(), prefix_length: 24 };
+        Device { index, mac, mtu: 1500, addresses: Arc::new([own]) }
+    };
     Snapshot {
         links_generation: 1,
         routes: Arc::new(routes),

@@ -21,11 +21,15 @@ use errors::Allowance;
 use flow::{Flow, State};
 use links::{Held, Hop, Lead, Links, Station};
 use tidegate_dataplane::flows::Key;
+use tidegate_dataplane::masquerade::Mode;
 use tidegate_dataplane::net::{Port, Protocol};
 use tidegate_dataplane::services::Backends;
 
 /// Addresses of Services come from 10.96.0.0/16.
 const SERVICE_CIDR: [u8; 2] = [10, 96];
+
+/// The one port that masqueraded flows may get, so that which one they get is no secret of the flow table's.
+pub const MASQUERADE_PORT: u16 = 61_000;
 
 /// Backends of each protocol and port of a virtual address.
 pub type Ports = BTreeMap<(u8, u16), Arc<Backends>>;
@@ -76,6 +80,7 @@ pub struct Gateway {
     /// No frame leaves by a device.
     pub is_wire_full: bool,
     pub allowance: Allowance,
+    pub masquerade: Mode,
     pub counters: BTreeMap<&'static str, u64>,
 }
 
@@ -92,6 +97,7 @@ impl Gateway {
             wanted: vec![],
             is_wire_full: false,
             allowance: Allowance::default(),
+            masquerade: Mode::Auto,
             counters: BTreeMap::new(),
         }
     }
@@ -100,7 +106,7 @@ impl Gateway {
     pub fn carry(&mut self, device: u32, octets: &[u8]) -> Option<Sent> {
         self.count("rx_packets", 1);
         self.count("rx_bytes", octets.len() as u64);
-        match self.decide(octets).or_else(|reason| self.explain(device, octets, reason)) {
+        match self.decide(device, octets).or_else(|reason| self.explain(device, octets, reason)) {
             Ok(Fate::Forward(hop, station, octets)) => self.forward(hop, station, octets),
             Ok(Fate::Answer(_, _)) if self.is_wire_full => self.drop("drop_tx_ring_full"),
             Ok(Fate::Answer(name, octets)) => self.sent(name, Way::Device(device), octets),
@@ -113,7 +119,7 @@ impl Gateway {
         }
     }
 
-    fn decide(&mut self, octets: &[u8]) -> Result<Fate, &'static str> {
+    fn decide(&mut self, device: u32, octets: &[u8]) -> Result<Fate, &'static str> {
         let datagram = match Datagram::read(octets) {
             Ok(datagram) => datagram,
             Err(Unreadable::NotIpv4) => return Ok(Fate::Punt(octets.to_vec())),
@@ -147,7 +153,7 @@ impl Gateway {
             Kind::OtherProtocol => Err("drop_unsupported_protocol"),
             Kind::Tcp { .. } | Kind::Udp => {
                 let backends = ports.get(&(datagram.five.protocol, datagram.five.destination_port)).cloned();
-                self.open(backends.as_deref(), datagram)
+                self.open(device, backends.as_deref(), datagram)
             }
         }
     }
@@ -189,7 +195,12 @@ impl Gateway {
     }
 
     /// Opens a flow to a backend of the Service port, or refuses.
-    fn open(&mut self, backends: Option<&Backends>, datagram: Datagram) -> Result<Fate, &'static str> {
+    fn open(
+        &mut self,
+        device: u32,
+        backends: Option<&Backends>,
+        datagram: Datagram,
+    ) -> Result<Fate, &'static str> {
         let request = datagram.five;
         let state = match datagram.kind {
             Kind::Tcp { flags } => State::of_first(flags),
@@ -200,12 +211,23 @@ impl Gateway {
         let IpAddr::V4(address) = backend.address else { return Err("drop_address_family") };
         let mut leaves_as =
             Five { destination: address.octets(), destination_port: backend.port.number(), ..request };
-        if leaves_as.destination == request.source {
-            return Err("drop_hairpin");
-        }
         // No flow is opened for a packet that cannot leave.
-        self.leave(datagram.clone(), leaves_as)?;
+        let hop = match self.leave(datagram.clone(), leaves_as)? {
+            Fate::Forward(hop, ..) | Fate::Hold(hop, _) => Some(hop),
+            Fate::Answer(..) | Fate::Punt(_) => None,
+        };
+        let is_picked_up = matches!(state, State::PickedUp | State::FinWait);
+        let own = self.own_address(device, hop, leaves_as.destination == request.source)?;
         let mut attempt = 0;
+        if let Some(own) = own {
+            (leaves_as.source, leaves_as.source_port) = (own, MASQUERADE_PORT);
+            if is_picked_up {
+                return self.refuse(&datagram);
+            }
+            if self.owner(leaves_as.reversed()).is_some() {
+                return Err("drop_masquerade_ports_exhausted");
+            }
+        }
         while self.owner(leaves_as.reversed()).is_some() {
             leaves_as.source_port = other_port(request.source_port, attempt);
             attempt += 1;
@@ -217,7 +239,8 @@ impl Gateway {
         self.flows.push(Flow { request, reply, state, last_second: self.second() });
         self.count("flows_inserted", 1);
         self.count("flows_port_changed", u64::from(attempt > 0));
-        self.count("flows_picked_up", u64::from(matches!(state, State::PickedUp | State::FinWait)));
+        self.count("flows_masqueraded", u64::from(own.is_some()));
+        self.count("flows_picked_up", u64::from(is_picked_up));
         self.leave(datagram, leaves_as)
     }
 
@@ -231,6 +254,25 @@ impl Gateway {
             _ => {
                 self.spend().map(|()| Fate::Answer("answered_port_unreachable", datagram.port_unreachable()))
             }
+        }
+    }
+
+    /// The address that a flow gets instead of its client's; none for what the kernel sends on.
+    fn own_address(
+        &self,
+        device: u32,
+        hop: Option<Hop>,
+        is_hairpin: bool,
+    ) -> Result<Option<[u8; 4]>, &'static str> {
+        let is_masqueraded = |(out, _): &Hop| match self.masquerade {
+            Mode::Auto => is_hairpin || *out == device,
+            Mode::Always => true,
+            Mode::Never => false,
+        };
+        match hop.filter(is_masqueraded) {
+            Some((out, _)) => Ok(Some(self.links.own[&out])),
+            None if is_hairpin => Err("drop_hairpin"),
+            None => Ok(None),
         }
     }
 

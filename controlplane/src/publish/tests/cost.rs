@@ -18,15 +18,15 @@ fn one_endpoint_more_among_ten_thousand_services_costs_one_entry_one_table_and_o
     let mut world = World::new(1, &[]);
     let services = (0..SERVICES).flat_map(|number| {
         let kind = ServiceKind::ClusterIp(vec![address(number)]);
-        [applied(&name(number), kind), slice(&name(number), &[(number % 50) as u8, 50])]
+        [applied(&name(number), kind), slice(&name(number), &[(number % 250) as u8])]
     });
     world.say(services);
     world.refresh_all();
-    assert_eq!(world.publication.sizes(), (SERVICES as usize, 51));
+    assert_eq!(world.publication.sizes(), (SERVICES as usize, 250));
     let before = world.publication.publisher.current();
     let calls = world.publication.steering.calls;
 
-    world.say([slice(&name(77), &[27, 50, 60])]);
+    world.say([slice(&name(77), &[77, 251])]);
     world.refresh_all();
     assert_eq!(world.publication.steering.calls, calls + 1);
     let after = world.publication.publisher.current();
