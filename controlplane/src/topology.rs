@@ -211,6 +211,8 @@ fn source_addresses(all: &[LocalAddress], device: DeviceIndex) -> Arc<[OwnAddres
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use proptest::prelude::*;
     use tidegate_dataplane::net::Mac;
 
@@ -232,16 +234,26 @@ mod tests {
     }
 
     #[test]
-    fn a_device_has_the_first_of_its_own_ipv4_addresses() {
-        let local = |device, address: &str| LocalAddress {
+    fn a_device_has_its_own_ipv4_addresses_that_may_be_a_source() {
+        let local = |device, address: &str, is_source| LocalAddress {
             device: DeviceIndex(device),
             address: address.parse().unwrap(),
             prefix_length: 24,
+            is_source,
         };
-        let addresses =
-            [local(1, "127.0.0.1"), local(2, "fe80::1"), local(2, "10.1.0.1"), local(2, "10.1.0.9")];
-        assert_eq!(first_ipv4(&addresses, DeviceIndex(2)), Some(Ipv4Addr::new(10, 1, 0, 1)));
-        assert_eq!(first_ipv4(&addresses, DeviceIndex(3)), None);
+        let addresses = [
+            local(1, "10.9.0.1", true),
+            local(2, "fe80::1", true),
+            local(2, "10.1.0.5", false),
+            local(2, "10.1.0.1", true),
+            local(2, "10.1.0.9", true),
+        ];
+        let of = |device| {
+            let own = source_addresses(&addresses, DeviceIndex(device));
+            own.iter().map(|own| (own.address.to_string(), own.prefix_length)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(2), [("10.1.0.1".to_owned(), 24), ("10.1.0.9".to_owned(), 24)]);
+        assert_eq!(of(3), []);
     }
 
     #[test]

@@ -56,6 +56,7 @@ impl Packet {
     ///
     /// # Errors
     /// [`Unparsed`] says what the frame is instead.
+    #[inline]
     pub fn parse(frame: &[u8]) -> Result<Self, Unparsed> {
         let (link, network) = frame.split_at_checked(ethernet::HEADER_BYTES).ok_or(Unparsed::Foreign)?;
         let link = ethernet::Header::parse(link).ok_or(Unparsed::Foreign)?;
@@ -105,6 +106,7 @@ impl Packet {
 }
 
 impl Transport {
+    #[inline]
     fn parse(header: &ipv4::Header, payload: &[u8]) -> Option<Self> {
         if header.is_fragment() {
             return Some(Self::Fragment);
