@@ -1,8 +1,10 @@
 //! Every packet is accounted for: what a worker counts, and how others read it.
 //!
 //! Two laws hold whenever no burst is under way, so at every scrape:
-//! `rx_packets = forwarded + answered_* + punted + held + every drop_*` and
+//! `rx_packets + taken_over = forwarded + answered_* + punted + handed_over + held + every drop_*` and
 //! `tx_packets = forwarded + answered_* + punted + originated`; and `frames_total` is the sum of its places.
+//!
+//! A packet that leaves in pieces is forwarded once, when the last piece left; the other pieces are originated.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -57,9 +59,13 @@ counters! {
     answered_port_unreachable,
     /// Packets handed to the kernel by the punt device.
     punted,
-    /// Packets that we made and sent of our own accord.
+    /// Packets that we made and sent of our own accord; pieces of a packet too long for its link but the last.
     originated,
-    /// Packets that wait for their next hop now.
+    /// Fragments handed to the worker that they belong to.
+    handed_over,
+    /// Fragments taken over from the workers that received them.
+    taken_over,
+    /// Packets that wait now: for their next hop, or for the first fragment of their datagram.
     held,
     /// Flows inserted.
     flows_inserted,
@@ -129,7 +135,7 @@ impl Counters {
     pub fn balances(&self) -> bool {
         let dropped: u64 = self.drops.iter().sum();
         let out = self.forwarded + self.answered() + self.punted;
-        self.rx_packets == out + self.held + dropped
+        self.rx_packets + self.taken_over == out + self.handed_over + self.held + dropped
             && self.tx_packets == out + self.originated
             && self.frames_total == self.frames_free + self.frames_fill + self.frames_tx + self.frames_held
     }

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::flows::Key;
+use crate::fragments::Fragment;
 use crate::net::{Protocol, ethernet, icmpv4, ipv4, tcp, udp};
 use crate::verdict::DropReason;
 
@@ -17,7 +18,7 @@ pub enum Transport {
     Echo,
     /// Another ICMP message.
     Icmp,
-    /// A piece of a larger datagram.
+    /// A piece of a larger datagram that is not the first: it has no transport header.
     Fragment,
     /// Any other protocol.
     Other,
@@ -36,7 +37,11 @@ pub struct Packet {
     pub transport_offset: usize,
     /// Where the packet ends, in octets from the start of the frame; padding may follow.
     pub end: usize,
-    /// What it carries.
+    /// Says whether its sender wants it in one piece or not at all.
+    pub is_unfragmentable: bool,
+    /// Its place in a larger datagram, if it is a piece of one.
+    pub fragment: Option<Fragment>,
+    /// What it carries; of a first fragment, what its datagram carries.
     pub transport: Transport,
 }
 
@@ -64,15 +69,24 @@ impl Packet {
         let payload = network
             .get(header.header_bytes()..header.total_bytes())
             .ok_or(Unparsed::Malformed(DropReason::MalformedIpv4))?;
-        let transport =
-            Transport::parse(header, payload).ok_or(Unparsed::Malformed(DropReason::MalformedTransport))?;
+        let fragment = Fragment::parse(header).map_err(Unparsed::Malformed)?;
+        let transport = match &fragment {
+            None => Transport::parse(header, payload).ok_or(DropReason::MalformedTransport),
+            Some(fragment) if fragment.is_first() => {
+                Transport::parse_first(header, payload).ok_or(DropReason::TinyFragment)
+            }
+            Some(fragment) if fragment.reaches_into_tcp_header() => Err(DropReason::TinyFragment),
+            Some(_) => Ok(Transport::Fragment),
+        };
         Ok(Self {
             source: header.source(),
             destination: header.destination(),
             ttl: header.ttl,
             transport_offset: ethernet::HEADER_BYTES + header.header_bytes(),
             end: ethernet::HEADER_BYTES + header.total_bytes(),
-            transport,
+            is_unfragmentable: header.is_unfragmentable(),
+            fragment,
+            transport: transport.map_err(Unparsed::Malformed)?,
         })
     }
 
@@ -100,10 +114,16 @@ impl Packet {
 }
 
 impl Transport {
-    fn parse(header: &ipv4::Header, payload: &[u8]) -> Option<Self> {
-        if header.is_fragment() {
-            return Some(Self::Fragment);
+    /// Parses the start of a datagram in fragments, which must hold the whole transport header (RFC 1858 §3).
+    fn parse_first(header: &ipv4::Header, payload: &[u8]) -> Option<Self> {
+        if header.protocol != Protocol::Udp.number() {
+            return Self::parse(header, payload);
         }
+        let datagram = udp::Header::parse_first(payload)?;
+        Some(Self::Udp(key(header, Protocol::Udp, datagram.source(), datagram.destination())))
+    }
+
+    fn parse(header: &ipv4::Header, payload: &[u8]) -> Option<Self> {
         match header.protocol {
             ipv4::PROTOCOL_ICMP => {
                 let message = icmpv4::Header::parse(payload)?;

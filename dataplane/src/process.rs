@@ -39,7 +39,9 @@ pub struct Context<'a> {
 
 /// Decides what becomes of a packet and rewrites it for that.
 ///
-/// `octets` is the frame that `packet` was parsed from, with the room behind it; `hash` is that of its key.
+/// `octets` is the frame that `packet` was parsed from, with the room behind it; `hash` is that of its key. Later
+/// fragments do not come here: they share the fate of their first ([`crate::fragments`]). A packet that leaves may be
+/// longer than its link allows if it may be cut; that is for the worker to do.
 ///
 /// # Errors
 /// The reason why the packet is dropped.
@@ -70,7 +72,7 @@ fn process_portless(octets: &mut [u8], packet: &Packet, context: &Context<'_>) -
         (Destination::Unallocated, _) => Err(DropReason::UnallocatedAddress),
         (Destination::Service(_), Transport::Echo) => answer::echo_reply(octets, packet),
         (Destination::Service(_), Transport::Icmp) => Err(DropReason::UnsupportedIcmp),
-        (Destination::Service(_), Transport::Fragment) => Err(DropReason::Fragment),
+        (Destination::Service(_), Transport::Fragment) => Err(DropReason::FragmentRefused),
         (Destination::Service(_), _) => Err(DropReason::UnsupportedProtocol),
     }
 }
@@ -248,7 +250,7 @@ fn leave(
     let Some(device) = snapshot.device(next_hop.device) else {
         return Ok(Way { way: Egress::Punt, cache: 0 });
     };
-    if packet.ip_bytes() > device.mtu {
+    if packet.is_unfragmentable && packet.ip_bytes() > device.mtu {
         return Err(DropReason::ExceedsMtu);
     }
     let way = match state {

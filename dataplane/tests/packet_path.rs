@@ -294,11 +294,6 @@ fn a_next_hop_that_moves_is_followed_by_established_flows() {
 
 #[test]
 fn each_packet_that_cannot_be_carried_is_a_named_drop() {
-    let fragment = |mut packet: Vec<u8>| {
-        packet[20] = 0x20;
-        fix_ip_checksum(&mut packet);
-        packet
-    };
     let protocol = |mut packet: Vec<u8>| {
         packet[23] = 50;
         fix_ip_checksum(&mut packet);
@@ -313,7 +308,6 @@ fn each_packet_that_cannot_be_carried_is_a_named_drop() {
         ("drop_no_route", udp(FROM_CLIENT, (C, (UNROUTED_VIP, 80)), 64, b""), 0),
         ("drop_hairpin", udp(FROM_CLIENT, (C, (HAIRPIN_VIP, 80)), 64, b""), 0),
         ("drop_exceeds_mtu", udp(FROM_CLIENT, (C, V), 64, &long), 0),
-        ("drop_fragment", fragment(udp(FROM_CLIENT, (C, V), 64, b"")), 0),
         ("drop_unsupported_protocol", protocol(udp(FROM_CLIENT, (C, V), 64, b"")), 0),
         ("drop_unsupported_icmp", ping(FROM_CLIENT, CLIENT, VIP, 64, true), 0),
     ] {

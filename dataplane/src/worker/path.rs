@@ -4,10 +4,15 @@
 
 use std::sync::Arc;
 
+use foldhash::quality::RandomState;
+
 use super::PuntAddresses;
+use super::exchange::Exchange;
 use crate::clock::Now;
 use crate::counters::Counters;
 use crate::flows::{FlowTable, Key, KeyHash};
+use crate::fragments::Fragments;
+use crate::fragments::cut::PIECES_MAX;
 use crate::held::{HeldPackets, Released};
 use crate::neighbours::NextHop;
 use crate::net::{Mac, Port, Protocol, ethernet};
@@ -50,6 +55,10 @@ pub struct Path {
     pub counters: Counters,
     flows: Arc<FlowTable>,
     held: HeldPackets,
+    pub(super) fragments: Fragments,
+    pub(super) exchange: Exchange,
+    /// Pieces of a packet that is being cut; empty between packets.
+    pub(super) pieces: Vec<Frame>,
     punt: PuntAddresses,
     parsed: Vec<Result<(Packet, KeyHash), Unparsed>>,
 }
@@ -63,12 +72,16 @@ impl Path {
         flows: Arc<FlowTable>,
         punt: PuntAddresses,
     ) -> Self {
+        let fragments = Fragments::new(memory.frames(), RandomState::default());
         Self {
             memory,
             pool,
             counters: Counters::default(),
             flows,
             held: HeldPackets::default(),
+            fragments,
+            exchange: Exchange::alone(),
+            pieces: Vec::with_capacity(PIECES_MAX),
             punt,
             parsed: Vec::with_capacity(BURST),
         }
@@ -92,21 +105,36 @@ impl Path {
             self.counters.rx_bytes += frame.len() as u64;
         }
         for (position, mut frame) in burst.drain(..).enumerate() {
-            let Some(parsed) = self.parsed.get(position) else { break };
+            let Some(parsed) = self.parsed.get(position).copied() else { break };
             let verdict = match parsed {
-                Ok((packet, hash)) => {
-                    let octets = self.memory.octets_mut(&mut frame);
-                    let (flows, counters) = (&*self.flows, &mut self.counters);
-                    process(octets, packet, *hash, &mut Context { snapshot, flows, now, counters })
+                Ok((packet, _)) if packet.fragment.is_some() => {
+                    self.carry_fragment(device, frame, &packet, snapshot, now, wire);
+                    continue;
                 }
+                Ok((packet, hash)) => self.process(device, &mut frame, &packet, hash, snapshot, now),
                 Err(Unparsed::Foreign) => Ok(Egress::Punt),
-                Err(Unparsed::Malformed(reason)) => Err(*reason),
+                Err(Unparsed::Malformed(reason)) => Err(reason),
             };
             self.send(device, frame, verdict, snapshot, now, wire);
         }
     }
 
-    fn hash(&self, packet: &Packet) -> KeyHash {
+    /// Decides about a packet that came by a device, and rewrites it for that.
+    pub(super) fn process(
+        &mut self,
+        _device: DeviceIndex,
+        frame: &mut Frame,
+        packet: &Packet,
+        hash: KeyHash,
+        snapshot: &Snapshot,
+        now: Now,
+    ) -> Verdict {
+        let octets = self.memory.octets_mut(frame);
+        let (flows, counters) = (&*self.flows, &mut self.counters);
+        process(octets, packet, hash, &mut Context { snapshot, flows, now, counters })
+    }
+
+    pub(super) fn hash(&self, packet: &Packet) -> KeyHash {
         const NO_FLOW: Key = Key {
             source: std::net::Ipv4Addr::UNSPECIFIED,
             destination: std::net::Ipv4Addr::UNSPECIFIED,
@@ -119,7 +147,7 @@ impl Path {
         hash
     }
 
-    fn send(
+    pub(super) fn send(
         &mut self,
         device: DeviceIndex,
         mut frame: Frame,
@@ -131,8 +159,7 @@ impl Path {
         let bytes = frame.len() as u64;
         let sent = match verdict {
             Ok(Egress::Forward { device, next_hop }) => {
-                self.readdress(&mut frame, device, next_hop, snapshot);
-                wire.transmit(device, frame).map(|()| self.counters.forwarded += 1)
+                return self.forward(frame, device, next_hop, snapshot, wire);
             }
             Ok(Egress::Answer { answer, length }) => {
                 frame.set_len(length);
@@ -148,6 +175,36 @@ impl Path {
         };
         match sent {
             Ok(()) => self.count_sent(bytes),
+            Err((frame, reason)) => self.drop(frame, reason),
+        }
+    }
+
+    /// Sends a packet to its next hop, in pieces if its link is too narrow.
+    fn forward(
+        &mut self,
+        mut frame: Frame,
+        device: DeviceIndex,
+        next_hop: Mac,
+        snapshot: &Snapshot,
+        wire: &mut impl Wire,
+    ) {
+        let link = snapshot.device(device);
+        self.write_addresses(&mut frame, link.map_or(Mac::default(), |device| device.mac), next_hop);
+        match link {
+            Some(device) if frame.len() > ethernet::HEADER_BYTES + device.mtu => {
+                self.forward_in_pieces(frame, device.index, device.mtu, wire);
+            }
+            _ => self.forward_whole(frame, device, wire),
+        }
+    }
+
+    pub(super) fn forward_whole(&mut self, frame: Frame, device: DeviceIndex, wire: &mut impl Wire) {
+        let bytes = frame.len() as u64;
+        match wire.transmit(device, frame) {
+            Ok(()) => {
+                self.counters.forwarded += 1;
+                self.count_sent(bytes);
+            }
             Err((frame, reason)) => self.drop(frame, reason),
         }
     }
@@ -169,16 +226,8 @@ impl Path {
         while let Some(released) = self.held.release(snapshot, now) {
             self.counters.held -= 1;
             match released {
-                Released::Resolved(mut frame, next_hop, mac) => {
-                    let bytes = frame.len() as u64;
-                    self.readdress(&mut frame, next_hop.device, mac, snapshot);
-                    match wire.transmit(next_hop.device, frame) {
-                        Ok(()) => {
-                            self.counters.forwarded += 1;
-                            self.count_sent(bytes);
-                        }
-                        Err((frame, reason)) => self.drop(frame, reason),
-                    }
+                Released::Resolved(frame, next_hop, mac) => {
+                    self.forward(frame, next_hop.device, mac, snapshot, wire);
                 }
                 Released::Dropped(frame, reason) => self.drop(frame, reason),
             }
@@ -191,25 +240,20 @@ impl Path {
         self.held.is_empty()
     }
 
-    /// Returns how many packets wait for their next hop.
+    /// Returns how many packets wait, for their next hop or for the first fragment of their datagram.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.held.len()
+        self.held.len() + self.fragments.waiting()
     }
 
-    fn count_sent(&mut self, bytes: u64) {
+    pub(super) fn count_sent(&mut self, bytes: u64) {
         self.counters.tx_packets += 1;
         self.counters.tx_bytes += bytes;
     }
 
-    fn drop(&mut self, frame: Frame, reason: DropReason) {
+    pub(super) fn drop(&mut self, frame: Frame, reason: DropReason) {
         self.pool.push(frame);
         self.counters.count_drop(reason);
-    }
-
-    fn readdress(&self, frame: &mut Frame, device: DeviceIndex, next_hop: Mac, snapshot: &Snapshot) {
-        let source = snapshot.device(device).map_or(Mac::default(), |device| device.mac);
-        self.write_addresses(frame, source, next_hop);
     }
 
     fn write_addresses(&self, frame: &mut Frame, source: Mac, destination: Mac) {

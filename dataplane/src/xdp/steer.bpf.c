@@ -31,6 +31,7 @@
 #define HEARTBEAT_LIMIT_NS 500000000LL
 
 #define FRAGMENT_OFFSET 0x1fff
+#define MORE_FRAGMENTS 0x2000
 
 /* Why a packet went where it went; each has a counter. Those that redirect come last. */
 enum reason {
@@ -147,7 +148,7 @@ struct addressing {
 	struct endpoint source;
 	struct endpoint destination;
 	bool has_ports;
-	bool later_fragment;
+	bool fragment;
 };
 
 static __always_inline void count(__u32 reason)
@@ -184,8 +185,8 @@ static __always_inline void read_addressing(const struct iphdr *ip, const void *
 	out->destination.address = ip->daddr;
 	out->source.protocol = ip->protocol;
 	out->destination.protocol = ip->protocol;
-	out->later_fragment = ip->frag_off & bpf_htons(FRAGMENT_OFFSET);
-	if (out->later_fragment || !has_ports(ip->protocol) || header_bytes < sizeof(*ip))
+	out->fragment = ip->frag_off & bpf_htons(MORE_FRAGMENTS | FRAGMENT_OFFSET);
+	if (ip->frag_off & bpf_htons(FRAGMENT_OFFSET) || !has_ports(ip->protocol) || header_bytes < sizeof(*ip))
 		return;
 	if (bpf_ntohs(ip->tot_len) < header_bytes + 4 || (const void *)(ports + 2) > end)
 		return;
@@ -206,7 +207,8 @@ static __always_inline enum reason decide(const struct addressing *packet)
 		return REDIRECTED_TO_VIP;
 	if (packet->has_ports && bpf_map_lookup_elem(&endpoints, &packet->source))
 		return REDIRECTED_FROM_ENDPOINT;
-	if (packet->later_fragment && bpf_map_lookup_elem(&endpoint_addrs, &packet->source.address))
+	/* Whoever decides about the later ones has to see the first: it alone has the ports. */
+	if (packet->fragment && bpf_map_lookup_elem(&endpoint_addrs, &packet->source.address))
 		return REDIRECTED_FROM_ENDPOINT;
 	return PASSED_NOT_OURS;
 }
