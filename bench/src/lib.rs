@@ -1,1 +1,9 @@
-//! Benchmarks of the packet path; see `benches/`.
+//! A gateway without a network: a cluster's tables, packets of its flows, and the packet path on real frames.
+//!
+//! Reading order: [`cluster`] says who there is, [`order`] in which order flows come, [`packet`] writes what they send,
+//! [`gateway`] carries it and measures. The benches are in `benches/`, their figures in the README.
+
+pub mod cluster;
+pub mod gateway;
+pub mod order;
+pub mod packet;

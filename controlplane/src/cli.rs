@@ -288,6 +288,12 @@ impl FromStr for Span {
 /// A [`clap::Error`] that names the flag, or the key of the file; the caller exits with 2.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<CommandLine, clap::Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // What `--help` prints says what is required; a file may provide it, so the first look must not insist.
+    if let Err(help) = CommandLine::command().try_get_matches_from(&arguments)
+        && !help.use_stderr()
+    {
+        return Err(help);
+    }
     let lenient =
         CommandLine::command().mut_subcommand("run", |run| run.mut_args(|argument| argument.required(false)));
     let matches = lenient.try_get_matches_from(&arguments)?;

@@ -1,14 +1,15 @@
 //! The control loop: one thread that follows the cluster and the kernel and keeps the workers and the names true.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::counters::Counters;
 use tidegate_dataplane::worker::Shared;
 use tokio::net::UnixDatagram;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::cluster::{Cluster, Dirty, Event};
@@ -24,9 +25,15 @@ use crate::workers::Workers;
 
 /// How often the loop looks after things that tell it nothing: endpoints that leave, workers that died.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
+/// At most this part of the time goes into looking through the flow table for the last flows of endpoints.
+const SWEEP_SHARE: u32 = 100;
 
-/// A gateway that runs. Its parts were put together by [`crate::start`].
+/// A gateway that runs. Its parts were put together by [`crate::start`]; dropped, they end in this order.
 pub struct Gateway {
+    /// The names' side, if there is one.
+    pub dns: Option<dns::Server>,
+    /// The packet side.
+    pub workers: Workers,
     /// Where Services come from.
     pub source: Manifests,
     /// What the source has said.
@@ -39,67 +46,64 @@ pub struct Gateway {
     pub topology: Topology,
     /// What is in force.
     pub publication: Publication<DeviceSteering>,
-    /// The packet side.
-    pub workers: Workers,
     /// What the workers share with us.
     pub shared: Shared,
     /// Rings when workers wait for a next hop.
     pub wanted_bell: UnixDatagram,
-    /// The names' side, if there is one.
-    pub dns: Option<dns::Server>,
     /// What the DNS server counts.
     pub dns_counters: Arc<dns::Counters>,
     /// Questions of the HTTP server.
     pub asked: Option<mpsc::Receiver<Asked>>,
+    /// When endpoints may be swept next.
+    pub sweep_at: Instant,
 }
 
 impl Gateway {
-    /// Follows cluster and kernel until SIGTERM or SIGINT.
+    /// Follows cluster and kernel; does not end by itself.
     ///
     /// # Errors
-    /// When a worker has ended, or the kernel no longer tells of changes.
-    pub async fn run(&mut self) -> anyhow::Result<()> {
-        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    /// When a worker or the DNS server has ended, or the kernel no longer tells of changes.
+    pub async fn run(&mut self) -> anyhow::Result<Infallible> {
         let mut ring = [0];
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         loop {
-            let deadline = self.publication.next_deadline();
+            let deadline = self.publication.next_deadline(Instant::now());
             tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
-                events = self.source.next() => self.apply_events(events).await,
+                // The cluster stays as it is while names are about to be made of it.
+                events = self.source.next(), if self.publication.is_settled() => self.apply_events(events),
                 event = self.kernel_events.next() => self.apply_kernel(event?).await,
                 told = self.wanted_bell.recv(&mut ring) => {
                     told.context("the workers' bell")?;
                     self.resolve_wanted().await;
                 }
-                () = until(deadline) => {
-                    self.publication.tick(Instant::now()).await;
-                    self.workers.wake();
-                }
+                () = until(deadline) => self.publish(|publication, cluster, now| publication.advance(cluster, now)),
+                failure = failure_of(&mut self.dns) => bail!("{failure}"),
                 Some(asked) = next_question(&mut self.asked) => self.answer(asked),
-                _ = housekeeping.tick() => self.keep_house()?,
+                _ = housekeeping.tick() => {
+                    self.keep_house()?;
+                    self.release_failed().await;
+                }
             }
         }
     }
 
-    /// Folds the source's events in and puts them in force.
-    pub async fn apply_events(&mut self, events: Vec<Event>) {
+    /// Folds the source's events in and begins to put them in force.
+    pub fn apply_events(&mut self, events: Vec<Event>) {
         let mut dirty = Dirty::default();
         for event in events {
             self.cluster.apply(event, &mut dirty);
         }
         if !dirty.is_empty() {
-            let started = Instant::now();
-            self.publication.apply(&self.cluster, &dirty, started).await;
+            self.publish(|publication, cluster, now| publication.apply(cluster, &dirty, now));
+        }
+    }
+
+    /// Takes a step of publication, and ends the workers' sleep if it gave them a snapshot.
+    fn publish(&mut self, step: impl FnOnce(&mut Publication<DeviceSteering>, &Cluster, Instant)) {
+        let before = self.publication.publisher.current().generation;
+        step(&mut self.publication, &self.cluster, Instant::now());
+        if self.publication.publisher.current().generation != before {
             self.workers.wake();
-            tracing::info!(
-                services = dirty.services.len(),
-                namespaces = dirty.namespaces.len(),
-                "in force after {:?}",
-                started.elapsed()
-            );
         }
     }
 
@@ -118,6 +122,7 @@ impl Gateway {
         }
         if changed.links {
             let topology = &self.topology;
+            self.publication.steering.follow_macs(topology.devices());
             let (routes, neighbours) = (Arc::clone(topology.routes()), topology.neighbours());
             self.publication.publish_links(routes, neighbours, Arc::clone(topology.devices()));
             self.workers.wake();
@@ -138,17 +143,30 @@ impl Gateway {
         }
     }
 
+    /// Has the kernel stop asking for next hops that did not answer, such as pods that are gone.
+    async fn release_failed(&mut self) {
+        for next_hop in self.topology.forget_failed() {
+            if let Err(error) = self.netlink.release(next_hop).await {
+                tracing::warn!("{error:#}");
+            }
+        }
+    }
+
     fn keep_house(&mut self) -> anyhow::Result<()> {
         if let Some(number) = self.workers.lost() {
             bail!("worker {number} has ended unexpectedly");
         }
-        self.publication.publisher.free_retired();
-        if self.publication.has_leaving() {
-            let mut in_use = HashSet::new();
-            self.shared.flows.endpoints_in_use(|_, endpoint| {
-                in_use.insert(endpoint);
+        self.publish(|publication, cluster, now| publication.advance(cluster, now));
+        let started = Instant::now();
+        if self.publication.has_leaving() && started >= self.sweep_at {
+            self.publication.sweep_endpoints(|| {
+                let mut in_use = HashSet::new();
+                self.shared.flows.endpoints_in_use(|_, endpoint| {
+                    in_use.insert(endpoint);
+                });
+                in_use
             });
-            self.publication.sweep_endpoints(&in_use);
+            self.sweep_at = started + started.elapsed() * SWEEP_SHARE;
         }
         Ok(())
     }
@@ -156,14 +174,21 @@ impl Gateway {
     fn answer(&self, (question, back): Asked) {
         let reply = match question {
             Question::Metrics => Reply { good: true, text: render(self.status().families()) },
-            Question::Health => match self.workers.lost() {
-                None => Reply { good: true, text: "ok\n".into() },
-                Some(number) => Reply { good: false, text: format!("worker {number} has ended\n") },
-            },
+            Question::Health => self.health(),
             Question::Ready => Reply { good: true, text: self.readiness() },
         };
         // A client that went away does not want its reply.
         let _ = back.send(reply);
+    }
+
+    fn health(&self) -> Reply {
+        let workers = self.workers.published.len();
+        let lost = self.workers.lost().map(|number| format!("worker {number} has ended\n"));
+        let silent = || self.publication.steering.silent_worker(workers, Now::read());
+        match lost.or_else(|| silent().map(|worker| format!("{worker}\n"))) {
+            None => Reply { good: true, text: "ok\n".into() },
+            Some(text) => Reply { good: false, text },
+        }
     }
 
     /// Ready, with what is refused at the moment: that disturbs nothing else.
@@ -184,7 +209,15 @@ impl Gateway {
             published: self.publication.sizes(),
             generation: self.publication.publisher.current().generation,
             publication_errors: self.publication.errors,
+            services_short: self.publication.short(),
         }
+    }
+}
+
+async fn failure_of(dns: &mut Option<dns::Server>) -> String {
+    match dns {
+        Some(dns) => dns.failed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,11 +1,18 @@
 //! What a run needs to know, checked as far as it can be without the kernel.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
 
 use crate::cli::RunArguments;
+use crate::dns::{self, Zone, ZoneSettings};
 use crate::netlink::{Link, Netlink};
+use crate::offloads;
+use crate::punt_device::MTU_MAX;
 
 /// A setting that cannot hold on this machine: the process ends with status 2.
 #[derive(Debug)]
@@ -100,6 +107,12 @@ fn require_servable(link: &Link, links: &[Link]) -> Result<(), BadConfiguration>
         format!("--interface {name}: it is a bond; name its members instead")
     })?;
     require(link.up, || format!("--interface {name}: it is down; bring it up with `ip link set {name} up`"))?;
+    require(link.mtu <= MTU_MAX, || {
+        format!(
+            "--interface {name}: its MTU is {}, more than {MTU_MAX}; lower it with `ip link set {name} mtu {MTU_MAX}`",
+            link.mtu
+        )
+    })?;
     let is_vlan = |child: &&Link| child.parent == Some(link.index) && child.kind.as_deref() == Some("vlan");
     let child = links.iter().find(is_vlan);
     require(child.is_none() || !rx_vlan_offload(name), || {
@@ -111,7 +124,90 @@ fn require_servable(link: &Link, links: &[Link]) -> Result<(), BadConfiguration>
     })
 }
 
+/// Refuses a device whose receive queues do not give each worker at least one.
+///
+/// # Errors
+/// Names the device and what to do.
+pub fn require_queues(served: &[Link], workers: usize) -> anyhow::Result<()> {
+    for Link { name, .. } in served {
+        let queues = offloads::receive_queues(name)?;
+        require(queues as usize >= workers, || {
+            format!(
+                "--cores: device {name} has {queues} receive queues, too few for {workers} workers; name fewer \
+                 cores, or raise them with `ethtool -L {name} combined {workers}`"
+            )
+        })?;
+    }
+    Ok(())
+}
+
 /// Asks whether a device strips VLAN tags; one that cannot be asked does not.
 fn rx_vlan_offload(name: &str) -> bool {
     tidegate_dataplane::xdp::strips_vlan_tags(name).unwrap_or(false)
+}
+
+/// Returns what the zone of cluster names is made with.
+#[must_use]
+pub fn zone(arguments: &RunArguments) -> ZoneSettings {
+    ZoneSettings {
+        domain: arguments.cluster_domain.clone(),
+        service_cidrs: arguments.service_cidrs.clone(),
+        servers: arguments.dns_listen.iter().map(|listen| listen.0.ip()).collect(),
+        ..ZoneSettings::default()
+    }
+}
+
+/// Returns what a DNS server on these addresses is made with.
+#[must_use]
+pub fn dns(
+    arguments: &RunArguments,
+    listen: Vec<SocketAddr>,
+    zone: Arc<ArcSwap<Zone>>,
+) -> dns::ServerSettings {
+    dns::ServerSettings {
+        listen,
+        zone,
+        forward: dns::ForwardSettings {
+            upstreams: arguments.dns_upstream.iter().map(|upstream| upstream.0).collect(),
+            stubs: arguments.dns_stubs.iter().map(|stub| (stub.zone.clone(), stub.server)).collect(),
+            allow: arguments.pod_cidrs.iter().chain(&arguments.dns_allow).copied().collect(),
+        },
+        aaaa_nodata: arguments.dns_aaaa.is_some(),
+    }
+}
+
+/// Checks all settings of names, without a socket. Must run within a tokio runtime.
+///
+/// # Errors
+/// Names the flag.
+pub fn check_dns(arguments: &RunArguments) -> anyhow::Result<()> {
+    let zone = Zone::new(zone(arguments)).map_err(|error| {
+        BadConfiguration(format!("--cluster-domain {}: {error}", arguments.cluster_domain))
+    })?;
+    let settings = dns(arguments, Vec::new(), Arc::new(ArcSwap::from_pointee(zone)));
+    let mut listen = BTreeSet::new();
+    for address in arguments.dns_listen.iter().map(|listen| listen.0) {
+        require(!address.ip().is_unspecified(), || {
+            format!("--dns-listen {address}: name an address, so that replies leave from it")
+        })?;
+        require(listen.insert(address), || format!("--dns-listen {address}: named twice"))?;
+    }
+    let stubs = settings.forward.stubs.iter().map(|(_, server)| server);
+    for server in settings.forward.upstreams.iter().chain(stubs) {
+        let flag = if settings.forward.upstreams.contains(server) { "--dns-upstream" } else { "--dns-stub" };
+        require(!listen.contains(server), || format!("{flag} {server}: it is where we listen ourselves"))?;
+    }
+    dns::Server::start(settings, Arc::default()).map(drop).map_err(dns_fault)
+}
+
+/// Says which flag a fault of the DNS server is about.
+#[must_use]
+pub fn dns_fault(error: dns::Error) -> anyhow::Error {
+    let flag = match error {
+        dns::Error::Listen { .. } => return anyhow::Error::new(error).context("--dns-listen"),
+        dns::Error::Unspecified(_) => "--dns-listen",
+        dns::Error::Upstream(_) => "--dns-upstream or --dns-stub",
+        dns::Error::Stub(_) | dns::Error::StubInZone(_) => "--dns-stub",
+    };
+    BadConfiguration(format!("{flag}: {error}")).into()
 }

@@ -1,29 +1,33 @@
 //! From the command line to a gateway that serves, and back to a machine without a trace of it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
 use ipnet::IpNet;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tidegate_dataplane::flows::{FlowTable, Timeouts};
 use tidegate_dataplane::services::Services;
 use tidegate_dataplane::snapshot::{Publisher, Snapshot};
 use tidegate_dataplane::worker::Shared;
 use tidegate_dataplane::xdp::{AttachMode, AttachPreference, Steering};
 use tokio::net::UnixDatagram;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{RunArguments, Source, XdpMode};
-use crate::cluster::{Cluster, Dirty};
-use crate::dns::{self, Zone, ZoneSettings};
+use crate::cluster::{Cluster, Event};
+use crate::dns::{self, Zone};
 use crate::gateway::Gateway;
 use crate::instance::{Change, Instance};
 use crate::manifests::{self, Manifests};
 use crate::netlink::{KernelEvents, Link, Netlink};
 use crate::publish::Publication;
 use crate::punt_device::PuntDevice;
+use crate::settings::BadConfiguration;
 use crate::steering::DeviceSteering;
 use crate::topology::{Changed, Topology};
 use crate::workers::{AttachedDevice, Plan, Workers};
@@ -31,6 +35,8 @@ use crate::{metrics, offloads, settings, status};
 
 /// Next hops that may wait for the control thread at once.
 const WANTED: usize = 1024;
+/// How long the DNS server may take to end.
+const DNS_END: Duration = Duration::from_secs(1);
 
 /// Runs a gateway until it is told to end.
 ///
@@ -39,26 +45,78 @@ const WANTED: usize = 1024;
 pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     settings::check_privileges()?;
     let cores = settings::cores(arguments)?;
+    settings::check_dns(arguments)?;
     let netlink = Arc::new(Netlink::connect()?);
     let served = settings::served_links(arguments, &netlink).await?;
+    settings::require_queues(&served, cores.len())?;
+    raise_descriptor_limit();
+    // From here on a signal must not end the process before it has taken back what it did.
+    let mut signals = EndSignals::listen()?;
     let mut instance = Instance::claim(&arguments.state_dir)?;
     instance.recover(&netlink, offloads::restore).await.context("what an earlier run left")?;
-    let outcome = match start(arguments, &cores, &netlink, &served, &mut instance).await {
-        Ok(mut gateway) => {
+    let starting = start(arguments, &cores, &netlink, &served, &mut instance);
+    let outcome = match signals.unless_told(starting).await {
+        Some(Ok(mut gateway)) => {
             announce(&gateway, arguments);
-            let outcome = gateway.run().await;
-            gateway.workers.end();
-            if let Some(dns) = gateway.dns.take() {
-                dns.shutdown().await;
-            }
-            outcome
+            let outcome = signals.unless_told(gateway.run()).await;
+            end(gateway).await;
+            outcome.map_or(Ok(()), |outcome| outcome.map(|never| match never {}))
         }
-        Err(error) => Err(error),
+        Some(Err(error)) => Err(error),
+        None => Ok(()),
     };
     let ended = instance.end(&netlink, offloads::restore).await;
+    if let (Err(_), Err(error)) = (&outcome, &ended) {
+        tracing::error!("{error:#}");
+    }
     outcome.and(ended)
 }
 
+/// SIGTERM and SIGINT.
+struct EndSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl EndSignals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("SIGINT")?,
+        })
+    }
+
+    /// Returns what a task comes to, or `None`, and drops the task, if we are told to end before.
+    async fn unless_told<T>(&mut self, task: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            outcome = task => Some(outcome),
+            _ = self.terminate.recv() => None,
+            _ = self.interrupt.recv() => None,
+        }
+    }
+}
+
+/// Lets this process have as many descriptors as it may: each forwarded question and each TCP client has one.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
+}
+
+/// Ends names first and packets last; when it returns, devices are free of the XDP program.
+async fn end(mut gateway: Gateway) {
+    if let Some(dns) = gateway.dns.take()
+        && tokio::time::timeout(DNS_END, dns.shutdown()).await.is_err()
+    {
+        tracing::warn!("the DNS server did not end within {DNS_END:?}");
+    }
+    gateway.workers.end();
+}
+
+/// Opens the doors for questions, which get SERVFAIL until the names are known; then carries packets; then
+/// puts Services and names in force. What others may hold already, such as a port, fails before a packet is taken.
 async fn start(
     arguments: &RunArguments,
     cores: &[usize],
@@ -67,15 +125,25 @@ async fn start(
     instance: &mut Instance,
 ) -> anyhow::Result<Gateway> {
     let kernel_events = KernelEvents::subscribe()?;
-    let mut source = open_source(arguments, instance)?;
+    let mut source = open_source(arguments, Some(instance.directory()))?;
     let first_events = source.next().await;
+    let names = Arc::new(ArcSwap::from_pointee(Zone::new(settings::zone(arguments))?));
+    let dns_counters = Arc::default();
+    let dns = open_dns(arguments, netlink, instance, Arc::clone(&names), Arc::clone(&dns_counters)).await?;
+    let asked = match arguments.metrics {
+        Some(address) => Some(metrics::serve(address).await?),
+        None => None,
+    };
+
     let (shared, wanted_bell) = share(arguments, instance)?;
     let mut steering = DeviceSteering::new(Steering::load().context("cannot load the XDP program")?);
+    for listen in &arguments.dns_listen {
+        steering.insert_listener(listen.0)?;
+    }
     let devices = attach(arguments, &mut steering, served, instance)?;
     let punt = PuntDevice::create(netlink, instance, cores.len() as u32, served).await?;
     instance.record(Change::ManagedNeighbours)?;
     let topology = Topology::read(netlink, served).await?;
-
     let cidrs = arguments.service_cidrs.iter().filter_map(|cidr| match cidr {
         IpNet::V4(cidr) => Some((cidr.network(), cidr.prefix_len())),
         IpNet::V6(_) => None,
@@ -85,7 +153,6 @@ async fn start(
         Plan { devices: &devices, cores, frames: arguments.frames, punt: &punt, shared: shared.clone() };
     let workers = Workers::start(plan, &mut steering.program, subscribers)?;
 
-    let names = Arc::new(ArcSwap::from_pointee(Zone::new(zone_settings(arguments))?));
     let linger = arguments.vip_linger.0;
     let mut gateway = Gateway {
         source,
@@ -97,40 +164,25 @@ async fn start(
         workers,
         shared,
         wanted_bell,
-        dns: None,
-        dns_counters: Arc::default(),
-        asked: None,
+        dns,
+        dns_counters,
+        asked,
+        sweep_at: Instant::now(),
     };
-    // From here on a failure has to end the workers too.
-    if let Err(error) = begin(&mut gateway, arguments, instance, first_events, names).await {
-        gateway.workers.end();
-        return Err(error);
-    }
+    begin(&mut gateway, arguments, first_events, &names).await?;
     Ok(gateway)
 }
 
-/// Puts the first tables in force, then opens the doors: names last (design decision 6).
+/// Puts the first tables and names in force.
 async fn begin(
     gateway: &mut Gateway,
     arguments: &RunArguments,
-    instance: &mut Instance,
-    first_events: Vec<crate::cluster::Event>,
-    names: Arc<ArcSwap<Zone>>,
+    first_events: Vec<Event>,
+    names: &ArcSwap<Zone>,
 ) -> anyhow::Result<()> {
-    for listen in &arguments.dns_listen {
-        gateway.publication.steering.insert_listener(listen.0)?;
-        instance.add_loopback_address(&gateway.netlink, listen.0.ip()).await?;
-    }
-    gateway.topology = {
-        let served = settings::served_links(arguments, &gateway.netlink).await?;
-        Topology::read(&gateway.netlink, &served).await?
-    };
     gateway.publish_topology(Changed { links: true, own_addresses: true });
-    let mut dirty = Dirty::default();
-    for event in first_events {
-        gateway.cluster.apply(event, &mut dirty);
-    }
-    gateway.publication.apply(&gateway.cluster, &dirty, Instant::now()).await;
+    gateway.apply_events(first_events);
+    gateway.publication.settle(&gateway.cluster).await;
     for cidr in &arguments.service_cidrs {
         gateway.publication.steering.insert_service_cidr(cidr)?;
     }
@@ -139,24 +191,42 @@ async fn begin(
         zone.set_synced();
         zone
     });
-    if !arguments.dns_listen.is_empty() {
-        gateway.dns =
-            Some(dns::Server::start(dns_settings(arguments, names), Arc::clone(&gateway.dns_counters))?);
-    }
-    if let Some(address) = arguments.metrics {
-        gateway.asked = Some(metrics::serve(address).await?);
-    }
     Ok(())
 }
 
-fn open_source(arguments: &RunArguments, instance: &Instance) -> anyhow::Result<Manifests> {
+/// Listens for questions, on addresses that are added to `lo` if no interface has them.
+async fn open_dns(
+    arguments: &RunArguments,
+    netlink: &Netlink,
+    instance: &mut Instance,
+    names: Arc<ArcSwap<Zone>>,
+    counters: Arc<dns::Counters>,
+) -> anyhow::Result<Option<dns::Server>> {
+    for listen in &arguments.dns_listen {
+        instance.add_loopback_address(netlink, listen.0.ip()).await?;
+    }
+    if arguments.dns_listen.is_empty() {
+        return Ok(None);
+    }
+    let listen = arguments.dns_listen.iter().map(|listen| listen.0).collect();
+    let server = dns::Server::start(settings::dns(arguments, listen, names), counters);
+    server.map(Some).map_err(settings::dns_fault)
+}
+
+/// Begins to follow the source; with a state directory, ClusterIPs that it assigns are kept there.
+///
+/// # Errors
+/// The directory cannot be read.
+pub(crate) fn open_source(arguments: &RunArguments, state: Option<&Path>) -> anyhow::Result<Manifests> {
     let Source::Manifests(directory) = &arguments.source;
     let settings = manifests::Settings {
         service_cidrs: arguments.service_cidrs.clone(),
-        state_file: Some(instance.directory().join("clusterips.json")),
+        state_file: state.map(|state| state.join("clusterips.json")),
     };
-    Manifests::open(directory.clone(), settings)
-        .with_context(|| format!("--source manifests:{}", directory.display()))
+    Manifests::open(directory.clone(), settings).map_err(|error| match error {
+        manifests::Error::Directory(..) => BadConfiguration(error.to_string()).into(),
+        manifests::Error::Watch(_) => error.into(),
+    })
 }
 
 fn share(arguments: &RunArguments, instance: &Instance) -> anyhow::Result<(Shared, UnixDatagram)> {
@@ -208,28 +278,6 @@ fn attach(
         devices.push(AttachedDevice { index: link.index, name: link.name.clone(), queues, attach_mode });
     }
     Ok(devices)
-}
-
-fn zone_settings(arguments: &RunArguments) -> ZoneSettings {
-    ZoneSettings {
-        domain: arguments.cluster_domain.clone(),
-        service_cidrs: arguments.service_cidrs.clone(),
-        servers: arguments.dns_listen.iter().map(|listen| listen.0.ip()).collect(),
-        ..ZoneSettings::default()
-    }
-}
-
-fn dns_settings(arguments: &RunArguments, zone: Arc<ArcSwap<Zone>>) -> dns::ServerSettings {
-    dns::ServerSettings {
-        listen: arguments.dns_listen.iter().map(|listen| listen.0).collect(),
-        zone,
-        forward: dns::ForwardSettings {
-            upstreams: arguments.dns_upstream.iter().map(|upstream| upstream.0).collect(),
-            stubs: arguments.dns_stubs.iter().map(|stub| (stub.zone.clone(), stub.server)).collect(),
-            allow: arguments.pod_cidrs.iter().chain(&arguments.dns_allow).copied().collect(),
-        },
-        aaaa_nodata: arguments.dns_aaaa.is_some(),
-    }
 }
 
 /// Says how each socket came out, and that packets and names are served.

@@ -31,6 +31,8 @@ pub struct Status<'a> {
     pub generation: u64,
     /// Changes that could not be put in force.
     pub publication_errors: u64,
+    /// Services that are not in force now, or not with all their endpoints.
+    pub services_short: usize,
 }
 
 impl Status<'_> {
@@ -52,6 +54,9 @@ impl Status<'_> {
             ("flows_capacity", "Flows that the table has room for", capacity as u64),
             ("virtual_addresses", "Virtual addresses in force", addresses as u64),
             ("endpoints", "Endpoints in force", endpoints as u64),
+            ("services_short", "Services that are not in force now, or not with all their endpoints", {
+                self.services_short as u64
+            }),
             ("snapshot_generation", "Generation of the tables in force", self.generation),
             ("manifest_files", "Files that hold manifests", self.source.files as u64),
             ("manifest_file_errors", "Files that do not parse; their last good content is in force", {

@@ -1,27 +1,80 @@
 //! The XDP program's maps, kept equal to what publication and topology want.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
-use tidegate_dataplane::net::{Port, Protocol};
-use tidegate_dataplane::xdp::Steering;
+use tidegate_dataplane::clock::Now;
+use tidegate_dataplane::net::{Mac, Port, Protocol};
+use tidegate_dataplane::routes::DeviceIndex;
+use tidegate_dataplane::snapshot::Device;
+use tidegate_dataplane::xdp::{HEARTBEAT_LIMIT, Steering};
 
 use crate::publish;
 use crate::tables::EndpointKey;
 
-/// The loaded program with the own addresses that it knows.
+/// The loaded program with the own addresses and the MACs that we told it.
 pub struct DeviceSteering {
     /// The loaded program.
     pub program: Steering,
     own: BTreeSet<Ipv4Addr>,
+    macs: BTreeMap<DeviceIndex, Mac>,
+}
+
+/// A worker that the program passes by, because it gave no sign of life for too long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SilentWorker {
+    /// Its number.
+    pub number: usize,
+    /// How old its last heartbeat is; `None` if there was none.
+    pub age: Option<Duration>,
+}
+
+impl SilentWorker {
+    /// Finds the first that is silent, by the ages of all workers' heartbeats.
+    fn find(ages: impl IntoIterator<Item = Option<Duration>>) -> Option<Self> {
+        let mut workers = ages.into_iter().enumerate();
+        let silent = workers.find(|(_, age)| age.is_none_or(|age| age >= HEARTBEAT_LIMIT));
+        silent.map(|(number, age)| Self { number, age })
+    }
+}
+
+impl fmt::Display for SilentWorker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.age {
+            Some(age) => write!(f, "worker {}: last heartbeat {} ms ago", self.number, age.as_millis()),
+            None => write!(f, "worker {}: no heartbeat yet", self.number),
+        }
+    }
 }
 
 impl DeviceSteering {
     /// Takes a loaded program that knows nothing yet.
     #[must_use]
     pub const fn new(program: Steering) -> Self {
-        Self { program, own: BTreeSet::new() }
+        Self { program, own: BTreeSet::new(), macs: BTreeMap::new() }
+    }
+
+    /// Makes the program take the frames that bear the MACs which these devices have now.
+    pub fn follow_macs(&mut self, devices: &[Device]) {
+        for Device { index, mac, .. } in devices {
+            if self.macs.get(index) == Some(mac) {
+                continue;
+            }
+            match self.program.set_mac(*index, *mac) {
+                Ok(()) => drop(self.macs.insert(*index, *mac)),
+                Err(error) => tracing::error!("MAC {mac}: {error}"),
+            }
+        }
+    }
+
+    /// Returns the first of so many workers whose queues the program passes to the kernel, if there is one.
+    #[must_use]
+    pub fn silent_worker(&self, workers: usize, now: Now) -> Option<SilentWorker> {
+        let age = |worker| self.program.heartbeat(worker).ok()?.age(now);
+        SilentWorker::find((0..workers as u32).map(age))
     }
 
     /// Makes the program know exactly these as the box's own addresses.
@@ -106,5 +159,21 @@ const fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
     match address {
         IpAddr::V4(address) => Some(address),
         IpAddr::V6(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_worker_without_a_fresh_heartbeat_is_named_with_its_age() {
+        let ms = |ms| Some(Duration::from_millis(ms));
+        let named = |ages: &[Option<Duration>]| SilentWorker::find(ages.to_vec()).map(|one| one.to_string());
+        assert_eq!(named(&[]), None);
+        assert_eq!(named(&[ms(0), ms(499)]), None);
+        assert_eq!(named(&[ms(0), ms(500)]).as_deref(), Some("worker 1: last heartbeat 500 ms ago"));
+        assert_eq!(named(&[ms(2000), None]).as_deref(), Some("worker 0: last heartbeat 2000 ms ago"));
+        assert_eq!(named(&[ms(1), None]).as_deref(), Some("worker 1: no heartbeat yet"));
     }
 }

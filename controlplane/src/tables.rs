@@ -48,23 +48,41 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// Compiles all virtual addresses of a Service; none if packets are not ours to forward (K1, K3).
-    pub fn compile(&mut self, cluster: &Cluster, name: &ObjectName) -> Vec<Compiled> {
+    /// Compiles all virtual addresses of a Service, without these endpoints; none if packets are not ours to forward
+    /// (K1, K3).
+    pub fn compile(
+        &mut self,
+        cluster: &Cluster,
+        name: &ObjectName,
+        without: &BTreeSet<EndpointKey>,
+    ) -> Vec<Compiled> {
         let Some(service) = cluster.service(name) else { return Vec::new() };
         let ServiceKind::ClusterIp(addresses) = &service.kind else { return Vec::new() };
         if service.foreign_proxy {
             return Vec::new();
         }
-        addresses.iter().map(|address| self.compile_address(cluster, service, *address)).collect()
+        addresses.iter().map(|address| self.compile_address(cluster, service, *address, without)).collect()
     }
 
-    fn compile_address(&mut self, cluster: &Cluster, service: &Service, address: IpAddr) -> Compiled {
+    fn compile_address(
+        &mut self,
+        cluster: &Cluster,
+        service: &Service,
+        address: IpAddr,
+        without: &BTreeSet<EndpointKey>,
+    ) -> Compiled {
         let mut endpoints = BTreeSet::new();
         let ports = service.ports.iter().map(|port| {
             let members: Vec<Backend> = usable_endpoints(cluster, service, port, Family::of(&address))
                 .into_iter()
-                .map(|(address, number)| {
-                    let key = EndpointKey { address, port: Port::new(number), protocol: port.protocol };
+                .map(|(address, number)| EndpointKey {
+                    address,
+                    port: Port::new(number),
+                    protocol: port.protocol,
+                })
+                .filter(|key| !without.contains(key))
+                .map(|key| {
+                    let EndpointKey { address, .. } = key;
                     endpoints.insert(key);
                     Backend { address, port: key.port, id: key.id() }
                 })
@@ -110,3 +128,6 @@ fn stable_hash(text: &str) -> u64 {
     });
     (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
+
+#[cfg(test)]
+mod tests;

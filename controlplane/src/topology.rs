@@ -16,7 +16,8 @@ use crate::netlink::{KernelEvent, Link, Netlink};
 /// What the kernel says of links, as far as we use it.
 #[derive(Debug)]
 pub struct Topology {
-    served: BTreeSet<DeviceIndex>,
+    /// With their names, for the log.
+    served: BTreeMap<DeviceIndex, String>,
     routes: Arc<Routes>,
     devices: Arc<[Device]>,
     own_addresses: BTreeSet<IpAddr>,
@@ -39,16 +40,21 @@ impl Topology {
     /// # Errors
     /// When the kernel refuses a dump.
     pub async fn read(netlink: &Netlink, served: &[Link]) -> anyhow::Result<Self> {
-        let mut topology = Self {
-            served: served.iter().map(|link| link.index).collect(),
+        let mut topology = Self::serving(served.iter().map(|link| (link.index, link.name.clone())));
+        topology.devices = topology.devices_among(served);
+        topology.apply(netlink, KernelEvent::Resync).await?;
+        Ok(topology)
+    }
+
+    fn serving(served: impl IntoIterator<Item = (DeviceIndex, String)>) -> Self {
+        Self {
+            served: served.into_iter().collect(),
             routes: Arc::default(),
             devices: Arc::new([]),
             own_addresses: BTreeSet::new(),
             known: BTreeMap::new(),
             in_use: BTreeSet::new(),
-        };
-        topology.apply(netlink, KernelEvent::Resync).await?;
-        Ok(topology)
+        }
     }
 
     /// Folds one event in.
@@ -59,7 +65,8 @@ impl Topology {
         let mut changed = Changed::default();
         match event {
             KernelEvent::Resync => {
-                self.known = netlink.neighbours().await?.into_iter().collect();
+                let all = netlink.neighbours().await?.into_iter();
+                self.known = all.filter(|(next_hop, _)| self.served.contains_key(&next_hop.device)).collect();
                 self.read_routes(netlink).await?;
                 self.read_devices(netlink).await?;
                 self.read_addresses(netlink).await?;
@@ -76,12 +83,32 @@ impl Topology {
     }
 
     /// Notes that a worker waits for a next hop; says whether it is known already, so that it is to be published.
+    ///
+    /// That it failed before is forgotten: the kernel is about to ask for it anew, and the packet waits for that.
     pub fn use_next_hop(&mut self, next_hop: NextHop) -> bool {
-        self.in_use.insert(next_hop) && self.known.contains_key(&next_hop)
+        let is_new = self.in_use.insert(next_hop);
+        match self.known.get(&next_hop) {
+            Some(NeighbourState::Failed) => {
+                self.known.remove(&next_hop);
+                !is_new
+            }
+            known => is_new && known.is_some(),
+        }
+    }
+
+    /// Takes the next hops that failed out of use and returns them, so that the kernel need not go on asking for
+    /// them; a worker that wants one says so again.
+    pub fn forget_failed(&mut self) -> Vec<NextHop> {
+        let has_failed = |hop: &&NextHop| self.known.get(*hop) == Some(&NeighbourState::Failed);
+        let failed: Vec<NextHop> = self.in_use.iter().filter(has_failed).copied().collect();
+        for next_hop in &failed {
+            self.in_use.remove(next_hop);
+        }
+        failed
     }
 
     fn note_neighbour(&mut self, next_hop: NextHop, state: Option<NeighbourState>) -> bool {
-        if !self.served.contains(&next_hop.device) {
+        if !self.served.contains_key(&next_hop.device) {
             return false;
         }
         let before = match state {
@@ -99,16 +126,31 @@ impl Topology {
     }
 
     async fn read_devices(&mut self, netlink: &Netlink) -> anyhow::Result<bool> {
-        let links = netlink.links().await?;
-        let served = links.iter().filter(|link| self.served.contains(&link.index) && link.up);
-        let devices: Arc<[Device]> =
-            served.map(|link| Device { index: link.index, mac: link.mac, mtu: link.mtu as usize }).collect();
-        for lost in self.devices.iter().filter(|old| !devices.iter().any(|new| new.index == old.index)) {
-            tracing::error!("served device with index {} is down or gone", lost.index.0);
-        }
+        let devices = self.devices_among(&netlink.links().await?);
         let changed = self.devices != devices;
+        if changed {
+            self.log_differences(&devices);
+        }
         self.devices = devices;
         Ok(changed)
+    }
+
+    fn devices_among(&self, links: &[Link]) -> Arc<[Device]> {
+        let served = links.iter().filter(|link| self.served.contains_key(&link.index) && link.up);
+        served.map(|link| Device { index: link.index, mac: link.mac, mtu: link.mtu as usize }).collect()
+    }
+
+    fn log_differences(&self, now: &[Device]) {
+        for (index, name) in &self.served {
+            let find = |devices: &[Device]| devices.iter().copied().find(|device| device.index == *index);
+            match (find(&self.devices), find(now)) {
+                (Some(_), None) => tracing::error!("device {name}: down or gone"),
+                (before, Some(after)) if before != Some(after) => {
+                    tracing::info!("device {name}: up, MAC {}, MTU {}", after.mac, after.mtu);
+                }
+                _ => {}
+            }
+        }
     }
 
     async fn read_addresses(&mut self, netlink: &Netlink) -> anyhow::Result<bool> {
@@ -141,5 +183,131 @@ impl Topology {
     #[must_use]
     pub fn own_addresses(&self) -> &BTreeSet<IpAddr> {
         &self.own_addresses
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+    use tidegate_dataplane::net::Mac;
+
+    use super::*;
+
+    const SERVED: DeviceIndex = DeviceIndex(2);
+    const NOT_SERVED: DeviceIndex = DeviceIndex(3);
+
+    fn serving() -> Topology {
+        Topology::serving([(SERVED, "pods0".to_owned())])
+    }
+
+    fn next_hop(device: DeviceIndex, host: u8) -> NextHop {
+        NextHop { device, address: Ipv4Addr::new(10, 244, 0, host).into() }
+    }
+
+    const fn reachable(octet: u8) -> Option<NeighbourState> {
+        Some(NeighbourState::Reachable(Mac([2, 0, 0, 0, 0, octet])))
+    }
+
+    #[test]
+    fn a_neighbour_is_published_only_if_a_worker_uses_it() {
+        let mut topology = serving();
+        let (used, unused) = (next_hop(SERVED, 1), next_hop(SERVED, 2));
+        assert!(!topology.use_next_hop(used), "nothing is known of it yet");
+        assert!(!topology.note_neighbour(unused, reachable(2)));
+        assert!(topology.note_neighbour(used, reachable(1)));
+        assert_eq!(topology.neighbours().lookup(&used), reachable(1));
+        assert_eq!(topology.neighbours().lookup(&unused), None);
+        assert!(topology.use_next_hop(unused), "it is known already");
+        assert!(!topology.use_next_hop(unused), "it was published with the first use");
+        assert_eq!(topology.neighbours().lookup(&unused), reachable(2));
+    }
+
+    #[test]
+    fn the_same_state_told_again_is_not_published_again() {
+        let mut topology = serving();
+        let used = next_hop(SERVED, 1);
+        topology.use_next_hop(used);
+        let states = [
+            Some(NeighbourState::Unresolved),
+            reachable(1),
+            reachable(9),
+            Some(NeighbourState::Failed),
+            None,
+        ];
+        for state in states {
+            assert!(topology.note_neighbour(used, state), "{state:?}");
+            assert!(!topology.note_neighbour(used, state), "{state:?} again");
+            assert_eq!(topology.neighbours().lookup(&used), state);
+        }
+    }
+
+    #[test]
+    fn a_next_hop_that_the_kernel_forgot_is_published_when_it_is_known_again() {
+        let mut topology = serving();
+        let used = next_hop(SERVED, 1);
+        topology.use_next_hop(used);
+        topology.note_neighbour(used, reachable(1));
+        assert!(topology.note_neighbour(used, None));
+        assert!(!topology.use_next_hop(used), "asked for again, and not known");
+        assert!(topology.note_neighbour(used, reachable(1)));
+    }
+
+    #[test]
+    fn a_next_hop_that_failed_is_given_up_and_asked_for_anew_when_it_is_wanted() {
+        let mut topology = serving();
+        let used = next_hop(SERVED, 1);
+        topology.use_next_hop(used);
+        assert!(topology.note_neighbour(used, Some(NeighbourState::Failed)));
+        assert_eq!(topology.forget_failed(), [used]);
+        assert_eq!(topology.forget_failed(), []);
+        assert!(
+            !topology.use_next_hop(used),
+            "its old failure is not published to the packet that waits now"
+        );
+        assert!(topology.note_neighbour(used, reachable(1)));
+        assert_eq!(topology.forget_failed(), []);
+    }
+
+    fn step() -> impl Strategy<Value = (bool, NextHop, Option<NeighbourState>)> {
+        let next_hop = (prop_oneof![Just(SERVED), Just(NOT_SERVED)], 1..4u8)
+            .prop_map(|(device, host)| next_hop(device, host));
+        let state = prop_oneof![
+            (0..3u8).prop_map(reachable),
+            Just(Some(NeighbourState::Unresolved)),
+            Just(Some(NeighbourState::Failed)),
+            Just(None),
+        ];
+        (proptest::bool::weighted(0.3), next_hop, state)
+    }
+
+    proptest! {
+        /// The model keeps all that was told but failures of what is wanted anew, and publishes whenever the part in use differs.
+        #[test]
+        fn workers_see_every_difference_and_nothing_else(steps in proptest::collection::vec(step(), 0..60)) {
+            let mut topology = serving();
+            let (mut told, mut used) = (BTreeMap::new(), BTreeSet::new());
+            let mut published = Neighbours::default();
+            for (is_use, next_hop, state) in steps {
+                let publishes = if is_use {
+                    used.insert(next_hop);
+                    if told.get(&next_hop) == Some(&Some(NeighbourState::Failed)) {
+                        told.insert(next_hop, None);
+                    }
+                    topology.use_next_hop(next_hop)
+                } else {
+                    told.insert(next_hop, state);
+                    topology.note_neighbour(next_hop, state)
+                };
+                let wanted = Neighbours::new(told.iter().filter_map(|(next_hop, state)| {
+                    let seen = next_hop.device == SERVED && used.contains(next_hop);
+                    state.filter(|_| seen).map(|state| (*next_hop, state))
+                }));
+                prop_assert_eq!(publishes, wanted != published);
+                prop_assert_eq!(&*topology.neighbours(), &wanted);
+                published = wanted;
+            }
+        }
     }
 }

@@ -84,6 +84,7 @@ impl Workers {
         steering: &mut Steering,
         subscribers: Vec<Subscriber>,
     ) -> anyhow::Result<Self> {
+        // Dropped at an error below, it ends the workers that run already.
         let mut workers = Self {
             threads: Vec::new(),
             bells: Vec::new(),
@@ -97,10 +98,7 @@ impl Workers {
         let places = subscribers.into_iter().zip(Exchange::between(&workers.bells));
         for (number, (core, (subscriber, exchange))) in plan.cores.iter().zip(places).enumerate() {
             let worker = workers.build(&plan, steering, number, subscriber, exchange)?;
-            if let Err(error) = workers.spawn(worker, number, *core) {
-                workers.end();
-                return Err(error);
-            }
+            workers.spawn(worker, number, *core)?;
         }
         Ok(workers)
     }
@@ -117,20 +115,8 @@ impl Workers {
             .with_context(|| format!("worker {number}: cannot map {} frames", plan.frames))?;
         let mut queues = Vec::new();
         for device in plan.devices {
-            let own = (0..device.queues).filter(|queue| *queue as usize % plan.cores.len() == number);
-            for queue in own.clone() {
+            for queue in (0..device.queues).filter(|queue| *queue as usize % plan.cores.len() == number) {
                 queues.push(self.bind(device, queue, number, &memory, &mut pool, steering)?);
-            }
-            if own.count() == 0 {
-                bail!(
-                    "--cores: device {} has {} receive queues, too few for {} workers; name fewer cores, or raise \
-                     them with `ethtool -L {} combined {}`",
-                    device.name,
-                    device.queues,
-                    plan.cores.len(),
-                    device.name,
-                    plan.cores.len()
-                );
             }
         }
         let config = socket_config(plan.punt.transmit, number as u32, false);
@@ -212,6 +198,13 @@ impl Workers {
                 tracing::error!("a worker had panicked");
             }
         }
+    }
+}
+
+impl Drop for Workers {
+    /// Whatever ends the gateway ends the workers before the XDP program and its maps go.
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

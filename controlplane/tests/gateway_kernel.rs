@@ -60,6 +60,7 @@ fn a_stopped_process_becomes_a_pass_to_the_kernel_within_half_a_second() {
     rig.let_the_kernel_forward();
     let gateway = Gateway::start(&rig);
     assert_eq!(rig.peer("jump", &["udp", DEV_1, "8080", "hello"]), format!("dev-1 {CLIENT} hello"));
+    assert!(gateway.counters().value("punted") > 0, "a worker has its part in this, for a start");
     gateway.signal("STOP");
     // The probe's own start takes some of the time, so the bound is not taken for more exact than it is.
     let answer = rig.peer("jump", &["probe", DEV_1, "8080", "5"]);

@@ -69,6 +69,9 @@ impl Packet {
         let payload = network
             .get(header.header_bytes()..header.total_bytes())
             .ok_or(Unparsed::Malformed(DropReason::MalformedIpv4))?;
+        if !header.has_right_checksum(network) {
+            return Err(Unparsed::Malformed(DropReason::MalformedIpv4));
+        }
         let fragment = Fragment::parse(header).map_err(Unparsed::Malformed)?;
         let transport = match &fragment {
             None => Transport::parse(header, payload).ok_or(DropReason::MalformedTransport),

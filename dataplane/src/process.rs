@@ -146,7 +146,8 @@ fn process_new(
     let (flow, rewrite) = insert(flow, rewrite, context)?;
     context.flows.cache_next_hop(flow, Direction::Request, egress.cache);
     context.counters.flows_inserted += 1;
-    context.counters.flows_picked_up += u64::from(state == State::PickedUp);
+    let is_picked_up = !matches!(state, State::SynSent | State::UdpUnreplied);
+    context.counters.flows_picked_up += u64::from(is_picked_up);
     rewrite.apply(octets, packet).ok_or(DropReason::MalformedTransport)?;
     Ok(egress.way)
 }

@@ -34,12 +34,14 @@ impl Segment {
 
 /// Returns the state of a flow that a segment of the client opens; `None` if it cannot open one.
 ///
-/// A SYN opens a connection; a segment with ACK and without SYN, FIN or RST is one picked up in mid-stream.
+/// A SYN opens a connection; a segment with ACK and without SYN or RST is one picked up in mid-stream (design decision
+/// 7), be it its last.
 #[must_use]
 pub const fn first(flags: Flags) -> Option<State> {
     match Segment::new(flags) {
         Segment::Syn => Some(State::SynSent),
         Segment::Ack => Some(State::PickedUp),
+        Segment::Fin if flags.contains(Flags::ACK) => Some(after_fin(State::PickedUp)),
         Segment::Rst | Segment::SynAck | Segment::Fin | Segment::Bare => None,
     }
 }
@@ -170,6 +172,12 @@ mod tests {
     fn a_flow_picked_up_is_established_only_by_the_backend() {
         let segments = [(Request, ACK), (Request, ACK), (Reply, ACK), (Request, ACK)];
         assert_eq!(states(&segments), [PickedUp, PickedUp, Established, Established]);
+    }
+
+    #[test]
+    fn a_flow_picked_up_by_its_fin_is_closing() {
+        assert_eq!(states(&[(Request, FIN_ACK), (Reply, ACK)]), [FinWait, CloseWait]);
+        assert_eq!(first(Flags::FIN), None);
     }
 
     #[test]

@@ -71,7 +71,7 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
-    /// The IPv4 header, its length or its options do not agree with the octets received.
+    /// The IPv4 header, its checksum, its length or its options do not agree with the octets received.
     MalformedIpv4 => "drop_malformed_ipv4",
     /// The TCP, UDP or ICMP header does not agree with the octets received.
     MalformedTransport => "drop_malformed_transport",

@@ -434,11 +434,8 @@ fn options_go_into_every_piece_only_if_they_say_so() {
 #[test]
 fn what_cannot_be_cut_is_a_named_drop() {
     let whole = question(1400, 7);
-    let mut wrong_sum = whole.clone();
-    wrong_sum[24] ^= 1;
     let unfragmentable = udp(FROM_CLIENT, (C, V), 64, &[0; 1400]);
     for (name, mtu, packet) in [
-        ("drop_malformed_ipv4", 576, wrong_sum),
         ("drop_malformed_ipv4", 576, with_options(&whole, &[0x94, 9, 0, 0])),
         ("drop_malformed_ipv4", 576, with_options(&whole, &[1, 1, 1, 0x94])),
         ("drop_exceeds_mtu", 27, whole.clone()),

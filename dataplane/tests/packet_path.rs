@@ -4,6 +4,7 @@
 
 mod path_rig;
 
+use etherparse::PacketBuilder;
 use path_rig::*;
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::neighbours::NeighbourState;
@@ -68,6 +69,16 @@ fn a_zero_udp_checksum_stays_zero() {
 }
 
 #[test]
+fn a_udp_checksum_that_comes_to_zero_is_sent_as_all_ones() {
+    let payloads = (0..=u16::MAX).map(u16::to_be_bytes);
+    let packets = payloads.map(|octets| (octets, udp(TO_POD, (C, P), 63, &octets)));
+    let (payload, expected) = packets.into_iter().find(|(_, packet)| packet[40..42] == [0xff, 0xff]).unwrap();
+    let mut rig = Rig::new();
+    let sent = rig.one(CLIENT_SIDE, &udp(FROM_CLIENT, (C, V), 64, &payload));
+    assert_eq!(sent, (Out::Device(POD_SIDE), expected));
+}
+
+#[test]
 fn padding_of_the_link_is_carried_along_and_not_looked_at() {
     let mut rig = Rig::new();
     let padded = |mut packet: Vec<u8>| {
@@ -84,6 +95,26 @@ fn a_virtual_address_answers_ping() {
     let sent = rig.one(CLIENT_SIDE, &ping(FROM_CLIENT, CLIENT, VIP, 9, false));
     assert_eq!(sent, (Out::Device(CLIENT_SIDE), ping(TO_CLIENT, VIP, CLIENT, 64, true)));
     rig.assert_counters(&[("rx_packets", 1), ("tx_packets", 1), ("answered_echo", 1)]);
+}
+
+#[test]
+fn an_echo_of_zeros_is_answered_with_a_checksum_that_is_right() {
+    let mut rig = Rig::new();
+    let builder = PacketBuilder::ethernet2(CLIENT_MAC.0, CLIENT_SIDE_MAC.0).ipv4(CLIENT, VIP, 64);
+    let mut zeros = Vec::new();
+    builder.icmpv4_echo_request(0, 0).write(&mut zeros, &[0; 8]).unwrap();
+    let (_, octets) = rig.one(CLIENT_SIDE, &zeros);
+    assert_eq!(octets[34..], [&[0, 0, 0xff, 0xff][..], &[0; 12]].concat());
+    assert_checksums(&octets);
+}
+
+#[test]
+fn octets_sent_are_those_of_the_answer_and_not_of_the_question() {
+    let mut rig = Rig::new();
+    let asked = tcp(FROM_CLIENT, (C, (EMPTY_VIP, 80)), 64, "S", &[0; 1000]);
+    let (_, answer) = rig.one(CLIENT_SIDE, &asked);
+    assert_eq!(rig.path.counters.rx_bytes, asked.len() as u64);
+    assert_eq!(rig.path.counters.tx_bytes, answer.len() as u64);
 }
 
 #[test]
@@ -170,6 +201,22 @@ fn a_segment_in_mid_stream_is_picked_up_and_one_that_opens_nothing_is_reset() {
         ("tx_packets", 2),
         ("forwarded", 1),
         ("answered_reset", 1),
+        ("flows_inserted", 1),
+        ("flows_picked_up", 1),
+    ]);
+}
+
+#[test]
+fn a_connection_whose_fin_is_the_first_segment_seen_is_picked_up_too() {
+    let mut rig = Rig::new();
+    let sent = rig.one(CLIENT_SIDE, &tcp(FROM_CLIENT, (C, V), 64, "FA", b"last"));
+    assert_eq!(sent, (Out::Device(POD_SIDE), tcp(TO_POD, (C, P), 63, "FA", b"last")));
+    let sent = rig.one(POD_SIDE, &tcp(FROM_POD, (P, C), 64, "A", b""));
+    assert_eq!(sent, (Out::Device(CLIENT_SIDE), tcp(TO_CLIENT, (V, C), 63, "A", b"")));
+    rig.assert_counters(&[
+        ("rx_packets", 2),
+        ("tx_packets", 2),
+        ("forwarded", 2),
         ("flows_inserted", 1),
         ("flows_picked_up", 1),
     ]);
@@ -387,6 +434,25 @@ fn a_header_that_lies_about_its_lengths_is_a_named_drop() {
         let mut rig = Rig::new();
         assert!(rig.carry(CLIENT_SIDE, &[packet]).is_empty(), "{name}");
         rig.assert_counters(&[("rx_packets", 1), (name, 1)]);
+    }
+}
+
+#[test]
+fn a_packet_whose_header_checksum_is_wrong_opens_no_flow_and_gets_no_answer() {
+    let wrong = |mut packet: Vec<u8>| {
+        packet[25] ^= 1;
+        packet
+    };
+    for packet in [
+        udp(FROM_CLIENT, (C, V), 64, b"x"),
+        tcp(FROM_CLIENT, (C, (EMPTY_VIP, 80)), 64, "S", b""),
+        ping(FROM_CLIENT, CLIENT, VIP, 64, false),
+        udp(FROM_POD, (P, C), 64, b"of no flow"),
+    ] {
+        let mut rig = Rig::new();
+        assert!(rig.carry(CLIENT_SIDE, &[wrong(packet)]).is_empty());
+        rig.assert_counters(&[("rx_packets", 1), ("drop_malformed_ipv4", 1)]);
+        assert!(rig.flows.is_empty());
     }
 }
 

@@ -13,11 +13,11 @@ mod xsk_rig;
 use std::net::Ipv4Addr;
 
 use tidegate_dataplane::clock::Now;
-use tidegate_dataplane::net::{Port, Protocol};
+use tidegate_dataplane::net::{Mac, Port, Protocol};
 use tidegate_dataplane::routes::DeviceIndex;
 use tidegate_dataplane::xdp::{AttachPreference, Steering};
 use tidegate_dataplane::xsk::{FrameMemory, FramePool, Socket, SocketConfig};
-use xsk_rig::{Namespace, Packet, device, now};
+use xsk_rig::{Namespace, Packet, STATION, device, now};
 
 const CLIENT: [u8; 4] = [192, 0, 2, 7];
 const VIP: [u8; 4] = [10, 96, 0, 10];
@@ -179,6 +179,49 @@ fn what_is_not_unicast_ipv4_passes() {
         served.expect(&Packet { destination: [239, 255, 255, 255], ..vip.clone() }, false, group);
         served.expect(&Packet { destination: [255; 4], ..vip.clone() }, false, group);
         served.expect(&Packet { destination: [240, 0, 0, 1], ..vip }, true, "redirected_to_vip");
+    });
+}
+
+#[test]
+fn what_another_station_is_meant_to_have_passes() {
+    with_served(|mut served| {
+        let vip = Packet::udp((CLIENT, 40000), (VIP, 53));
+        let reply = Packet::udp((ENDPOINT, 8080), (CLIENT, 40000));
+        for octet in 0..6 {
+            let mut station = STATION;
+            station[octet] ^= 0x80 >> octet;
+            for packet in [&vip, &reply] {
+                let packet = Packet { ethernet_destination: station, ..packet.clone() };
+                served.expect(&packet, false, "passed_other_station");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_device_whose_mac_was_changed_takes_what_bears_the_new_one() {
+    with_served(|mut served| {
+        let to_old = Packet::udp((CLIENT, 40000), (VIP, 53));
+        let to_new = Packet { ethernet_destination: [2, 0, 0, 0, 0, 9], ..to_old.clone() };
+        served.expect(&to_new, false, "passed_other_station");
+        served.steering.set_mac(served.device, Mac([2, 0, 0, 0, 0, 9])).unwrap();
+        served.expect(&to_new, true, "redirected_to_vip");
+        served.expect(&to_old, false, "passed_other_station");
+        let unknown = served.steering.set_mac(DeviceIndex(9999), Mac(STATION)).unwrap_err().to_string();
+        assert!(unknown.contains("not attached to device 9999"), "{unknown}");
+    });
+}
+
+#[test]
+fn a_heartbeat_has_the_age_of_the_last_beat() {
+    with_served(|served| {
+        let (ours, another) = (served.steering.heartbeat(3).unwrap(), served.steering.heartbeat(4).unwrap());
+        assert_eq!(ours.age(Now::from_ns(1)), None);
+        ours.beat(Now::from_ns(1_000));
+        ours.beat(Now::from_ns(2_000));
+        let age = |ns| served.steering.heartbeat(3).unwrap().age(Now::from_ns(ns)).unwrap().as_nanos();
+        assert_eq!((age(2_000), age(502_000), age(1_500)), (0, 500_000, 0));
+        assert_eq!(another.age(Now::from_ns(502_000)), None);
     });
 }
 

@@ -105,6 +105,11 @@ impl<'rig> Gateway<'rig> {
         self.log.lines().join("\n")
     }
 
+    /// The id of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.program.id()
+    }
+
     /// Sends a signal, named without its `SIG`.
     pub(crate) fn signal(&self, name: &str) {
         let process = self.program.id().to_string();

@@ -1,6 +1,7 @@
 //! The namespace rig as tests see it: a client, a gateway and pods, built by `tools/rig`, with the real binary in
 //! the gateway. Reading order: [`Rig`] the namespaces and what runs in them, [`gateway`] the daemon,
-//! [`manifests`] what it follows, [`counters`] what it shows, [`conversation`] a client that stays.
+//! [`manifests`] what it follows, [`counters`] what it shows, [`traces`] what it leaves behind, [`conversation`] a
+//! client that stays, [`traffic`] one that keeps sending.
 
 // Each test program takes what it needs.
 #![allow(dead_code)]
@@ -9,6 +10,8 @@ pub(crate) mod conversation;
 pub(crate) mod counters;
 pub(crate) mod gateway;
 pub(crate) mod manifests;
+pub(crate) mod traces;
+pub(crate) mod traffic;
 
 use std::cell::RefCell;
 use std::fs::File;

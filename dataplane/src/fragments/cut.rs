@@ -46,7 +46,7 @@ impl Cut {
     ///
     /// # Errors
     /// [`DropReason::ExceedsMtu`] if the packet may not be cut, or the link is too narrow for that;
-    /// [`DropReason::MalformedIpv4`] if its header does not add up, since each piece gets a checksum anew.
+    /// [`DropReason::MalformedIpv4`] if an option lies about its length.
     pub fn plan(frame: &[u8], mtu: usize) -> Result<Option<Self>, DropReason> {
         let (link, packet) =
             frame.split_first_chunk::<{ ethernet::HEADER_BYTES }>().ok_or(DropReason::MalformedIpv4)?;
@@ -58,9 +58,6 @@ impl Cut {
             return Err(DropReason::ExceedsMtu);
         }
         let octets = packet.get(..header.header_bytes()).ok_or(DropReason::MalformedIpv4)?;
-        if Sum::default().octets(octets).checksum() != [0, 0] {
-            return Err(DropReason::MalformedIpv4);
-        }
         let headers = [PieceHeader::of_first(octets), PieceHeader::of_others(octets)];
         let [Some(first), Some(others)] = headers else { return Err(DropReason::MalformedIpv4) };
         let blocks = |header: &PieceHeader| mtu.saturating_sub(header.len) / BLOCK_BYTES * BLOCK_BYTES;

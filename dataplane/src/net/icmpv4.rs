@@ -43,10 +43,14 @@ impl Header {
     }
 
     /// Turns an Echo into its Echo Reply; identifier, sequence number and data stay (RFC 792).
+    ///
+    /// A difference cannot tell the two zeros of ones' complement apart. All ones is right for both: the reply to an Echo
+    /// of zeros is all zeros, and only with that checksum sums to all ones (RFC 1071 §1).
     pub const fn answer_echo(&mut self) {
         let old = [self.kind, self.code];
         self.kind = ECHO_REPLY;
-        self.checksum = Difference::NONE.word(old, [self.kind, self.code]).apply(self.checksum);
+        let checksum = Difference::NONE.word(old, [self.kind, self.code]).apply(self.checksum);
+        self.checksum = if u16::from_be_bytes(checksum) == 0 { [0xff, 0xff] } else { checksum };
     }
 
     /// Makes a message of that type and code; the checksum is left zero.

@@ -63,6 +63,17 @@ impl Header {
             && self.total_bytes() <= available
     }
 
+    /// Says whether the checksum is that of the header, which `packet` begins with, options included.
+    ///
+    /// Source: RFC 1812 §4.2.2.5, "a router MUST verify the IP checksum of any packet that is received, and MUST discard
+    /// messages containing invalid checksums".
+    #[must_use]
+    pub fn has_right_checksum(&self, packet: &[u8]) -> bool {
+        packet
+            .get(..self.header_bytes())
+            .is_some_and(|header| Sum::default().octets(header).checksum() == [0, 0])
+    }
+
     /// Returns the length of the header with its options, in octets.
     #[must_use]
     pub const fn header_bytes(&self) -> usize {

@@ -104,6 +104,9 @@ impl Path {
             self.counters.rx_packets += 1;
             self.counters.rx_bytes += frame.len() as u64;
         }
+        for (_, hash) in self.parsed.iter().flatten() {
+            self.flows.prefetch_record(*hash);
+        }
         for (position, mut frame) in burst.drain(..).enumerate() {
             let Some(parsed) = self.parsed.get(position).copied() else { break };
             let verdict = match parsed {
@@ -156,13 +159,15 @@ impl Path {
         now: Now,
         wire: &mut impl Wire,
     ) {
+        if let Ok(Egress::Answer { length, .. }) = verdict {
+            frame.set_len(length);
+        }
         let bytes = frame.len() as u64;
         let sent = match verdict {
             Ok(Egress::Forward { device, next_hop }) => {
                 return self.forward(frame, device, next_hop, snapshot, wire);
             }
-            Ok(Egress::Answer { answer, length }) => {
-                frame.set_len(length);
+            Ok(Egress::Answer { answer, .. }) => {
                 wire.transmit(device, frame).map(|()| self.counters.count_answer(answer))
             }
             Ok(Egress::Punt) => {

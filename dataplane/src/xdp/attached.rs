@@ -1,10 +1,11 @@
-//! Which XDP program is on a device, asked of rtnetlink.
+//! What a device is before the program is attached to it, asked of rtnetlink.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use crate::net::Mac;
 use crate::routes::DeviceIndex;
 
 /// Nested attributes of `IFLA_XDP` that hold a program's id: the one in force, else by mode when several are.
@@ -15,15 +16,33 @@ const PROGRAM_IDS: [u16; 4] = [4, 5, 6, 7];
 /// Room for one answer: a link message with its statistics and device details.
 const ANSWER_BYTES: usize = 32 * 1024;
 
-/// Returns the id of the XDP program on `device`, in whatever mode, or `None`.
-///
-/// Fails with `ENODEV` if there is no such device in this thread's network namespace.
-pub(super) fn program_on(device: DeviceIndex) -> io::Result<Option<u32>> {
-    let socket = open()?;
-    send(&socket, &request(device))?;
-    let mut answer = vec![0; ANSWER_BYTES];
-    let octets = receive(&socket, &mut answer)?;
-    program_in(answer.get(..octets).unwrap_or_default())
+/// A device as the kernel describes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Link {
+    /// Its own station address; `None` if it has none of Ethernet's form.
+    pub(super) mac: Option<Mac>,
+    /// The id of the XDP program on it, in whatever mode.
+    pub(super) program: Option<u32>,
+}
+
+impl Link {
+    /// Reads `device`.
+    ///
+    /// Fails with `ENODEV` if there is no such device in this thread's network namespace.
+    pub(super) fn read(device: DeviceIndex) -> io::Result<Self> {
+        let socket = open()?;
+        send(&socket, &request(device))?;
+        let mut answer = vec![0; ANSWER_BYTES];
+        let octets = receive(&socket, &mut answer)?;
+        let attributes = attributes_in(answer.get(..octets).unwrap_or_default())?;
+        let mac = attribute(attributes, libc::IFLA_ADDRESS);
+        let xdp = attribute(attributes, libc::IFLA_XDP).unwrap_or_default();
+        let ids = PROGRAM_IDS.iter().filter_map(|kind| attribute(xdp, *kind)?.first_chunk());
+        Ok(Self {
+            mac: mac.and_then(|octets| octets.try_into().ok()).map(Mac),
+            program: ids.map(|id| u32::from_ne_bytes(*id)).find(|id| *id != 0),
+        })
+    }
 }
 
 fn open() -> io::Result<OwnedFd> {
@@ -63,7 +82,8 @@ fn receive(socket: &OwnedFd, answer: &mut [u8]) -> io::Result<usize> {
     usize::try_from(octets).map_err(|_| io::Error::last_os_error())
 }
 
-fn program_in(answer: &[u8]) -> io::Result<Option<u32>> {
+/// Returns the attributes of the link message in an answer.
+fn attributes_in(answer: &[u8]) -> io::Result<&[u8]> {
     let cut_short = || io::Error::from(io::ErrorKind::UnexpectedEof);
     let header = size_of::<libc::nlmsghdr>();
     let (length, rest) = answer.split_first_chunk().ok_or_else(cut_short)?;
@@ -73,10 +93,7 @@ fn program_in(answer: &[u8]) -> io::Result<Option<u32>> {
         let errno = message.first_chunk().map(|errno| i32::from_ne_bytes(*errno)).ok_or_else(cut_short)?;
         return Err(io::Error::from_raw_os_error(-errno));
     }
-    let attributes = message.get(size_of::<libc::ifinfomsg>()..).ok_or_else(cut_short)?;
-    let Some(xdp) = attribute(attributes, libc::IFLA_XDP) else { return Ok(None) };
-    let ids = PROGRAM_IDS.iter().filter_map(|kind| attribute(xdp, *kind));
-    Ok(ids.filter_map(|id| id.first_chunk()).map(|id| u32::from_ne_bytes(*id)).find(|id| *id != 0))
+    message.get(size_of::<libc::ifinfomsg>()..).ok_or_else(cut_short)
 }
 
 /// Returns the value of the first attribute of `kind`.
@@ -109,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_device_that_is_not_there_is_named_by_the_kernel() {
-        let error = program_on(DeviceIndex(i32::MAX as u32)).unwrap_err();
+        let error = Link::read(DeviceIndex(i32::MAX as u32)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
     }
 }

@@ -1,9 +1,10 @@
 //! The counters of the XDP program: one per way out.
 
 /// The names of the counters, in the order of `enum reason` in `steer.bpf.c`.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 10] = [
     "passed_not_ipv4",
     "passed_group_destination",
+    "passed_other_station",
     "passed_listener",
     "passed_own_address",
     "passed_not_ours",

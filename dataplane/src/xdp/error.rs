@@ -122,6 +122,8 @@ pub enum AttachFailure {
         /// The most that a device can have.
         limit: u32,
     },
+    /// The device has no MAC, so its frames have no Ethernet header to decide by.
+    NotEthernet,
     /// The kernel refused.
     Kernel(io::Error),
     /// The maps refused.
@@ -142,6 +144,7 @@ impl fmt::Display for AttachError {
             AttachFailure::Queues { queues, limit } => {
                 write!(f, "{queues} RX queues, not 1 to {limit}: see ethtool -L")
             }
+            AttachFailure::NotEthernet => f.write_str("not an Ethernet device"),
             AttachFailure::Kernel(error) => {
                 write!(f, "{error}")?;
                 match error.raw_os_error() {

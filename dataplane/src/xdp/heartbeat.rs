@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::error::Error;
 use super::steering::MAX_WORKERS;
@@ -11,6 +12,9 @@ use crate::xsk::mapping::Mapping;
 
 /// Octets between two workers' heartbeats: a cache line each (`struct heartbeat` in `steer.bpf.c`).
 pub(super) const HEARTBEAT_BYTES: usize = 64;
+
+/// A worker whose last heartbeat is older is dead or stopped: its queues pass to the kernel.
+pub const HEARTBEAT_LIMIT: Duration = Duration::from_millis(500);
 
 /// One worker's heartbeat.
 #[derive(Clone, Debug)]
@@ -32,11 +36,22 @@ impl Heartbeat {
 
     /// Says that the worker was at work at `now`: one store, no system call.
     ///
-    /// For the 500 ms from `now` the program sends packets to the worker's sockets.
+    /// For [`HEARTBEAT_LIMIT`] from `now` the program sends packets to the worker's sockets.
     pub fn beat(&self, now: Now) {
+        self.last().store(now.ns(), Ordering::Relaxed);
+    }
+
+    /// Returns how long ago the worker was at work, as seen at `now`; `None` if it never was.
+    #[must_use]
+    pub fn age(&self, now: Now) -> Option<Duration> {
+        let last = self.last().load(Ordering::Relaxed);
+        // The worker's clock reading may be later than ours.
+        (last != 0).then(|| Duration::from_nanos(now.ns().saturating_sub(last)))
+    }
+
+    fn last(&self) -> &AtomicU64 {
         // SAFETY: `at` leaves room for a heartbeat within the mapping (`new`), which is page-aligned and lives as long
         // as `map`; the word is only used atomically on this side, and read whole by the program.
-        let last = unsafe { self.map.start().add(self.at).cast::<AtomicU64>().as_ref() };
-        last.store(now.ns(), Ordering::Relaxed);
+        unsafe { self.map.start().add(self.at).cast::<AtomicU64>().as_ref() }
     }
 }

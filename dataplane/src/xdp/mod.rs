@@ -4,15 +4,16 @@
 //! the kernel. It decides in this order, for IPv4 (anything else passes for now):
 //!
 //! 1. multicast or broadcast: passes;
-//! 2. to one of our listeners (address, port, protocol), as cluster DNS: passes;
-//! 3. to one of the box's own addresses: passes;
-//! 4. to an address in a VIP prefix, whatever the protocol, fragments included: taken;
-//! 5. from an endpoint (address, port, protocol), or a later fragment from an endpoint's address: taken;
-//! 6. else: passes.
+//! 2. to another station than the device, whose MAC the frame does not bear: passes;
+//! 3. to one of our listeners (address, port, protocol), as cluster DNS: passes;
+//! 4. to one of the box's own addresses: passes;
+//! 5. to an address in a VIP prefix, whatever the protocol, fragments included: taken;
+//! 6. from an endpoint (address, port, protocol), or a later fragment from an endpoint's address: taken;
+//! 7. else: passes.
 //!
 //! Taken means: redirected to the socket of the queue it came by, if the worker of that queue wrote its heartbeat
 //! in the last 500 ms, and passed otherwise. A packet too short for ports, or lying about its length, has none:
-//! it is taken only by 4. Each way out has a counter.
+//! it is taken only by 5. Each way out has a counter.
 //!
 //! The program is C, its object is committed, and the loader is Rust, so that building takes no clang. `build.sh`
 //! regenerates the object; a test rebuilds it and compares. Its licence is the project's: it uses no helper that
@@ -30,6 +31,6 @@ pub mod offloads;
 pub mod steering;
 
 pub use error::{AttachError, AttachFailure, Error};
-pub use heartbeat::Heartbeat;
+pub use heartbeat::{HEARTBEAT_LIMIT, Heartbeat};
 pub use offloads::{Offloads, Restore, rx_queues, strips_vlan_tags};
 pub use steering::{AttachMode, AttachPreference, Steering};

@@ -6,7 +6,7 @@
  * bpf_redirect_map are not, see gpl_only in kernel/bpf/helpers.c and net/core/filter.c), so the
  * object carries the licence of the project.
  *
- * Sizes, keys and the order of reasons are mirrored in maps.rs, steering.rs and counters.rs; tests compare them.
+ * Sizes, keys and the order of reasons are mirrored in entries.rs, steering.rs and counters.rs; tests compare them.
  * After a change run build.sh: the object is committed.
  */
 #include <linux/bpf.h>
@@ -37,6 +37,7 @@
 enum reason {
 	PASSED_NOT_IPV4,
 	PASSED_GROUP_DESTINATION,
+	PASSED_OTHER_STATION,
 	PASSED_LISTENER,
 	PASSED_OWN_ADDRESS,
 	PASSED_NOT_OURS,
@@ -66,12 +67,19 @@ struct heartbeat {
 	__u64 unused[7];
 };
 
-/* ifindex -> the first of the device's MAX_QUEUES slots in queue_worker and xsks */
+/* The device's MAX_QUEUES slots in queue_worker and xsks begin at first_slot; mac is its own station address. */
+struct device {
+	__u32 first_slot;
+	__u8 mac[ETH_ALEN];
+	__u16 zero;
+};
+
+/* ifindex -> what we know of it */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_DEVICES);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, struct device);
 } devices SEC(".maps");
 
 struct {
@@ -172,6 +180,18 @@ static __always_inline bool is_group(const struct ethhdr *ethernet, __be32 desti
 }
 
 /*
+ * Says whether the frame is meant for the device itself. One that is not (a switch that floods, a promiscuous
+ * device) is another station's to forward; the kernel drops it as PACKET_OTHERHOST.
+ */
+static __always_inline bool is_own_station(const struct ethhdr *ethernet, const struct device *device)
+{
+	const __u16 *destination = (const void *)ethernet->h_dest;
+	const __u16 *own = (const void *)device->mac;
+
+	return destination[0] == own[0] && destination[1] == own[1] && destination[2] == own[2];
+}
+
+/*
  * Reads addresses, and ports where the packet has them: not in a later fragment, nor if header length, total
  * length or the octets received leave no room for them.
  */
@@ -223,35 +243,33 @@ static __always_inline bool has_heartbeat(__u32 worker)
 	return ns && (__s64)(bpf_ktime_get_ns() - ns) < HEARTBEAT_LIMIT_NS;
 }
 
-/* Gives the packet to the socket of its queue, or passes it if nobody would read it there. */
-static __always_inline int take(struct xdp_md *ctx, enum reason reason)
+static __always_inline int pass(enum reason reason)
 {
-	__u32 device = ctx->ingress_ifindex;
+	count(reason);
+	return XDP_PASS;
+}
+
+/* Gives the packet to the socket of its queue, or passes it if nobody would read it there. */
+static __always_inline int take(struct xdp_md *ctx, const struct device *device, enum reason reason)
+{
 	__u32 queue = ctx->rx_queue_index;
-	__u32 *first = bpf_map_lookup_elem(&devices, &device);
 	__u32 *worker;
 	__u32 slot;
 	int verdict;
 
-	if (!first || queue >= MAX_QUEUES)
-		goto no_socket;
-	slot = *first + queue;
+	if (queue >= MAX_QUEUES)
+		return pass(PASSED_NO_SOCKET);
+	slot = device->first_slot + queue;
 	worker = bpf_map_lookup_elem(&queue_worker, &slot);
 	if (!worker || !*worker)
-		goto no_socket;
-	if (!has_heartbeat(*worker - 1)) {
-		count(PASSED_NO_HEARTBEAT);
-		return XDP_PASS;
-	}
+		return pass(PASSED_NO_SOCKET);
+	if (!has_heartbeat(*worker - 1))
+		return pass(PASSED_NO_HEARTBEAT);
 	verdict = bpf_redirect_map(&xsks, slot, XDP_PASS);
 	if (verdict != XDP_REDIRECT)
-		goto no_socket;
+		return pass(PASSED_NO_SOCKET);
 	count(reason);
 	return verdict;
-
-no_socket:
-	count(PASSED_NO_SOCKET);
-	return XDP_PASS;
 }
 
 SEC("xdp")
@@ -260,20 +278,25 @@ int steer(struct xdp_md *ctx)
 	const void *end = (const void *)(long)ctx->data_end;
 	const struct ethhdr *ethernet = (const void *)(long)ctx->data;
 	const struct iphdr *ip = (const void *)(ethernet + 1);
-	enum reason reason = PASSED_NOT_IPV4;
+	__u32 index = ctx->ingress_ifindex;
+	const struct device *device;
 	struct addressing packet;
+	enum reason reason;
 
-	if ((const void *)(ip + 1) <= end && ethernet->h_proto == bpf_htons(ETH_P_IP) && ip->version == 4) {
-		reason = PASSED_GROUP_DESTINATION;
-		if (!is_group(ethernet, ip->daddr)) {
-			read_addressing(ip, end, &packet);
-			reason = decide(&packet);
-		}
-	}
-	if (reason >= REDIRECTED_TO_VIP)
-		return take(ctx, reason);
-	count(reason);
-	return XDP_PASS;
+	if ((const void *)(ip + 1) > end || ethernet->h_proto != bpf_htons(ETH_P_IP) || ip->version != 4)
+		return pass(PASSED_NOT_IPV4);
+	if (is_group(ethernet, ip->daddr))
+		return pass(PASSED_GROUP_DESTINATION);
+	device = bpf_map_lookup_elem(&devices, &index);
+	if (!device)
+		return pass(PASSED_NO_SOCKET);
+	if (!is_own_station(ethernet, device))
+		return pass(PASSED_OTHER_STATION);
+	read_addressing(ip, end, &packet);
+	reason = decide(&packet);
+	if (reason < REDIRECTED_TO_VIP)
+		return pass(reason);
+	return take(ctx, device, reason);
 }
 
 char _license[] SEC("license") = "Apache-2.0";

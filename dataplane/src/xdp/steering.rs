@@ -11,9 +11,10 @@ use aya::{Ebpf, EbpfLoader};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::attached::program_on;
+use super::attached::Link;
 use super::error::{AttachError, AttachFailure, Error, kernel_error, unusable, unverified};
 use super::heartbeat::{HEARTBEAT_BYTES, Heartbeat};
+use crate::net::Mac;
 use crate::routes::DeviceIndex;
 use crate::xsk::mapping::Mapping;
 
@@ -23,6 +24,9 @@ pub const MAX_DEVICES: u32 = 16;
 pub const MAX_QUEUES: u32 = 64;
 /// The most workers there can be.
 pub const MAX_WORKERS: u32 = 256;
+
+/// Octets of `struct device` in `steer.bpf.c`.
+const DEVICE_BYTES: usize = 12;
 
 /// Source: `include/uapi/linux/bpf.h`, `enum xdp_action`.
 const XDP_REDIRECT: u32 = 4;
@@ -41,7 +45,7 @@ pub(super) const PRESENT: u8 = 1;
 pub struct Steering {
     ebpf: Ebpf,
     attached: Vec<Attached>,
-    devices: KernelHashMap<MapData, u32, u32>,
+    devices: KernelHashMap<MapData, u32, [u8; DEVICE_BYTES]>,
     xsks: XskMap<MapData>,
     queue_worker: Array<MapData, u32>,
     heartbeats: Arc<Mapping>,
@@ -114,6 +118,7 @@ impl Steering {
     /// Attaches the program to a device with `queues` RX queues; `name` is for messages.
     ///
     /// Until queues are served it passes all. A device with another XDP program is refused, naming that program.
+    /// Frames are taken that bear the MAC which the device has now, or that [`Self::set_mac`] told last.
     pub fn attach(
         &mut self,
         device: DeviceIndex,
@@ -140,15 +145,17 @@ impl Steering {
         if self.attached.iter().any(|attached| attached.device == device) {
             return Err(AttachFailure::Twice);
         }
-        if let Some(id) = program_on(device).map_err(AttachFailure::Kernel)? {
+        let found = Link::read(device).map_err(AttachFailure::Kernel)?;
+        if let Some(id) = found.program {
             return Err(AttachFailure::OtherProgram { id });
         }
+        let mac = found.mac.ok_or(AttachFailure::NotEthernet)?;
         let first_slot = (0..MAX_DEVICES)
             .map(|number| number * MAX_QUEUES)
             .find(|slot| self.attached.iter().all(|attached| attached.first_slot != *slot))
             .ok_or(AttachFailure::TooManyDevices { limit: MAX_DEVICES })?;
         self.devices
-            .insert(device.0, first_slot, 0)
+            .insert(device.0, device_value(first_slot, mac), 0)
             .map_err(|error| AttachFailure::Maps(Box::new(map_error("devices", device.0, error))))?;
         match self.attach_program(device, want) {
             Ok((link, mode)) => {
@@ -191,6 +198,21 @@ impl Steering {
         self.devices.remove(&device.0).map_err(|error| map_error("devices", device.0, error))
     }
 
+    /// Has frames taken that bear this MAC, after that of the device was changed.
+    ///
+    /// Setting the MAC it has already changes nothing. Cost: one system call.
+    pub fn set_mac(&mut self, device: DeviceIndex, mac: Mac) -> Result<(), Error> {
+        let first_slot = self.attached(device)?.first_slot;
+        self.devices
+            .insert(device.0, device_value(first_slot, mac), 0)
+            .map_err(|error| map_error("devices", device.0, error))
+    }
+
+    fn attached(&self, device: DeviceIndex) -> Result<&Attached, Error> {
+        let attached = self.attached.iter().find(|attached| attached.device == device);
+        attached.ok_or(Error::NotAttached(device))
+    }
+
     /// Sends the packets taken from a device's queue to `socket`, which `worker` reads.
     ///
     /// The kernel drops the entry when the socket is closed, and then the queue passes.
@@ -201,8 +223,7 @@ impl Steering {
         socket: BorrowedFd<'_>,
         worker: u32,
     ) -> Result<(), Error> {
-        let attached = self.attached.iter().find(|attached| attached.device == device);
-        let attached = attached.ok_or(Error::NotAttached(device))?;
+        let attached = self.attached(device)?;
         if queue >= attached.queues {
             return Err(Error::OutOfRange { what: "RX queue", value: queue, limit: attached.queues });
         }
@@ -236,6 +257,12 @@ impl Steering {
     }
 }
 
+/// Lays a device out as `struct device` in `steer.bpf.c`.
+fn device_value(first_slot: u32, mac: Mac) -> [u8; DEVICE_BYTES] {
+    let ([a, b, c, d], Mac([m0, m1, m2, m3, m4, m5])) = (first_slot.to_ne_bytes(), mac);
+    [a, b, c, d, m0, m1, m2, m3, m4, m5, 0, 0]
+}
+
 fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, ProgramError> {
     ebpf.program_mut("steer").ok_or(ProgramError::NotLoaded)?.try_into()
 }
@@ -252,6 +279,7 @@ pub(super) fn map_error(map: &'static str, key: impl ToString, error: MapError) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::xdp::HEARTBEAT_LIMIT;
     use crate::xdp::entries::{MAX_ENDPOINTS, MAX_LISTENERS, MAX_OWN_ADDRESSES, MAX_VIP_PREFIXES};
 
     #[test]
@@ -276,5 +304,7 @@ mod tests {
             assert_eq!(line, format!("#define {name} {size}"));
         }
         assert!(source.contains(&format!("unused[{}]", HEARTBEAT_BYTES / 8 - 1)));
+        let limit = format!("#define HEARTBEAT_LIMIT_NS {}LL", HEARTBEAT_LIMIT.as_nanos());
+        assert!(source.lines().any(|line| line == limit));
     }
 }

@@ -110,6 +110,13 @@ impl Rig {
 
     /// Carries packets that came by a device, and returns what left, in order.
     pub fn carry(&mut self, device: DeviceIndex, packets: &[Vec<u8>]) -> Vec<(Out, Vec<u8>)> {
+        let mut burst = self.burst(packets);
+        self.path.carry(device, &mut burst, &self.snapshot, self.now, &mut self.wire);
+        self.collect()
+    }
+
+    /// Puts packets into frames, as they come from a receive ring.
+    pub fn burst(&mut self, packets: &[Vec<u8>]) -> Vec<Frame> {
         let mut burst = Vec::new();
         for packet in packets {
             let mut frame = self.path.pool.pop().unwrap();
@@ -117,8 +124,7 @@ impl Rig {
             frame.set_len(packet.len());
             burst.push(frame);
         }
-        self.path.carry(device, &mut burst, &self.snapshot, self.now, &mut self.wire);
-        self.collect()
+        burst
     }
 
     /// Lets held packets go whose wait is over.
@@ -127,7 +133,8 @@ impl Rig {
         self.collect()
     }
 
-    fn collect(&mut self) -> Vec<(Out, Vec<u8>)> {
+    /// Returns what left since the last call, puts its frames back and asserts that the counters balance.
+    pub fn collect(&mut self) -> Vec<(Out, Vec<u8>)> {
         let mut left = Vec::new();
         for (out, frame) in self.wire.sent.drain(..) {
             left.push((out, self.path.memory.octets(&frame).to_vec()));

@@ -12,7 +12,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tidegate_dataplane::clock::Now;
+use tidegate_dataplane::net::Mac;
 use tidegate_dataplane::routes::DeviceIndex;
+
+/// The MAC of devices and the destination of packets, unless a test says otherwise.
+pub(crate) const STATION: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 static NAMESPACES: AtomicU32 = AtomicU32::new(0);
 
@@ -51,12 +55,13 @@ impl Namespace {
         run("ip", &all);
     }
 
-    /// Makes a pair of devices with `queues` queues each, up, silent, with what a stack would join or leave unfinished off.
+    /// Makes a pair of devices with `queues` queues each, up, silent, with [`STATION`] for MAC and with what a
+    /// stack would join or leave unfinished off.
     pub(crate) fn veth(&self, one: &str, other: &str, queues: u32) {
         let each = format!("numrxqueues {queues} numtxqueues {queues}");
         self.ip(&format!("link add {one} {each} type veth peer name {other} {each}"));
         for device in [one, other] {
-            self.ip(&format!("link set {device} up arp off"));
+            self.ip(&format!("link set {device} address {} up arp off", Mac(STATION)));
             let options = ["tx", "off", "gso", "off", "tso", "off"];
             let mut all = vec!["netns", "exec", &self.name, "ethtool", "-K", device];
             all.extend(options);
@@ -224,7 +229,7 @@ impl Packet {
     /// Returns a UDP datagram.
     pub(crate) fn udp(source: ([u8; 4], u16), destination: ([u8; 4], u16)) -> Self {
         Self {
-            ethernet_destination: [2, 0, 0, 0, 0, 1],
+            ethernet_destination: STATION,
             ethertype: 0x0800,
             source: source.0,
             destination: destination.0,

@@ -1,0 +1,166 @@
+//! `tidegate run --check`: says what a run would do and what it could not, and changes nothing.
+//!
+//! What it prints starts with one of a few words: `kernel`, `device`, `worker`, `DNS`, `metrics`, `Service` for
+//! the plan; `limit` for what a run would not do for a Service or an endpoint; `refused` for what is wrong in
+//! manifests; `obstacle` for what would keep a run from starting now. [`machine`] looks at the box, this file at
+//! the cluster.
+
+mod machine;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::bail;
+use tidegate_dataplane::net::Protocol;
+use tidegate_dataplane::routes::{RouteKind, Routes};
+
+use crate::cli::RunArguments;
+use crate::cluster::{Cluster, Dirty, Service, ServiceKind};
+use crate::manifests::Manifests;
+use crate::netlink::{Link, Netlink};
+use crate::tables::Compiler;
+use crate::{offloads, settings, start};
+
+/// Prints the plan.
+///
+/// # Errors
+/// A setting that cannot hold; or, when all is printed, that there are obstacles.
+pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
+    settings::check_privileges()?;
+    let cores = settings::cores(arguments)?;
+    settings::check_dns(arguments)?;
+    let netlink = Netlink::connect()?;
+    let served = settings::served_links(arguments, &netlink).await?;
+    settings::require_queues(&served, cores.len())?;
+    let mut source = start::open_source(arguments, None)?;
+    let mut cluster = Cluster::default();
+    for event in source.next().await {
+        cluster.apply(event, &mut Dirty::default());
+    }
+
+    let mut obstacles = machine::obstacles(arguments, &netlink).await?;
+    obstacles.extend(print_devices(&served, arguments, &cores)?);
+    let own: BTreeSet<IpAddr> = netlink.addresses().await?.into_iter().map(|own| own.address).collect();
+    print_doors(arguments, &own);
+    print_cluster(&cluster, &served, &own, &Routes::new(netlink.routes().await?));
+    print_refused(&source);
+    for obstacle in &obstacles {
+        println!("obstacle: {obstacle}");
+    }
+    match obstacles.len() {
+        0 => Ok(()),
+        1 => bail!("a run would not start now: there is an obstacle"),
+        several => bail!("a run would not start now: there are {several} obstacles"),
+    }
+}
+
+fn print_devices(served: &[Link], arguments: &RunArguments, cores: &[usize]) -> anyhow::Result<Vec<String>> {
+    let mut obstacles = Vec::new();
+    for link in served {
+        let queues = offloads::receive_queues(&link.name)?;
+        println!("device {}: {queues} receive queues, MTU {}, {}", link.name, link.mtu, link.mac);
+        if let Some(program) = link.xdp_program {
+            obstacles.push(format!(
+                "--interface {}: XDP program {program} is on it; stop what attached it, or `ip link set {} xdp off`",
+                link.name, link.name
+            ));
+        }
+        for (worker, core) in cores.iter().enumerate() {
+            let own: Vec<String> =
+                (worker..queues as usize).step_by(cores.len()).map(|q| q.to_string()).collect();
+            println!("worker {worker} on core {core}: device {} queues {}", link.name, own.join(", "));
+        }
+    }
+    println!(
+        "workers: {} packet buffers of 4 KiB each, a table of {} flows for all, in {}",
+        arguments.frames,
+        arguments.flows,
+        arguments.state_dir.display()
+    );
+    Ok(obstacles)
+}
+
+fn print_doors(arguments: &RunArguments, own: &BTreeSet<IpAddr>) {
+    for listen in arguments.dns_listen.iter().map(|listen| listen.0) {
+        let added = if own.contains(&listen.ip()) { "" } else { "; a run would add the address to lo" };
+        println!("DNS: {} on {listen}{added}", arguments.cluster_domain);
+    }
+    for upstream in &arguments.dns_upstream {
+        println!("DNS: other names by {}, for --pod-cidr and --dns-allow", upstream.0);
+    }
+    for stub in &arguments.dns_stubs {
+        println!("DNS: {} by {}, for --pod-cidr and --dns-allow", stub.zone, stub.server);
+    }
+    if let Some(address) = arguments.metrics {
+        println!("metrics: http://{address}/metrics");
+    }
+}
+
+fn print_cluster(cluster: &Cluster, served: &[Link], own: &BTreeSet<IpAddr>, routes: &Routes) {
+    let mut compiler = Compiler::default();
+    let mut endpoints = BTreeSet::new();
+    for service in cluster.services() {
+        for compiled in compiler.compile(cluster, &service.name, &BTreeSet::new()) {
+            let address = compiled.address;
+            for port in compiled.table.ports() {
+                let backends = port.backends.members().len();
+                let at = SocketAddr::new(address, port.port.number());
+                println!("Service {}: {at}/{} -> {backends} endpoints", service.name, port.protocol);
+            }
+            endpoints.extend(compiled.endpoints);
+        }
+        print_limits_of_service(service, own);
+    }
+    for endpoint in endpoints.iter().filter(|endpoint| is_carried(endpoint.address, endpoint.protocol)) {
+        if let Some(why) = passes_by(endpoint.address, routes, served) {
+            let at = SocketAddr::new(endpoint.address, endpoint.port.number());
+            println!("limit: endpoint {at}/{}: {why}: its replies would pass us by", endpoint.protocol);
+        }
+    }
+}
+
+/// Says whether workers carry such packets; others stay the kernel's for now.
+fn is_carried(address: IpAddr, protocol: Protocol) -> bool {
+    address.is_ipv4() && matches!(protocol, Protocol::Tcp | Protocol::Udp)
+}
+
+fn print_limits_of_service(service: &Service, own: &BTreeSet<IpAddr>) {
+    let ServiceKind::ClusterIp(addresses) = &service.kind else { return };
+    let name = &service.name;
+    if service.foreign_proxy {
+        println!("limit: Service {name}: label service-proxy-name: names only, packets are another proxy's");
+        return;
+    }
+    for address in addresses {
+        if own.contains(address) {
+            println!("limit: Service {name}: {address} is this box's own: packets to it stay the kernel's");
+        }
+        for port in &service.ports {
+            if !is_carried(*address, port.protocol) {
+                let at = SocketAddr::new(*address, port.port);
+                println!(
+                    "limit: Service {name}: {at}/{}: only TCP and UDP over IPv4 are carried",
+                    port.protocol
+                );
+            }
+        }
+    }
+}
+
+/// Says why replies of an endpoint would not come back through us, if so.
+fn passes_by(endpoint: IpAddr, routes: &Routes, served: &[Link]) -> Option<String> {
+    match routes.lookup(endpoint) {
+        Some(RouteKind::Unicast { device, .. }) if served.iter().any(|link| link.index == device) => None,
+        Some(RouteKind::Unicast { device, .. }) => {
+            Some(format!("is reached by device {} that is not served", device.0))
+        }
+        Some(RouteKind::Local) => Some("is on this box".to_owned()),
+        Some(RouteKind::Unreachable) | None => Some("has no route".to_owned()),
+    }
+}
+
+fn print_refused(source: &Manifests) {
+    for problem in &source.report().problems {
+        println!("refused: {problem}");
+    }
+}

@@ -1,0 +1,430 @@
+//! Putting changes in force in the order that never lets a name lead to nowhere (design decision 6).
+//!
+//! Adding: endpoints into the XDP program → snapshot → acknowledged by all workers → virtual addresses into the XDP
+//! program → names. Removing: names → linger → snapshot → acknowledged → virtual addresses out of the XDP program;
+//! an endpoint leaves the program when no Service lists it and its last flow is gone.
+//!
+//! Nothing here waits: [`Publication::apply`] begins, [`Publication::advance`] goes on as far as the workers'
+//! acknowledgements and the clock allow, [`Publication::next_deadline`] says when to call it again. `now` is an
+//! argument. Reading order: `addresses` who has which address, `endpoints` and `entries` what the XDP program knows,
+//! then [`Publication`].
+//!
+//! Two things are stricter than the order above, because there is no order that serves both sides: a Service that
+//! gives its address to another one in the same change has no name until it is in force anew, and one whose address
+//! is another's, or that the XDP program does not take, has none at all.
+
+mod addresses;
+mod endpoints;
+mod entries;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use arc_swap::ArcSwap;
+use tidegate_dataplane::flows::EndpointId;
+use tidegate_dataplane::neighbours::Neighbours;
+use tidegate_dataplane::routes::Routes;
+use tidegate_dataplane::services::VirtualAddress;
+use tidegate_dataplane::snapshot::{Device, Publisher, Snapshot};
+
+use self::addresses::{Addresses, Claim};
+use self::endpoints::Endpoints;
+use self::entries::Entries;
+use crate::cluster::{Cluster, Dirty, ObjectName};
+use crate::dns::Zone;
+use crate::tables::{Compiled, Compiler, EndpointKey};
+
+/// How long an addition waits for workers to acknowledge its snapshot. A stopped worker gets no packets after half
+/// a second (decision 3), so names may then lead to the others. Removals wait without a limit.
+const ACKNOWLEDGE_LIMIT: Duration = Duration::from_millis(600);
+/// How often acknowledgements are looked at while they are waited for.
+const POLL: Duration = Duration::from_millis(1);
+/// How long until a Service that could not be put in force is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The XDP program's maps, as publication needs them.
+pub trait Steering {
+    /// Takes replies of an endpoint.
+    fn insert_endpoint(&mut self, endpoint: &EndpointKey) -> anyhow::Result<()>;
+    /// Leaves replies of an endpoint to the kernel.
+    fn remove_endpoint(&mut self, endpoint: &EndpointKey) -> anyhow::Result<()>;
+    /// Takes packets to a virtual address.
+    fn insert_virtual_address(&mut self, address: IpAddr) -> anyhow::Result<()>;
+    /// Leaves packets to an address to the kernel.
+    fn remove_virtual_address(&mut self, address: IpAddr) -> anyhow::Result<()>;
+}
+
+/// An addition between its snapshot and its names.
+struct Addition {
+    began: Instant,
+    generation: u64,
+    services: BTreeSet<ObjectName>,
+    namespaces: BTreeSet<Arc<str>>,
+    /// Addresses that the XDP program is to take, with the Service of each.
+    entering: Vec<(IpAddr, ObjectName)>,
+    /// Services that get no names.
+    refused: BTreeSet<ObjectName>,
+    /// Services that were tried before, whose faults are reported already.
+    reported: BTreeSet<ObjectName>,
+    /// Addresses that linger as soon as no name says them.
+    lost: Vec<IpAddr>,
+}
+
+/// Tables for the next snapshot, and the endpoints that the tables before listed.
+#[derive(Default)]
+struct Change {
+    tables: Vec<(IpAddr, Option<VirtualAddress>)>,
+    unlisted: Vec<BTreeSet<EndpointKey>>,
+}
+
+/// What is in force, and the means to change it.
+pub struct Publication<S> {
+    /// The XDP program.
+    pub steering: S,
+    /// The way to the workers.
+    pub publisher: Publisher,
+    names: Arc<ArcSwap<Zone>>,
+    compiler: Compiler,
+    linger: Duration,
+    addresses: Addresses,
+    endpoints: Endpoints,
+    entries: Entries,
+    addition: Option<Addition>,
+    /// Until when acknowledgements are looked at often.
+    poll_until: Option<Instant>,
+    /// Services that are not in force, or not with all their endpoints, and when to try again.
+    short: BTreeSet<ObjectName>,
+    retry_at: Option<Instant>,
+    /// Changes that could not be put in force, and workers that did not acknowledge in time.
+    pub errors: u64,
+}
+
+impl<S: Steering> Publication<S> {
+    /// Starts with nothing in force.
+    pub fn new(steering: S, publisher: Publisher, names: Arc<ArcSwap<Zone>>, linger: Duration) -> Self {
+        Self {
+            steering,
+            publisher,
+            names,
+            compiler: Compiler::default(),
+            linger,
+            addresses: Addresses::default(),
+            endpoints: Endpoints::default(),
+            entries: Entries::default(),
+            addition: None,
+            poll_until: None,
+            short: BTreeSet::new(),
+            retry_at: None,
+            errors: 0,
+        }
+    }
+
+    /// Says whether the last change has its names, so that the cluster may change again.
+    pub fn is_settled(&self) -> bool {
+        self.addition.is_none()
+    }
+
+    /// Begins to put changes of the cluster in force, and goes as far as [`Publication::advance`] would.
+    ///
+    /// Call it only when [`Publication::is_settled`], and let the cluster be as it is until it is again: names are
+    /// made of it at the end. Costs the Services in `dirty`.
+    pub fn apply(&mut self, cluster: &Cluster, dirty: &Dirty, now: Instant) {
+        debug_assert!(self.is_settled(), "the change before has no names yet");
+        let reported: BTreeSet<ObjectName> = dirty.services.intersection(&self.short).cloned().collect();
+        self.short.retain(|name| !reported.contains(name));
+        let compile = |name| (name, self.compile(cluster, name, reported.contains(name), now));
+        let wanted: BTreeMap<&ObjectName, Vec<Compiled>> = dirty.services.iter().map(compile).collect();
+        let given_up = self.given_up(&wanted);
+        let nameless: BTreeSet<ObjectName> = {
+            let asked_for: BTreeSet<IpAddr> = wanted.values().flatten().map(|own| own.address).collect();
+            let passed_on = given_up.iter().filter(|(address, _)| asked_for.contains(address));
+            let gone = dirty.services.iter().filter(|name| cluster.service(name).is_none());
+            passed_on.map(|(_, name)| name).chain(gone).cloned().collect()
+        };
+        self.withdraw_names(&nameless);
+        let (passing, lost): (Vec<_>, Vec<_>) =
+            given_up.into_iter().partition(|(_, name)| nameless.contains(name));
+        passing.into_iter().for_each(|(address, _)| self.let_linger(address, now));
+
+        let mut change = Change::default();
+        let mut entering = Vec::new();
+        let mut refused = BTreeSet::new();
+        for (name, compiled) in wanted {
+            for one in compiled {
+                let address = one.address;
+                match self.claim(name, one, &mut change) {
+                    Ok(()) => entering.push((address, name.clone())),
+                    Err(error) => {
+                        if !reported.contains(name) {
+                            self.note(&error);
+                        }
+                        refused.insert(name.clone());
+                    }
+                }
+            }
+        }
+        self.addition = Some(Addition {
+            began: now,
+            generation: self.publish(change, now),
+            services: dirty.services.clone(),
+            namespaces: dirty.namespaces.clone(),
+            entering,
+            refused,
+            reported,
+            lost: lost.into_iter().map(|(address, _)| address).collect(),
+        });
+        self.advance(cluster, now);
+    }
+
+    /// Compiles a Service and prepares its endpoints; those that the XDP program does not take are left out, so that
+    /// no flow goes where its replies would pass us by.
+    fn compile(
+        &mut self,
+        cluster: &Cluster,
+        name: &ObjectName,
+        reported: bool,
+        now: Instant,
+    ) -> Vec<Compiled> {
+        let compiled = self.compiler.compile(cluster, name, &BTreeSet::new());
+        let mut complete = true;
+        for endpoint in compiled.iter().flat_map(|one| &one.endpoints) {
+            if let Err(error) = self.endpoints.prepare(*endpoint, &mut self.steering) {
+                complete = false;
+                error.filter(|_| !reported).into_iter().for_each(|error| self.note(&error));
+            }
+        }
+        if complete {
+            return compiled;
+        }
+        self.try_again([name.clone()], now);
+        self.compiler.compile(cluster, name, self.endpoints.refused())
+    }
+
+    /// Returns the addresses that Services have and no longer want.
+    fn given_up(&self, wanted: &BTreeMap<&ObjectName, Vec<Compiled>>) -> Vec<(IpAddr, ObjectName)> {
+        let mut given_up = Vec::new();
+        for (name, compiled) in wanted {
+            let mut held = self.addresses.of(name);
+            compiled.iter().for_each(|one| {
+                held.remove(&one.address);
+            });
+            given_up.extend(held.into_iter().map(|address| (address, (*name).clone())));
+        }
+        given_up
+    }
+
+    /// Gives a Service an address.
+    ///
+    /// # Errors
+    /// Another Service has it.
+    fn claim(&mut self, name: &ObjectName, compiled: Compiled, change: &mut Change) -> anyhow::Result<()> {
+        let (address, table, endpoints) =
+            (compiled.address, compiled.table.clone(), compiled.endpoints.clone());
+        match self.addresses.claim(name, compiled) {
+            Claim::Unchanged => {}
+            Claim::Changed(before) => {
+                self.endpoints.list(&endpoints);
+                change.tables.push((address, Some(table)));
+                change.unlisted.push(before);
+            }
+            Claim::Taken(owner) => {
+                bail!("Service {name}: spec.clusterIP {address}: belongs to Service {owner} already")
+            }
+        }
+        self.entries.reuse(address);
+        Ok(())
+    }
+
+    /// Goes on with what has begun, as far as possible without waiting.
+    pub fn advance(&mut self, cluster: &Cluster, now: Instant) {
+        if let Some(addition) = self.addition.take() {
+            if self.is_over(&addition, now) {
+                self.finish(cluster, addition, now);
+            } else {
+                self.addition = Some(addition);
+            }
+        }
+        self.end_lingering(now);
+        let publisher = &self.publisher;
+        let is_acknowledged = |generation| publisher.is_acknowledged(generation);
+        let errors = self.entries.remove_unused(is_acknowledged, &mut self.steering);
+        errors.iter().for_each(|error| self.note(error));
+        self.publisher.free_retired();
+        if self.is_settled() && self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            self.endpoints.forget_refusals();
+            let services = self.short.clone();
+            self.apply(cluster, &Dirty { services, namespaces: BTreeSet::new() }, now);
+        }
+    }
+
+    /// Says whether an addition need not wait any longer.
+    fn is_over(&mut self, addition: &Addition, now: Instant) -> bool {
+        if self.publisher.is_acknowledged(addition.generation) {
+            return true;
+        }
+        let late = now >= addition.began + ACKNOWLEDGE_LIMIT;
+        if late {
+            self.errors += 1;
+            let generation = addition.generation;
+            tracing::warn!("a worker did not take snapshot {generation} within {ACKNOWLEDGE_LIMIT:?}");
+        }
+        late
+    }
+
+    /// Ends an addition: addresses into the XDP program, then names, then nothing says the lost addresses any more.
+    fn finish(&mut self, cluster: &Cluster, addition: Addition, now: Instant) {
+        let Addition { began, services, namespaces, entering, mut refused, reported, lost, .. } = addition;
+        for (address, service) in entering {
+            if let Err(error) = self.entries.insert(address, &mut self.steering) {
+                if !reported.contains(&service) {
+                    self.note(&error);
+                }
+                refused.insert(service);
+            }
+        }
+        self.withdraw_names(&refused);
+        let changed = services.len();
+        let services = services.difference(&refused).cloned().collect();
+        self.update_names(cluster, &Dirty { services, namespaces });
+        lost.into_iter().for_each(|address| self.let_linger(address, now));
+        if !refused.is_empty() {
+            self.try_again(refused, now);
+        }
+        tracing::info!(services = changed, "in force after {:?}", now - began);
+    }
+
+    /// Lets an address go on for the linger time; a Service that waits for it may have it at once.
+    fn let_linger(&mut self, address: IpAddr, now: Instant) {
+        self.addresses.let_linger(address, now + self.linger);
+        if !self.short.is_empty() {
+            self.retry_at = Some(now);
+        }
+    }
+
+    fn try_again(&mut self, services: impl IntoIterator<Item = ObjectName>, now: Instant) {
+        self.short.extend(services);
+        let at = now + RETRY;
+        self.retry_at = Some(self.retry_at.map_or(at, |before| before.min(at)));
+    }
+
+    fn end_lingering(&mut self, now: Instant) {
+        let mut change = Change::default();
+        let mut ended = Vec::new();
+        for (address, endpoints) in self.addresses.end_lingering(now) {
+            change.tables.push((address, None));
+            change.unlisted.push(endpoints);
+            ended.push(address);
+        }
+        if !ended.is_empty() {
+            let generation = self.publish(change, now);
+            ended.into_iter().for_each(|address| self.entries.retire(address, generation));
+        }
+    }
+
+    /// Returns when [`Publication::advance`] has something to do, if nothing else happens before.
+    pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let often = self.poll_until.is_some_and(|at| now < at);
+        let waits = self.addition.is_some() || self.entries.has_unused() && often;
+        let poll = waits.then(|| now + POLL);
+        let retry = self.retry_at.filter(|_| self.is_settled());
+        [poll, retry, self.addresses.next_ending()].into_iter().flatten().min()
+    }
+
+    /// Waits until [`Publication::is_settled`].
+    pub async fn settle(&mut self, cluster: &Cluster) {
+        while !self.is_settled() {
+            tokio::time::sleep(POLL).await;
+            self.advance(cluster, Instant::now());
+        }
+    }
+
+    /// Says whether endpoints wait for their last flow.
+    pub fn has_leaving(&self) -> bool {
+        self.endpoints.has_leaving()
+    }
+
+    /// Takes endpoints out of the XDP program that no Service lists and no flow uses.
+    ///
+    /// `in_use` is asked only after every worker is past the snapshots that listed them: flows that a late worker
+    /// made of an old snapshot are among those it returns.
+    pub fn sweep_endpoints(&mut self, in_use: impl FnOnce() -> HashSet<EndpointId>) {
+        let publisher = &self.publisher;
+        let unlisted = self.endpoints.unlisted_since(|generation| publisher.is_acknowledged(generation));
+        if unlisted.is_empty() {
+            return;
+        }
+        let in_use = in_use();
+        for endpoint in unlisted.iter().filter(|endpoint| !in_use.contains(&endpoint.id())) {
+            if let Err(error) = self.endpoints.remove(endpoint, &mut self.steering) {
+                self.note(&error);
+            }
+        }
+    }
+
+    /// Puts routes, neighbours and devices in force; cached next hops become stale.
+    pub fn publish_links(
+        &mut self,
+        routes: Arc<Routes>,
+        neighbours: Arc<Neighbours>,
+        devices: Arc<[Device]>,
+    ) {
+        let current = self.publisher.current();
+        let links_generation = current.links_generation.wrapping_add(1).max(1);
+        self.publisher.publish(Snapshot {
+            links_generation,
+            routes,
+            neighbours,
+            devices,
+            ..(*current).clone()
+        });
+    }
+
+    /// Makes the next snapshot and returns the generation to wait for: none, 0, if nothing changes.
+    fn publish(&mut self, change: Change, now: Instant) -> u64 {
+        if change.tables.is_empty() {
+            return 0;
+        }
+        let current = self.publisher.current();
+        let services = current.services.with(change.tables);
+        let generation = self.publisher.publish(Snapshot { services, ..(*current).clone() });
+        for endpoints in change.unlisted {
+            self.endpoints.unlist(&endpoints, generation);
+        }
+        self.poll_until = Some(now + ACKNOWLEDGE_LIMIT);
+        generation
+    }
+
+    fn update_names(&self, cluster: &Cluster, dirty: &Dirty) {
+        if !dirty.is_empty() {
+            let next = self.names.load().updated(cluster, dirty);
+            self.names.store(Arc::new(next));
+        }
+    }
+
+    /// Takes all names of these Services away, whatever the cluster says of them.
+    fn withdraw_names(&self, services: &BTreeSet<ObjectName>) {
+        let dirty = Dirty { services: services.clone(), namespaces: BTreeSet::new() };
+        self.update_names(&Cluster::default(), &dirty);
+    }
+
+    fn note(&mut self, error: &anyhow::Error) {
+        self.errors += 1;
+        tracing::error!("{error:#}");
+    }
+
+    /// Returns how many virtual addresses and endpoints are in force.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.addresses.len(), self.endpoints.len())
+    }
+
+    /// Returns how many Services are not in force, or not with all their endpoints.
+    pub fn short(&self) -> usize {
+        self.short.len()
+    }
+}

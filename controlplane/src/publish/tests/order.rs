@@ -1,0 +1,297 @@
+//! The order of publication, step by step.
+
+use super::*;
+use crate::publish::{ACKNOWLEDGE_LIMIT, RETRY};
+
+/// A world in which the Service `a` has the address 1 and the endpoints 1 and 2, and all is settled.
+fn with_a(workers: usize) -> World {
+    let mut world = World::new(workers, &["a", "b", "c"]);
+    world.say([at("a", 1), slice("a", &[1, 2])]);
+    world.refresh_all();
+    assert!(world.names("a", 1) && world.steers(1) && world.takes(1));
+    world
+}
+
+#[test]
+fn a_new_service_is_steered_and_named_only_when_every_worker_has_its_table() {
+    let mut world = World::new(2, &["a"]);
+    world.say([at("a", 1), slice("a", &[1])]);
+    assert!(world.takes(1) && world.gives("a", 1));
+    world.refresh(0);
+    assert!(!world.steers(1) && world.named().is_empty() && !world.publication.is_settled());
+    world.refresh(1);
+    assert!(world.steers(1) && world.names("a", 1) && world.publication.is_settled());
+    assert_eq!(world.publication.errors, 0);
+}
+
+#[test]
+fn a_removed_service_loses_its_name_first_and_its_address_after_the_linger() {
+    let mut world = with_a(1);
+    world.say([deleted("a")]);
+    assert!(world.named().is_empty());
+    world.wait(LINGER - Duration::from_millis(1));
+    assert!(world.steers(1) && world.gives("a", 1));
+    world.wait(Duration::from_millis(1));
+    assert!(!world.gives("a", 1));
+    assert!(world.steers(1), "the worker has not acknowledged yet");
+    world.refresh(0);
+    assert!(!world.steers(1) && world.takes(1));
+    world.sweep();
+    assert!(!world.takes(1) && !world.publication.has_leaving());
+    assert_eq!(world.publication.next_deadline(world.now), None);
+}
+
+#[test]
+fn an_endpoint_stays_until_every_worker_is_past_it_and_its_last_flow_is_gone() {
+    let mut world = with_a(2);
+    world.say([slice("a", &[2])]);
+    world.refresh(0);
+    world.wait(ACKNOWLEDGE_LIMIT);
+    world.publication.sweep_endpoints(|| panic!("no use in looking before every worker is past it"));
+    assert!(world.takes(1));
+    // The late worker opens a flow by its old snapshot, and only then takes the new one.
+    world.flows.push(endpoint(1));
+    world.refresh(1);
+    world.sweep();
+    assert!(world.takes(1));
+    world.flows.clear();
+    world.sweep();
+    assert!(!world.takes(1) && world.takes(2));
+}
+
+#[test]
+fn an_endpoint_that_is_listed_again_before_it_left_is_not_made_anew() {
+    let mut world = with_a(1);
+    world.say([slice("a", &[2])]);
+    world.refresh(0);
+    let calls = world.publication.steering.calls;
+    world.say([slice("a", &[1, 2])]);
+    world.refresh(0);
+    world.sweep();
+    assert!(world.takes(1) && world.takes(2));
+    assert_eq!(world.publication.steering.calls, calls);
+}
+
+#[test]
+fn a_lingering_address_goes_to_another_service_at_once() {
+    let mut world = with_a(1);
+    world.say([deleted("a")]);
+    world.wait(Duration::from_millis(10));
+    world.say([at("b", 1), slice("b", &[3])]);
+    assert!(world.gives("b", 1) && !world.names("b", 1));
+    world.refresh(0);
+    assert!(world.names("b", 1) && world.steers(1));
+    world.wait(2 * LINGER);
+    assert!(world.gives("b", 1) && world.steers(1) && world.names("b", 1));
+    world.sweep();
+    assert!(!world.takes(1) && world.takes(3));
+}
+
+#[test]
+fn a_service_that_comes_back_within_the_linger_keeps_its_address() {
+    let mut world = with_a(1);
+    let generation = world.publication.publisher.current().generation;
+    world.say([deleted("a")]);
+    world.wait(LINGER / 2);
+    world.say([at("a", 1)]);
+    assert!(world.names("a", 1), "nothing is to wait for");
+    world.wait(2 * LINGER);
+    assert!(world.names("a", 1) && world.steers(1) && world.gives("a", 1));
+    assert_eq!(world.publication.publisher.current().generation, generation);
+}
+
+#[test]
+fn a_service_that_comes_back_while_its_end_is_unacknowledged_keeps_its_entry() {
+    let mut world = with_a(1);
+    world.say([deleted("a")]);
+    world.wait(LINGER);
+    assert!(!world.gives("a", 1) && world.steers(1));
+    world.say([at("a", 1)]);
+    assert!(!world.names("a", 1));
+    world.refresh(0);
+    assert!(world.names("a", 1) && world.steers(1));
+}
+
+#[test]
+fn of_two_services_with_one_address_the_first_keeps_it_and_the_other_has_no_name() {
+    let mut world = with_a(1);
+    world.say([at("b", 1), slice("b", &[3])]);
+    world.refresh(0);
+    assert!(world.gives("a", 1) && world.names("a", 1) && !world.names("b", 1));
+    assert_eq!((world.publication.short(), world.publication.errors), (1, 1));
+    world.wait(3 * RETRY);
+    assert_eq!(world.publication.errors, 1, "one fault is one error, however often it is seen");
+    world.say([deleted("a")]);
+    world.pump();
+    world.refresh(0);
+    assert!(world.gives("b", 1) && world.names("b", 1) && !world.names("a", 1));
+    assert_eq!(world.publication.short(), 0);
+}
+
+#[test]
+fn an_address_that_passes_on_in_one_change_is_first_nobodys_name() {
+    // In the order of their names, the one that gets it comes before the one that gives it, and after.
+    for (giver, taker) in [("b", "a"), ("a", "b")] {
+        let mut world = World::new(1, &["a", "b"]);
+        world.say([at(giver, 1), slice(giver, &[1]), at(taker, 2), slice(taker, &[2])]);
+        world.refresh(0);
+        world.say([at(taker, 1), at(giver, 3)]);
+        assert!(world.gives(taker, 1) && world.gives(giver, 3));
+        assert!(!world.names(giver, 1) && !world.names(taker, 1));
+        assert!(world.names(taker, 2), "nobody asked for the address that is left");
+        world.refresh(0);
+        assert!(world.names(taker, 1) && world.names(giver, 3) && !world.names(taker, 2));
+        world.wait(LINGER);
+        world.refresh(0);
+        assert!(!world.steers(2) && world.steers(1) && world.steers(3));
+    }
+}
+
+#[test]
+fn two_services_that_swap_addresses_end_with_each_others() {
+    let mut world = World::new(1, &["a", "b"]);
+    world.say([at("a", 1), at("b", 2)]);
+    world.refresh(0);
+    world.say([at("a", 2), at("b", 1)]);
+    assert!(world.named().is_empty());
+    world.refresh(0);
+    assert!(world.names("a", 2) && world.names("b", 1));
+    assert_eq!(world.publication.errors, 0);
+}
+
+#[test]
+fn an_address_that_is_left_lingers_from_when_no_name_says_it() {
+    let mut world = with_a(1);
+    world.say([at("a", 2)]);
+    world.wait(Duration::from_millis(500));
+    assert!(world.names("a", 1), "the new address is not acknowledged yet");
+    world.refresh(0);
+    assert!(world.names("a", 2) && !world.names("a", 1));
+    world.wait(LINGER - Duration::from_millis(1));
+    assert!(world.gives("a", 1) && world.steers(1));
+    world.wait(Duration::from_millis(1));
+    assert!(!world.gives("a", 1) && world.gives("a", 2));
+}
+
+#[test]
+fn a_service_that_becomes_headless_is_named_by_its_endpoints_before_its_address_goes() {
+    let mut world = with_a(1);
+    world.say([applied("a", ServiceKind::Headless)]);
+    let (is_vip, data) = world.named().remove("a").unwrap();
+    assert!(!is_vip && data.len() == 2, "{data:?}");
+    assert!(world.steers(1) && world.gives("a", 1));
+    world.wait(LINGER);
+    world.refresh(0);
+    world.sweep();
+    assert!(!world.steers(1) && !world.takes(1) && !world.takes(2));
+    world.say([at("a", 1)]);
+    world.refresh(0);
+    assert!(world.names("a", 1) && world.takes(1));
+}
+
+#[test]
+fn an_endpoint_that_moves_to_another_service_is_never_out_of_the_program() {
+    let mut world = with_a(1);
+    world.say([at("b", 2), slice("b", &[1]), slice("a", &[2])]);
+    world.refresh(0);
+    world.sweep();
+    assert!(world.takes(1) && world.takes(2));
+    world.say([slice("b", &[])]);
+    world.refresh(0);
+    world.sweep();
+    assert!(!world.takes(1));
+}
+
+#[test]
+fn a_parked_worker_holds_up_nothing() {
+    let mut world = World::new(1, &["a"]);
+    world.park(0);
+    world.say([at("a", 1), slice("a", &[1])]);
+    assert!(world.names("a", 1) && world.steers(1));
+    world.say([deleted("a")]);
+    world.wait(LINGER);
+    world.sweep();
+    assert!(!world.steers(1) && !world.takes(1));
+}
+
+#[test]
+fn a_worker_that_stops_delays_names_but_takes_nothing_away_that_it_may_use() {
+    let mut world = with_a(2);
+    world.say([at("b", 2), slice("b", &[3]), slice("a", &[2])]);
+    world.refresh(0);
+    world.wait(ACKNOWLEDGE_LIMIT - Duration::from_millis(1));
+    assert!(!world.names("b", 2));
+    world.wait(Duration::from_millis(1));
+    assert!(world.names("b", 2) && world.steers(2));
+    assert_eq!(world.publication.errors, 1);
+    world.say([deleted("a")]);
+    world.wait(10 * LINGER);
+    world.refresh(0);
+    world.sweep();
+    assert!(world.steers(1) && world.takes(1) && world.takes(2));
+    world.refresh(1);
+    world.sweep();
+    assert!(!world.steers(1) && !world.takes(1) && !world.takes(2));
+    assert!(world.names("b", 2));
+}
+
+#[test]
+fn an_endpoint_that_the_program_does_not_take_is_left_out_and_tried_again() {
+    let mut world = World::new(1, &["a"]);
+    world.publication.steering.room = 1;
+    world.say([at("a", 1), slice("a", &[1, 2])]);
+    world.refresh(0);
+    assert!(world.names("a", 1));
+    let chosen = backends(&world.publication.publisher.current(), vip(1));
+    assert_eq!(chosen.iter().map(key).collect::<Vec<_>>(), [endpoint(1)]);
+    assert_eq!((world.publication.short(), world.publication.errors), (1, 1));
+    world.wait(RETRY);
+    assert_eq!(world.publication.errors, 1);
+    world.publication.steering.room = 2;
+    world.wait(RETRY);
+    world.refresh(0);
+    assert_eq!(backends(&world.publication.publisher.current(), vip(1)).len(), 2);
+    assert_eq!(world.publication.short(), 0);
+}
+
+#[test]
+fn an_address_that_the_program_does_not_take_has_no_name_until_it_does() {
+    let mut world = World::new(1, &["a", "b"]);
+    world.publication.steering.unwelcome.insert(vip(1));
+    world.say([at("a", 1), slice("a", &[1]), at("b", 2)]);
+    world.refresh(0);
+    assert!(!world.names("a", 1) && world.names("b", 2));
+    world.publication.steering.unwelcome.clear();
+    world.wait(RETRY);
+    assert!(world.names("a", 1) && world.steers(1));
+}
+
+#[test]
+fn a_service_of_another_proxy_has_names_but_no_table() {
+    let mut world = with_a(1);
+    // Its name may well say an address that the XDP program does not take.
+    world.publication.steering.services.clear();
+    let foreign = Service { foreign_proxy: true, ..service_of("a", ServiceKind::ClusterIp(vec![vip(1)])) };
+    world.say([Event::ServiceApplied(Arc::new(foreign))]);
+    assert!(world.names("a", 1));
+    world.wait(LINGER);
+    world.refresh(0);
+    assert!(world.names("a", 1) && !world.gives("a", 1));
+}
+
+#[tokio::test]
+async fn settling_waits_for_the_workers() {
+    let mut world = World::new(1, &["a"]);
+    world.now = Instant::now();
+    world.say([at("a", 1), slice("a", &[1])]);
+    assert!(!world.publication.is_settled());
+    let mut worker = world.workers.remove(0);
+    let (cluster, publication) = (&world.cluster, &mut world.publication);
+    let acknowledged = tokio::join!(publication.settle(cluster), async {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        worker.subscriber.refresh().generation
+    });
+    assert_eq!(acknowledged.1, 1);
+    assert!(world.publication.is_settled() && world.names("a", 1));
+    assert_eq!(world.publication.errors, 0);
+}

@@ -1,0 +1,68 @@
+//! Devices that change while it runs, through the real binary in the namespace rig.
+
+mod rig;
+
+use std::time::{Duration, Instant};
+
+use rig::conversation::Conversation;
+use rig::gateway::Gateway;
+use rig::traffic::Traffic;
+use rig::{ENT_DEV, PODS, Rig, Shape, eventually};
+
+/// From the moment a link is back to the first answer.
+const RESUME_LIMIT: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Sends a second of traffic to a Service while a device of `namespace` is down; once it is up again, answers are
+/// to come soon, and a connection that was there before is to go on.
+#[track_caller]
+fn assert_traffic_resumes_after_down_and_up(namespace: &str, device: &str) {
+    let Some(rig) = Rig::up(Shape::TwoInterfaces) else { return };
+    let gateway = Gateway::start(&rig);
+    let mut talk = Conversation::open(&rig, ENT_DEV, "9000");
+    let first = talk.say("line");
+    rig.output(namespace, &["ip", "link", "set", device, "down"]);
+    let before = gateway.counters();
+    let traffic = Traffic::start(&rig, ENT_DEV, "8080");
+    eventually("a second of traffic", PATIENCE, || {
+        (gateway.counters().grown(&before, "rx_packets") >= 100).then_some(())
+    });
+    assert_eq!(gateway.counters().grown(&before, "forwarded"), 0, "nothing gets through");
+    rig.output(namespace, &["ip", "link", "set", device, "up"]);
+    let up = Instant::now();
+    traffic.await_answer();
+    let took = up.elapsed();
+    assert!(took < RESUME_LIMIT, "traffic resumed {took:?} after {device} was up");
+    assert_eq!(talk.say("line"), first);
+    gateway.assert_accounts_balance();
+    gateway.stop();
+}
+
+#[test]
+fn traffic_resumes_after_a_served_device_was_down() {
+    assert_traffic_resumes_after_down_and_up("gw", "pods0");
+}
+
+#[test]
+fn traffic_resumes_after_a_served_device_had_no_carrier() {
+    assert_traffic_resumes_after_down_and_up("lan", "gw");
+}
+
+#[test]
+fn a_device_whose_mac_was_changed_serves_on() {
+    let Some(rig) = Rig::up(Shape::TwoInterfaces) else { return };
+    let gateway = Gateway::start(&rig);
+    let mut talk = Conversation::open(&rig, ENT_DEV, "9000");
+    let first = talk.say("line");
+    for (device, mac) in [("client0", "02:00:00:00:aa:01"), ("pods0", "02:00:00:00:aa:02")] {
+        rig.output("gw", &["ip", "link", "set", device, "address", mac]);
+    }
+    // The others would ask again by themselves, but only after a while.
+    for namespace in ["jump"].into_iter().chain(PODS.map(|(pod, _)| pod)) {
+        rig.output(namespace, &["ip", "neigh", "flush", "all"]);
+    }
+    assert_eq!(talk.say("line"), first);
+    assert_eq!(rig.curl(&format!("http://{ENT_DEV}:8080/")).status, 0);
+    gateway.assert_accounts_balance();
+    gateway.stop();
+}
