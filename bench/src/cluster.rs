@@ -75,7 +75,12 @@ pub fn snapshot() -> Snapshot {
         (next_hop, NeighbourState::Reachable(Mac([2, 0, a, b, c, d])))
     };
     let pods = (0..SERVICES * PODS).map(|n| reachable(POD_SIDE, pod(n / PODS, n % PODS), n + 1));
-    let device = |index, number| Device { index, mac: Mac([2, 1, 0, 0, 0, number]), mtu: 1500 };
+    let device = |index, number| Device {
+        index,
+        mac: Mac([2, 1, 0, 0, 0, number]),
+        mtu: 1500,
+        addresses: Arc::new([]),
+    };
     Snapshot {
         links_generation: 1,
         routes: Arc::new(Routes::new([

@@ -10,6 +10,8 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+use crate::masquerade;
+
 /// Kubernetes service gateway on AF_XDP: forwards Services to their pods and answers cluster DNS.
 #[derive(Parser, Debug)]
 #[command(name = "tidegate", version, about)]
@@ -103,6 +105,14 @@ pub struct RunArguments {
     /// `nodata`: answer every AAAA of the cluster zone with NODATA, for clusters without IPv6.
     #[arg(long, value_name = "ANSWER", env = "TIDEGATE_DNS_AAAA")]
     pub dns_aaaa: Option<AaaaAnswer>,
+
+    /// Which new flows take the gateway's address for the client's.
+    #[arg(long, value_name = "WHEN", default_value = "auto", env = "TIDEGATE_MASQUERADE")]
+    pub masquerade: masquerade::Setting,
+
+    /// Source ports of such flows; reserved in the kernel while the gateway runs (`ip_local_reserved_ports`).
+    #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535", env = "TIDEGATE_MASQUERADE_PORTS")]
+    pub masquerade_ports: masquerade::Ports,
 
     /// How long a removed Service's address goes on after its name is gone, as `1s` or `250ms`.
     #[arg(long, value_name = "TIME", default_value = "1s", env = "TIDEGATE_VIP_LINGER")]
@@ -394,6 +404,10 @@ mod tests {
             ("--cores", "1,1", "names a core twice"),
             ("--flows", "5", "--flows"),
             ("--dns-stub", "corp", "not ZONE=ADDR"),
+            ("--masquerade", "sometimes", "[possible values: auto, always, never]"),
+            ("--masquerade-ports", "65535-61000", "`65535-61000` is no range"),
+            ("--masquerade-ports", "0-5", "`0-5` is no range"),
+            ("--masquerade-ports", "61000-70000", "`70000` is no port"),
         ] {
             let error = run(&[&base[..], &[flag, value]].concat()).unwrap_err();
             assert!(error.contains(says) && error.contains(flag), "{flag} {value}: {error}");

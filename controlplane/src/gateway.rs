@@ -76,7 +76,7 @@ impl Gateway {
                     told.context("the workers' bell")?;
                     self.resolve_wanted().await;
                 }
-                () = until(deadline) => self.publish(|publication, cluster, now| publication.advance(cluster, now)),
+                () = until(deadline) => self.publish(Publication::advance),
                 failure = failure_of(&mut self.dns) => bail!("{failure}"),
                 Some(asked) = next_question(&mut self.asked) => self.answer(asked),
                 _ = housekeeping.tick() => {
@@ -156,7 +156,7 @@ impl Gateway {
         if let Some(number) = self.workers.lost() {
             bail!("worker {number} has ended unexpectedly");
         }
-        self.publish(|publication, cluster, now| publication.advance(cluster, now));
+        self.publish(Publication::advance);
         let started = Instant::now();
         if self.publication.has_leaving() && started >= self.sweep_at {
             self.publication.sweep_endpoints(|| {

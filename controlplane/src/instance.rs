@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::netlink::Netlink;
 use crate::punt_device::PuntDevice;
+use crate::reserved_ports::{self, PortSet};
 
 /// The state directory when none is named.
 pub const DEFAULT_DIRECTORY: &str = "/run/tidegate";
@@ -31,6 +32,8 @@ pub enum Change {
     ManagedNeighbours,
     /// Offloads of a device were switched off.
     Offloads(Offloads),
+    /// Local ports were reserved that were not before.
+    ReservedPorts(PortSet),
 }
 
 /// Receive offloads of a device as they were before.
@@ -192,6 +195,7 @@ impl Instance {
             Change::PuntDevice => PuntDevice::undo(netlink, self).await,
             Change::ManagedNeighbours => netlink.release_ours().await.map(|_| ()),
             Change::Offloads(offloads) => restore(offloads),
+            Change::ReservedPorts(ports) => reserved_ports::release(ports),
         }
     }
 

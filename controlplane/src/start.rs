@@ -30,8 +30,8 @@ use crate::punt_device::PuntDevice;
 use crate::settings::BadConfiguration;
 use crate::steering::DeviceSteering;
 use crate::topology::{Changed, Topology};
-use crate::workers::{AttachedDevice, Plan, Workers};
-use crate::{metrics, offloads, settings, status};
+use crate::workers::{AttachedDevice, Plan, SocketReport, Workers};
+use crate::{masquerade, metrics, offloads, reserved_ports, settings, status};
 
 /// Next hops that may wait for the control thread at once.
 const WANTED: usize = 1024;
@@ -148,7 +148,13 @@ async fn start(
         IpNet::V4(cidr) => Some((cidr.network(), cidr.prefix_len())),
         IpNet::V6(_) => None,
     });
-    let (publisher, subscribers) = Publisher::new(Snapshot::empty(Services::new(cidrs)), cores.len());
+    let masquerade = masquerade::policy(arguments);
+    if let Some(ports) = masquerade::ports_in_use(&masquerade) {
+        reserved_ports::reserve(ports, instance).context("--masquerade-ports")?;
+        steering.program.set_masquerade_ports(Some(ports))?;
+    }
+    let first = Snapshot { masquerade, ..Snapshot::empty(Services::new(cidrs)) };
+    let (publisher, subscribers) = Publisher::new(first, cores.len());
     let plan =
         Plan { devices: &devices, cores, frames: arguments.frames, punt: &punt, shared: shared.clone() };
     let workers = Workers::start(plan, &mut steering.program, subscribers)?;
@@ -290,6 +296,9 @@ fn announce(gateway: &Gateway, arguments: &RunArguments) {
             socket.queue,
             socket.worker
         );
+        if let Some(error) = &socket.zero_copy_refusal {
+            tracing::info!("device {} queue {}: zero-copy refused: {error}", socket.device, socket.queue);
+        }
     }
     let (addresses, endpoints) = gateway.publication.sizes();
     let listen: Vec<String> = arguments.dns_listen.iter().map(|listen| listen.0.to_string()).collect();
@@ -297,6 +306,21 @@ fn announce(gateway: &Gateway, arguments: &RunArguments) {
     eprintln!(
         "ready: {} Services, {addresses} virtual addresses, {endpoints} endpoints; serving {}; {dns}",
         gateway.cluster.services().count(),
-        arguments.interfaces.join(", ")
+        served_devices(&gateway.workers.sockets)
     );
+}
+
+/// Names each device with the modes that its sockets are in, as `eth1 (zero-copy), eth2 (copy)`.
+fn served_devices(sockets: &[SocketReport]) -> String {
+    let mut devices: Vec<(&str, Vec<&str>)> = Vec::new();
+    for socket in sockets {
+        let (_, mode) = status::mode_names(socket);
+        match devices.iter_mut().find(|(device, _)| *device == socket.device) {
+            Some((_, modes)) if modes.contains(&mode) => {}
+            Some((_, modes)) => modes.push(mode),
+            None => devices.push((&socket.device, vec![mode])),
+        }
+    }
+    let named = devices.iter().map(|(device, modes)| format!("{device} ({})", modes.join(" and ")));
+    named.collect::<Vec<_>>().join(", ")
 }

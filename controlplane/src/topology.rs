@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use tidegate_dataplane::neighbours::{NeighbourState, Neighbours, NextHop};
 use tidegate_dataplane::routes::{DeviceIndex, Routes};
-use tidegate_dataplane::snapshot::Device;
+use tidegate_dataplane::snapshot::{Device, OwnAddress};
 
-use crate::netlink::{KernelEvent, Link, Netlink};
+use crate::netlink::{KernelEvent, Link, LocalAddress, Netlink};
 
 /// What the kernel says of links, as far as we use it.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub struct Topology {
     served: BTreeMap<DeviceIndex, String>,
     routes: Arc<Routes>,
     devices: Arc<[Device]>,
+    addresses: Vec<LocalAddress>,
     own_addresses: BTreeSet<IpAddr>,
     known: BTreeMap<NextHop, NeighbourState>,
     in_use: BTreeSet<NextHop>,
@@ -51,6 +52,7 @@ impl Topology {
             served: served.into_iter().collect(),
             routes: Arc::default(),
             devices: Arc::new([]),
+            addresses: Vec::new(),
             own_addresses: BTreeSet::new(),
             known: BTreeMap::new(),
             in_use: BTreeSet::new(),
@@ -68,13 +70,16 @@ impl Topology {
                 let all = netlink.neighbours().await?.into_iter();
                 self.known = all.filter(|(next_hop, _)| self.served.contains_key(&next_hop.device)).collect();
                 self.read_routes(netlink).await?;
-                self.read_devices(netlink).await?;
                 self.read_addresses(netlink).await?;
+                self.read_devices(netlink).await?;
                 changed = Changed { links: true, own_addresses: true };
             }
             KernelEvent::LinksChanged => changed.links = self.read_devices(netlink).await?,
             KernelEvent::RoutesChanged => changed.links = self.read_routes(netlink).await?,
-            KernelEvent::AddressesChanged => changed.own_addresses = self.read_addresses(netlink).await?,
+            KernelEvent::AddressesChanged => {
+                changed.own_addresses = self.read_addresses(netlink).await?;
+                changed.links = self.read_devices(netlink).await?;
+            }
             KernelEvent::NeighbourChanged(next_hop, state) => {
                 changed.links = self.note_neighbour(next_hop, state);
             }
@@ -137,15 +142,22 @@ impl Topology {
 
     fn devices_among(&self, links: &[Link]) -> Arc<[Device]> {
         let served = links.iter().filter(|link| self.served.contains_key(&link.index) && link.up);
-        served.map(|link| Device { index: link.index, mac: link.mac, mtu: link.mtu as usize }).collect()
+        served
+            .map(|link| Device {
+                index: link.index,
+                mac: link.mac,
+                mtu: link.mtu as usize,
+                addresses: source_addresses(&self.addresses, link.index),
+            })
+            .collect()
     }
 
     fn log_differences(&self, now: &[Device]) {
         for (index, name) in &self.served {
-            let find = |devices: &[Device]| devices.iter().copied().find(|device| device.index == *index);
+            let find = |devices: &[Device]| devices.iter().find(|device| device.index == *index).cloned();
             match (find(&self.devices), find(now)) {
                 (Some(_), None) => tracing::error!("device {name}: down or gone"),
-                (before, Some(after)) if before != Some(after) => {
+                (before, Some(after)) if before.as_ref() != Some(&after) => {
                     tracing::info!("device {name}: up, MAC {}, MTU {}", after.mac, after.mtu);
                 }
                 _ => {}
@@ -154,9 +166,10 @@ impl Topology {
     }
 
     async fn read_addresses(&mut self, netlink: &Netlink) -> anyhow::Result<bool> {
-        let addresses = netlink.addresses().await?.into_iter().map(|local| local.address).collect();
-        let changed = self.own_addresses != addresses;
-        self.own_addresses = addresses;
+        self.addresses = netlink.addresses().await?;
+        let own_addresses = self.addresses.iter().map(|local| local.address).collect();
+        let changed = self.own_addresses != own_addresses;
+        self.own_addresses = own_addresses;
         Ok(changed)
     }
 
@@ -186,6 +199,16 @@ impl Topology {
     }
 }
 
+/// Returns what a device may masquerade with, in the kernel's order.
+fn source_addresses(all: &[LocalAddress], device: DeviceIndex) -> Arc<[OwnAddress]> {
+    let own = all.iter().filter(|local| local.device == device && local.is_source);
+    own.filter_map(|local| match local.address {
+        IpAddr::V4(address) => Some(OwnAddress { address, prefix_length: local.prefix_length }),
+        IpAddr::V6(_) => None,
+    })
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -208,6 +231,29 @@ mod tests {
 
     const fn reachable(octet: u8) -> Option<NeighbourState> {
         Some(NeighbourState::Reachable(Mac([2, 0, 0, 0, 0, octet])))
+    }
+
+    #[test]
+    fn a_device_has_its_own_ipv4_addresses_that_may_be_a_source() {
+        let local = |device, address: &str, is_source| LocalAddress {
+            device: DeviceIndex(device),
+            address: address.parse().unwrap(),
+            prefix_length: 24,
+            is_source,
+        };
+        let addresses = [
+            local(1, "10.9.0.1", true),
+            local(2, "fe80::1", true),
+            local(2, "10.1.0.5", false),
+            local(2, "10.1.0.1", true),
+            local(2, "10.1.0.9", true),
+        ];
+        let of = |device| {
+            let own = source_addresses(&addresses, DeviceIndex(device));
+            own.iter().map(|own| (own.address.to_string(), own.prefix_length)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(2), [("10.1.0.1".to_owned(), 24), ("10.1.0.9".to_owned(), 24)]);
+        assert_eq!(of(3), []);
     }
 
     #[test]

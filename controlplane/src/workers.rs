@@ -1,5 +1,6 @@
 //! Starting and ending the workers: memory, sockets, threads pinned to their cores.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,7 +36,7 @@ pub struct AttachedDevice {
 }
 
 /// How one socket came out; for the log and the metrics.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct SocketReport {
     /// Name of the device.
     pub device: String,
@@ -47,6 +48,8 @@ pub struct SocketReport {
     pub attach_mode: AttachMode,
     /// Zero-copy or copy, as the kernel says (XDP_OPTIONS).
     pub mode: Mode,
+    /// Why the kernel refused zero-copy, if it was asked.
+    pub zero_copy_refusal: Option<io::Error>,
 }
 
 /// The running workers.
@@ -147,7 +150,10 @@ impl Workers {
         pool: &mut FramePool,
         steering: &mut Steering,
     ) -> anyhow::Result<ServedQueue> {
-        let socket = Socket::bind(memory, &socket_config(device.index, queue, true), pool)
+        let mut config = socket_config(device.index, queue, true);
+        // A program in generic mode sees packets after the driver has copied them out of its own buffers.
+        config.zero_copy = device.attach_mode == AttachMode::Native;
+        let socket = Socket::bind(memory, &config, pool)
             .with_context(|| format!("device {} queue {queue}", device.name))?;
         steering
             .serve_queue(device.index, queue, socket.as_fd(), worker as u32)
@@ -158,6 +164,7 @@ impl Workers {
             worker,
             attach_mode: device.attach_mode,
             mode: socket.mode(),
+            zero_copy_refusal: socket.zero_copy_refusal().map(io::Error::from_raw_os_error),
         });
         Ok(ServedQueue { device: device.index, socket })
     }

@@ -71,6 +71,16 @@ fn datagrams_too_long_for_the_link_of_the_pods_leave_in_pieces() {
 }
 
 #[test]
+fn long_datagrams_pass_masqueraded() {
+    let Some(rig) = Rig::up(Shape::OneInterface) else { return };
+    let gateway = Gateway::start(&rig);
+    assert_eq!(rig.peer("jump", &["echoes", ENT_PROD, "8080", "20000", "50"]), "50");
+    let counters = gateway.assert_accounts_balance();
+    assert!(counters.value("flows_masqueraded") > 0, "{counters:#?}");
+    assert!(counters.drops().is_empty(), "{counters:#?}");
+}
+
+#[test]
 fn two_workers_pass_the_long_datagrams_of_many_clients() {
     let Some(rig) = Rig::up(Shape::TwoQueues) else { return };
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {

@@ -17,7 +17,7 @@ macro_rules! counters {
         #[derive(Clone, PartialEq, Eq, Debug, Default)]
         pub struct Counters {
             $($(#[doc = $doc])+ pub $field: u64,)+
-            drops: [u64; DropReason::ALL.len()],
+            drops: Drops,
         }
 
         const PLAIN: usize = [$(stringify!($field)),+].len();
@@ -29,15 +29,25 @@ macro_rules! counters {
 
             /// Returns all values as words: the plain counters, then the drops.
             pub fn words(&self) -> impl Iterator<Item = u64> {
-                [$(self.$field),+].into_iter().chain(self.drops)
+                [$(self.$field),+].into_iter().chain(self.drops.0)
             }
 
             fn from_words(mut words: impl Iterator<Item = u64>) -> Self {
                 let mut next = || words.next().unwrap_or_default();
-                Self { $($field: next(),)+ drops: std::array::from_fn(|_| next()) }
+                Self { $($field: next(),)+ drops: Drops(std::array::from_fn(|_| next())) }
             }
         }
     };
+}
+
+/// Packets dropped for each reason.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Drops([u64; DropReason::ALL.len()]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self([0; DropReason::ALL.len()])
+    }
 }
 
 counters! {
@@ -57,6 +67,10 @@ counters! {
     answered_reset,
     /// Datagrams answered by ICMP port unreachable.
     answered_port_unreachable,
+    /// Packets whose TTL ended here, answered by ICMP time exceeded.
+    answered_time_exceeded,
+    /// Packets too long for the next link, answered by ICMP fragmentation needed.
+    answered_fragmentation_needed,
     /// Packets handed to the kernel by the punt device.
     punted,
     /// Packets that we made and sent of our own accord; pieces of a packet too long for its link but the last.
@@ -73,6 +87,8 @@ counters! {
     flows_expired,
     /// Flows whose client port was changed because the reply key was taken.
     flows_port_changed,
+    /// Flows inserted with an address of ours as their source.
+    flows_masqueraded,
     /// Flows inserted in mid-stream: a segment with ACK that belonged to none.
     flows_picked_up,
     /// Packets lost in the kernel because our receive ring was full (XDP_STATISTICS).
@@ -104,7 +120,7 @@ const WORDS: usize = PLAIN + DropReason::ALL.len();
 impl Counters {
     /// Counts a dropped packet.
     pub fn count_drop(&mut self, reason: DropReason) {
-        if let Some(count) = self.drops.get_mut(reason as usize) {
+        if let Some(count) = self.drops.0.get_mut(reason as usize) {
             *count += 1;
         }
     }
@@ -112,7 +128,7 @@ impl Counters {
     /// Returns how many packets were dropped for a reason.
     #[must_use]
     pub fn drops(&self, reason: DropReason) -> u64 {
-        self.drops.get(reason as usize).copied().unwrap_or_default()
+        self.drops.0.get(reason as usize).copied().unwrap_or_default()
     }
 
     /// Counts an answer that was sent.
@@ -121,19 +137,25 @@ impl Counters {
             Answer::EchoReply => self.answered_echo += 1,
             Answer::Reset => self.answered_reset += 1,
             Answer::PortUnreachable => self.answered_port_unreachable += 1,
+            Answer::TimeExceeded => self.answered_time_exceeded += 1,
+            Answer::FragmentationNeeded => self.answered_fragmentation_needed += 1,
         }
     }
 
     /// Returns all answers.
     #[must_use]
     pub const fn answered(&self) -> u64 {
-        self.answered_echo + self.answered_reset + self.answered_port_unreachable
+        self.answered_echo
+            + self.answered_reset
+            + self.answered_port_unreachable
+            + self.answered_time_exceeded
+            + self.answered_fragmentation_needed
     }
 
     /// Says whether received, sent and frames all balance.
     #[must_use]
     pub fn balances(&self) -> bool {
-        let dropped: u64 = self.drops.iter().sum();
+        let dropped: u64 = self.drops.0.iter().sum();
         let out = self.forwarded + self.answered() + self.punted;
         self.rx_packets + self.taken_over == out + self.handed_over + self.held + dropped
             && self.tx_packets == out + self.originated

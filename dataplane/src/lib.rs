@@ -4,8 +4,9 @@
 //!
 //! Reading order: [`process`] is the packet path; [`packet`] and [`net`] are what it reads, [`services`],
 //! [`maglev`], [`routes`] and [`neighbours`] what it asks, [`flows`], [`tcp_state`] and [`fragments`] what it remembers,
-//! [`rewrite`] and [`answer`] what it does, [`verdict`] and [`counters`] what it says. [`worker`] drives it with
-//! the sockets of [`xsk`], fed by the program of [`xdp`] and with tables from [`snapshot`].
+//! [`masquerade`], [`rewrite`], [`icmp_error`] and [`answer`] what it does (answers within [`rate_limit`]),
+//! [`verdict`] and [`counters`] what it says. [`worker`] drives it with the sockets of [`xsk`], fed by the program of
+//! [`xdp`] and with tables from [`snapshot`].
 
 pub mod answer;
 pub mod clock;
@@ -13,11 +14,14 @@ pub mod counters;
 pub mod flows;
 pub mod fragments;
 pub mod held;
+pub mod icmp_error;
 pub mod maglev;
+pub mod masquerade;
 pub mod neighbours;
 pub mod net;
 pub mod packet;
 pub mod process;
+pub mod rate_limit;
 pub mod rewrite;
 pub mod routes;
 pub mod services;

@@ -16,6 +16,8 @@ pub enum Transport {
     Udp(Key),
     /// An ICMP Echo.
     Echo,
+    /// An ICMP error: it quotes the packet that it is about.
+    IcmpError,
     /// Another ICMP message.
     Icmp,
     /// A piece of a larger datagram that is not the first: it has no transport header.
@@ -39,8 +41,8 @@ pub struct Packet {
     pub end: usize,
     /// Says whether its sender wants it in one piece or not at all.
     pub is_unfragmentable: bool,
-    /// Its place in a larger datagram, if it is a piece of one.
-    pub fragment: Option<Fragment>,
+    /// Says whether it is a piece of a larger datagram; [`Fragment::parse`] says which.
+    pub is_fragment: bool,
     /// What it carries; of a first fragment, what its datagram carries.
     pub transport: Transport,
 }
@@ -59,6 +61,7 @@ impl Packet {
     ///
     /// # Errors
     /// [`Unparsed`] says what the frame is instead.
+    #[inline]
     pub fn parse(frame: &[u8]) -> Result<Self, Unparsed> {
         let (link, network) = frame.split_at_checked(ethernet::HEADER_BYTES).ok_or(Unparsed::Foreign)?;
         let link = ethernet::Header::parse(link).ok_or(Unparsed::Foreign)?;
@@ -72,14 +75,11 @@ impl Packet {
         if !header.has_right_checksum(network) {
             return Err(Unparsed::Malformed(DropReason::MalformedIpv4));
         }
-        let fragment = Fragment::parse(header).map_err(Unparsed::Malformed)?;
-        let transport = match &fragment {
-            None => Transport::parse(header, payload).ok_or(DropReason::MalformedTransport),
-            Some(fragment) if fragment.is_first() => {
-                Transport::parse_first(header, payload).ok_or(DropReason::TinyFragment)
-            }
-            Some(fragment) if fragment.reaches_into_tcp_header() => Err(DropReason::TinyFragment),
-            Some(_) => Ok(Transport::Fragment),
+        let is_fragment = header.is_fragment();
+        let transport = if is_fragment {
+            Transport::parse_fragment(header, payload).map_err(Unparsed::Malformed)?
+        } else {
+            Transport::parse(header, payload).ok_or(Unparsed::Malformed(DropReason::MalformedTransport))?
         };
         Ok(Self {
             source: header.source(),
@@ -88,8 +88,8 @@ impl Packet {
             transport_offset: ethernet::HEADER_BYTES + header.header_bytes(),
             end: ethernet::HEADER_BYTES + header.total_bytes(),
             is_unfragmentable: header.is_unfragmentable(),
-            fragment,
-            transport: transport.map_err(Unparsed::Malformed)?,
+            is_fragment,
+            transport,
         })
     }
 
@@ -117,20 +117,35 @@ impl Packet {
 }
 
 impl Transport {
-    /// Parses the start of a datagram in fragments, which must hold the whole transport header (RFC 1858 §3).
-    fn parse_first(header: &ipv4::Header, payload: &[u8]) -> Option<Self> {
-        if header.protocol != Protocol::Udp.number() {
-            return Self::parse(header, payload);
+    /// Parses what a fragment carries: the first the whole transport header (RFC 1858 §3), the others none.
+    #[cold]
+    fn parse_fragment(header: &ipv4::Header, payload: &[u8]) -> Result<Self, DropReason> {
+        let fragment = Fragment::parse(header)?;
+        if fragment.is_first() {
+            let transport = if header.protocol == Protocol::Udp.number() {
+                udp::Header::parse_first(payload)
+                    .map(|start| Self::Udp(key(header, Protocol::Udp, start.source(), start.destination())))
+            } else {
+                Self::parse(header, payload)
+            };
+            return transport.ok_or(DropReason::TinyFragment);
         }
-        let datagram = udp::Header::parse_first(payload)?;
-        Some(Self::Udp(key(header, Protocol::Udp, datagram.source(), datagram.destination())))
+        if fragment.reaches_into_tcp_header() {
+            return Err(DropReason::TinyFragment);
+        }
+        Ok(Self::Fragment)
     }
 
+    #[inline]
     fn parse(header: &ipv4::Header, payload: &[u8]) -> Option<Self> {
         match header.protocol {
             ipv4::PROTOCOL_ICMP => {
                 let message = icmpv4::Header::parse(payload)?;
-                Some(if message.kind == icmpv4::ECHO && message.code == 0 { Self::Echo } else { Self::Icmp })
+                Some(match message.kind {
+                    icmpv4::ECHO if message.code == 0 => Self::Echo,
+                    kind if icmpv4::is_error(kind) => Self::IcmpError,
+                    _ => Self::Icmp,
+                })
             }
             number => match Protocol::from_number(number) {
                 Some(Protocol::Tcp) => {

@@ -2,22 +2,24 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::answer;
 use crate::clock::Now;
 use crate::counters::Counters;
 use crate::flows::{
     Direction, FlowRef, FlowTable, Found, InsertError, Key, KeyHash, NEXT_HOP_BITS, NewFlow, State,
 };
+use crate::masquerade::{self, PortSearch};
 use crate::neighbours::{NeighbourState, NextHop};
 use crate::net::Port;
 use crate::net::checksum::Difference;
 use crate::packet::{Packet, Transport};
+use crate::rate_limit::RateLimit;
 use crate::rewrite::Rewrite;
-use crate::routes::RouteKind;
+use crate::routes::{DeviceIndex, RouteKind};
 use crate::services::{Destination, ServicePort};
 use crate::snapshot::Snapshot;
 use crate::tcp_state;
 use crate::verdict::{DropReason, Egress, Verdict};
+use crate::{answer, icmp_error};
 
 /// Source ports tried before a flow whose reply key is taken is refused.
 const PORT_ATTEMPTS: u16 = 128;
@@ -33,6 +35,14 @@ pub struct Context<'a> {
     pub flows: &'a FlowTable,
     /// When the burst was received.
     pub now: Now,
+    /// The device that it came by.
+    pub arrived_by: DeviceIndex,
+    /// What the worker may still send of errors and resets.
+    pub limit: &'a mut RateLimit,
+    /// The MTU of the link that the packet is too long for; says something only with [`DropReason::ExceedsMtu`].
+    pub next_link_mtu: usize,
+    /// Finds the ports of masqueraded flows.
+    pub ports: &'a mut PortSearch,
     /// Flow events are counted here; packets by whoever carries the verdict out.
     pub counters: &'a mut Counters,
 }
@@ -46,6 +56,10 @@ pub struct Context<'a> {
 /// # Errors
 /// The reason why the packet is dropped.
 pub fn process(octets: &mut [u8], packet: &Packet, hash: KeyHash, context: &mut Context<'_>) -> Verdict {
+    decide(octets, packet, hash, context).or_else(|reason| answer::explain(reason, octets, packet, context))
+}
+
+fn decide(octets: &mut [u8], packet: &Packet, hash: KeyHash, context: &mut Context<'_>) -> Verdict {
     if packet.has_martian_source() {
         return Err(DropReason::MartianSource);
     }
@@ -56,31 +70,40 @@ pub fn process(octets: &mut [u8], packet: &Packet, hash: KeyHash, context: &mut 
         return process_established(octets, packet, &found, context);
     }
     match context.snapshot.services.lookup(key.destination) {
+        Destination::Service(_) if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
         Destination::Service(address) => match address.port(key.protocol, key.destination_port) {
             Some(port) => process_new(octets, packet, key, port, context),
-            None => answer::refuse(octets, packet),
+            None => answer::refuse(octets, packet, context),
         },
         Destination::Unallocated => Err(DropReason::UnallocatedAddress),
         Destination::Other => Ok(Egress::Punt),
     }
 }
 
-/// Decides about packets that no flow can have: ping is answered, the rest is not for virtual addresses.
-fn process_portless(octets: &mut [u8], packet: &Packet, context: &Context<'_>) -> Verdict {
+/// Decides about packets without ports: errors about a flow are its own, ping is answered, the rest is not for
+/// virtual addresses.
+fn process_portless(octets: &mut [u8], packet: &Packet, context: &mut Context<'_>) -> Verdict {
+    if packet.transport == Transport::IcmpError
+        && let Some(way) = icmp_error::translate(octets, packet, context)?
+    {
+        return Ok(way);
+    }
     match (context.snapshot.services.lookup(packet.destination), packet.transport) {
         (Destination::Other, _) => Ok(Egress::Punt),
         (Destination::Unallocated, _) => Err(DropReason::UnallocatedAddress),
+        (Destination::Service(_), Transport::Echo) if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
         (Destination::Service(_), Transport::Echo) => answer::echo_reply(octets, packet),
-        (Destination::Service(_), Transport::Icmp) => Err(DropReason::UnsupportedIcmp),
+        (Destination::Service(_), Transport::Icmp | Transport::IcmpError) => Err(DropReason::UnsupportedIcmp),
         (Destination::Service(_), Transport::Fragment) => Err(DropReason::FragmentRefused),
         (Destination::Service(_), _) => Err(DropReason::UnsupportedProtocol),
     }
 }
 
 /// Removes a closed flow when its client opens a connection anew, so that the rules are asked again.
-fn is_replaced(found: &Found, packet: &Packet, context: &Context<'_>) -> bool {
+fn is_replaced(found: &Found, packet: &Packet, context: &mut Context<'_>) -> bool {
     match packet.transport {
         Transport::Tcp(_, flags) if tcp_state::is_reopening(found.state, found.direction, flags) => {
+            context.ports.note_removal();
             context.flows.remove(found.flow)
         }
         _ => false,
@@ -88,8 +111,13 @@ fn is_replaced(found: &Found, packet: &Packet, context: &Context<'_>) -> bool {
 }
 
 /// Rewrites a packet of a known flow. The rules are not consulted (design decision 5).
-fn process_established(octets: &mut [u8], packet: &Packet, found: &Found, context: &Context<'_>) -> Verdict {
-    let egress = egress(packet, found.leaves_as.destination, found.next_hop, context.snapshot)?;
+fn process_established(
+    octets: &mut [u8],
+    packet: &Packet,
+    found: &Found,
+    context: &mut Context<'_>,
+) -> Verdict {
+    let egress = egress(packet, found.leaves_as.destination, found.next_hop, context)?;
     let state = match packet.transport {
         Transport::Tcp(_, flags) => tcp_state::next(found.state, found.direction, flags),
         _ => found.state.next_udp(found.direction),
@@ -119,16 +147,19 @@ fn process_new(
     port: &ServicePort,
     context: &mut Context<'_>,
 ) -> Verdict {
-    let Some(state) = opening_state(packet.transport) else { return answer::refuse(octets, packet) };
-    let Some(backend) = port.backends.choose(request) else { return answer::refuse(octets, packet) };
+    let Some(state) = opening_state(packet.transport) else { return answer::refuse(octets, packet, context) };
+    let Some(backend) = port.backends.choose(request) else { return answer::refuse(octets, packet, context) };
     let IpAddr::V4(address) = backend.address else { return Err(DropReason::AddressFamily) };
-    if address == request.source {
-        return Err(DropReason::Hairpin);
+    let egress = egress(packet, address, 0, context)?;
+    let own = masquerade::source(request, address, context.arrived_by, egress.next_hop, context.snapshot)?;
+    let is_picked_up = !matches!(state, State::SynSent | State::UdpUnreplied);
+    if own.is_some() && is_picked_up {
+        // What it was masqueraded as is not known any more (design decision 7).
+        return answer::refuse(octets, packet, context);
     }
-    let egress = egress(packet, address, 0, context.snapshot)?;
     let reply = Key {
         source: address,
-        destination: request.source,
+        destination: own.unwrap_or(request.source),
         source_port: backend.port,
         destination_port: request.source_port,
         protocol: request.protocol,
@@ -143,10 +174,15 @@ fn process_new(
         transport_difference: rewrite.transport.0,
         state,
     };
-    let (flow, rewrite) = insert(flow, rewrite, context)?;
+    let (flow, rewrite) = match own {
+        Some(_) => {
+            context.ports.insert(flow, context.snapshot.masquerade.ports, context.flows, context.now)?
+        }
+        None => insert(flow, rewrite, context)?,
+    };
     context.flows.cache_next_hop(flow, Direction::Request, egress.cache);
     context.counters.flows_inserted += 1;
-    let is_picked_up = !matches!(state, State::SynSent | State::UdpUnreplied);
+    context.counters.flows_masqueraded += u64::from(own.is_some());
     context.counters.flows_picked_up += u64::from(is_picked_up);
     rewrite.apply(octets, packet).ok_or(DropReason::MalformedTransport)?;
     Ok(egress.way)
@@ -194,8 +230,10 @@ const fn source_port(first: u16, attempt: u16) -> Port {
 }
 
 /// The way out of a rewritten packet, and what the flow may remember of it.
-struct Way {
-    way: Egress,
+pub(crate) struct Way {
+    pub(crate) way: Egress,
+    /// Where it goes; `None` if the kernel sends it on.
+    pub(crate) next_hop: Option<NextHop>,
     cache: u64,
 }
 
@@ -203,12 +241,13 @@ struct Way {
 ///
 /// The cache holds the generation of routes and neighbours (28 bits) above the neighbour's position (20 bits); a
 /// generation that does not match means: look up again.
-fn egress(
+pub(crate) fn egress(
     packet: &Packet,
     destination: Ipv4Addr,
     cache: u64,
-    snapshot: &Snapshot,
+    context: &mut Context<'_>,
 ) -> Result<Way, DropReason> {
+    let snapshot = context.snapshot;
     if packet.ttl <= 1 {
         return Err(DropReason::TtlExceeded);
     }
@@ -216,22 +255,22 @@ fn egress(
     if generation == links_tag(snapshot)
         && let Some((next_hop, state)) = snapshot.neighbours.at(position as u32)
     {
-        return leave(packet, next_hop, state, cache, snapshot);
+        return leave(packet, next_hop, state, cache, context);
     }
     let next_hop = match snapshot.routes.lookup(IpAddr::V4(destination)) {
         Some(RouteKind::Unicast { device, gateway }) => {
             NextHop { device, address: gateway.unwrap_or(IpAddr::V4(destination)) }
         }
-        Some(RouteKind::Local) => return Ok(Way { way: Egress::Punt, cache: 0 }),
+        Some(RouteKind::Local) => return Ok(Way { way: Egress::Punt, next_hop: None, cache: 0 }),
         Some(RouteKind::Unreachable) | None => return Err(DropReason::NoRoute),
     };
     match snapshot.neighbours.position(&next_hop) {
         Some((position, state)) => {
             let fits = u64::from(position) < 1 << POSITION_BITS;
             let cache = links_tag(snapshot) << POSITION_BITS | u64::from(position);
-            leave(packet, next_hop, state, if fits { cache } else { 0 }, snapshot)
+            leave(packet, next_hop, state, if fits { cache } else { 0 }, context)
         }
-        None => leave(packet, next_hop, NeighbourState::Unresolved, 0, snapshot),
+        None => leave(packet, next_hop, NeighbourState::Unresolved, 0, context),
     }
 }
 
@@ -246,17 +285,18 @@ fn leave(
     next_hop: NextHop,
     state: NeighbourState,
     cache: u64,
-    snapshot: &Snapshot,
+    context: &mut Context<'_>,
 ) -> Result<Way, DropReason> {
-    let Some(device) = snapshot.device(next_hop.device) else {
-        return Ok(Way { way: Egress::Punt, cache: 0 });
+    let Some(device) = context.snapshot.device(next_hop.device) else {
+        return Ok(Way { way: Egress::Punt, next_hop: None, cache: 0 });
     };
     if packet.is_unfragmentable && packet.ip_bytes() > device.mtu {
+        context.next_link_mtu = device.mtu;
         return Err(DropReason::ExceedsMtu);
     }
     let way = match state {
         NeighbourState::Reachable(mac) => Egress::Forward { device: next_hop.device, next_hop: mac },
         NeighbourState::Unresolved | NeighbourState::Failed => Egress::Hold(next_hop),
     };
-    Ok(Way { way, cache })
+    Ok(Way { way, next_hop: Some(next_hop), cache })
 }

@@ -7,19 +7,21 @@
 //! last, so for freeing, parking does not count).
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use arc_swap::{ArcSwap, Cache};
 use crossbeam::utils::CachePadded;
 
+use crate::masquerade::Masquerade;
 use crate::neighbours::Neighbours;
 use crate::net::Mac;
 use crate::routes::{DeviceIndex, Routes};
 use crate::services::Services;
 
 /// A device that we serve, as the packet path needs it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Device {
     /// The kernel's number.
     pub index: DeviceIndex,
@@ -27,6 +29,34 @@ pub struct Device {
     pub mac: Mac,
     /// Longest IP packet of the link, in octets.
     pub mtu: usize,
+    /// Its primary addresses of global scope, in the kernel's order.
+    pub addresses: Arc<[OwnAddress]>,
+}
+
+impl Device {
+    /// Returns the box's own address on that link: the sender of ICMP errors of ours that leave by it.
+    #[must_use]
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        self.addresses.first().map(|own| own.address)
+    }
+}
+
+/// An address of the box.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OwnAddress {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Bits of the network that it stands in, 0..=32.
+    pub prefix_length: u8,
+}
+
+impl OwnAddress {
+    /// Says whether another address is in the same network.
+    #[must_use]
+    pub fn network_has(&self, other: Ipv4Addr) -> bool {
+        let differ = self.address.to_bits() ^ other.to_bits();
+        differ.leading_zeros() >= u32::from(self.prefix_length)
+    }
 }
 
 /// Everything that a worker needs to decide, at one moment.
@@ -44,6 +74,8 @@ pub struct Snapshot {
     pub neighbours: Arc<Neighbours>,
     /// The devices that we serve.
     pub devices: Arc<[Device]>,
+    /// Which new flows take an address of ours.
+    pub masquerade: Masquerade,
 }
 
 impl Snapshot {
@@ -57,6 +89,7 @@ impl Snapshot {
             routes: Arc::default(),
             neighbours: Arc::default(),
             devices: Arc::new([]),
+            masquerade: Masquerade::default(),
         }
     }
 

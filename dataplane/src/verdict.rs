@@ -36,6 +36,10 @@ pub enum Answer {
     Reset,
     /// ICMP port unreachable: nothing listens here (K19, K23).
     PortUnreachable,
+    /// ICMP time exceeded: the TTL ends here.
+    TimeExceeded,
+    /// ICMP fragmentation needed: the packet is longer than the next link allows and must not be cut.
+    FragmentationNeeded,
 }
 
 /// A way out, or the reason why there is none.
@@ -97,13 +101,23 @@ drop_reasons! {
     HandOverFull => "drop_hand_over_full",
     /// A protocol that no Service can have, to a virtual address.
     UnsupportedProtocol => "drop_unsupported_protocol",
-    /// An ICMP message to a virtual address that is not an Echo.
+    /// An ICMP message to a virtual address that is no Echo and no error about a flow.
     UnsupportedIcmp => "drop_unsupported_icmp",
+    /// The checksum of an ICMP error is wrong.
+    IcmpChecksum => "drop_icmp_checksum",
+    /// The packet that an ICMP error quotes is cut before its ports, or lies about its lengths.
+    MalformedQuote => "drop_malformed_quote",
+    /// An ICMP error about an ICMP error, which nobody may send (RFC 1122 3.2.2).
+    NestedIcmpError => "drop_nested_icmp_error",
+    /// A source quench about a flow; nobody sends them any more (RFC 6633).
+    SourceQuench => "drop_source_quench",
+    /// A redirect about a flow: it names a router for an address that was translated.
+    IcmpRedirect => "drop_icmp_redirect",
     /// The source address can belong to no sender (RFC 1122 3.2.1.3, RFC 6890).
     MartianSource => "drop_martian_source",
-    /// The TTL ends here.
+    /// The TTL ends here, and it is not for us to say so.
     TtlExceeded => "drop_ttl_exceeded",
-    /// The packet is longer than the next link allows.
+    /// The packet is longer than the next link allows, and it is not for us to say so.
     ExceedsMtu => "drop_exceeds_mtu",
     /// An address of a service CIDR that no Service has (K23).
     UnallocatedAddress => "drop_unallocated_address",
@@ -111,7 +125,7 @@ drop_reasons! {
     StrayReset => "drop_stray_reset",
     /// The Service has endpoints of the other address family only.
     AddressFamily => "drop_address_family",
-    /// The chosen endpoint is the client itself; that needs masquerade.
+    /// The chosen endpoint is the client itself, and masquerade is off or the kernel would send the packet on.
     Hairpin => "drop_hairpin",
     /// The kernel has no route, or one that rejects.
     NoRoute => "drop_no_route",
@@ -127,6 +141,12 @@ drop_reasons! {
     FlowContended => "drop_flow_contended",
     /// No source port was free that tells the reply apart.
     NoSourcePort => "drop_no_source_port",
+    /// Every masquerade port is in use to that destination.
+    MasqueradePortsExhausted => "drop_masquerade_ports_exhausted",
+    /// The search for a free masquerade port was broken off; the next packet to that destination goes on with it.
+    MasqueradeSearchPaused => "drop_masquerade_search_paused",
+    /// The device that the packet would leave by has no IPv4 address to masquerade with.
+    NoMasqueradeAddress => "drop_no_masquerade_address",
     /// The transmit ring of the device was full.
     TxRingFull => "drop_tx_ring_full",
     /// No socket of this worker leaves by that device.
@@ -135,4 +155,6 @@ drop_reasons! {
     NoFrame => "drop_no_frame",
     /// The answer did not fit the frame.
     AnswerTooLong => "drop_answer_too_long",
+    /// An ICMP error or a RST of ours was due, but too many had been sent just before.
+    IcmpRateLimited => "drop_icmp_rate_limited",
 }

@@ -5,6 +5,7 @@
 #![allow(missing_docs, unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod fragment_rig;
 mod path_rig;
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -14,17 +15,20 @@ use std::hint::black_box;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
+use fragment_rig::{cut, fragmentable, piece, raw_piece};
 use path_rig::*;
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::counters::Published;
-use tidegate_dataplane::flows::{Cursor, EndpointId, ServicePortId, Timeouts};
+use tidegate_dataplane::flows::{Cursor, EndpointId, Key, NewFlow, ServicePortId, State, Timeouts};
+use tidegate_dataplane::masquerade::{Masquerade, Mode, PortRange};
 use tidegate_dataplane::neighbours::NeighbourState;
 use tidegate_dataplane::net::{Port, Protocol};
 use tidegate_dataplane::routes::DeviceIndex;
 use tidegate_dataplane::services::{Backend, Backends, ServicePort, VirtualAddress};
-use tidegate_dataplane::snapshot::Publisher;
+use tidegate_dataplane::snapshot::{Device, Publisher};
 use tidegate_dataplane::verdict::DropReason;
-use tidegate_dataplane::worker::BURST;
+use tidegate_dataplane::worker::{BURST, Bell, Exchange, Path};
+use tidegate_dataplane::xsk::FrameMemory;
 
 const C: ([u8; 4], u16) = (CLIENT, 40_000);
 const V: ([u8; 4], u16) = (VIP, 80);
@@ -183,6 +187,8 @@ fn echoes_refusals_and_what_goes_to_the_kernel_ask_nothing_of_the_allocator() {
         tcp(FROM_CLIENT, (C, (VIP, 81)), 64, "FA", b"data"),
         udp(FROM_CLIENT, (C, empty), 64, b"short"),
         udp(FROM_CLIENT, (C, (VIP, 81)), 64, &[7; 1400]),
+        udp(FROM_CLIENT, (C, V), 1, b"x"),
+        udp(FROM_CLIENT, (C, V), 64, &[7; 1480]),
         udp(FROM_CLIENT, (C, (LOCAL_VIP, 80)), 64, b"x"),
         udp(FROM_CLIENT, (C, (ELSEWHERE_VIP, 80)), 64, b"x"),
         udp(FROM_POD, (P, C), 64, b"of no flow"),
@@ -194,6 +200,19 @@ fn echoes_refusals_and_what_goes_to_the_kernel_ask_nothing_of_the_allocator() {
     let counters = &rig.path.counters;
     assert_eq!((counters.answered_echo, counters.answered_reset), (3, 6));
     assert_eq!((counters.answered_port_unreachable, counters.punted), (6, 12));
+    assert_eq!((counters.answered_time_exceeded, counters.answered_fragmentation_needed), (3, 3));
+}
+
+#[test]
+fn errors_about_flows_ask_nothing_of_the_allocator() {
+    let mut rig = warm_rig(64);
+    let about = |ends| ip_of(&udp(TO_POD, ends, 62, b"first"));
+    let unreachable = Says(3, 3, [0; 4]);
+    let of_pod = icmp_error(FROM_POD, POD, CLIENT, 64, unreachable, &about(((CLIENT, 9), P)));
+    let of_client = icmp_error(FROM_CLIENT, CLIENT, VIP, 64, unreachable, &about((V, (CLIENT, 9))));
+    assert_eq!(carry(&mut rig, POD_SIDE, &vec![of_pod; 100]), 100);
+    assert_eq!(carry(&mut rig, CLIENT_SIDE, &vec![of_client; 100]), 100);
+    assert_eq!(rig.path.counters.forwarded, 201);
 }
 
 #[test]
@@ -247,7 +266,8 @@ fn a_new_snapshot_is_taken_and_the_counters_are_published_without_the_allocator(
 
 #[test]
 fn no_drop_that_packets_can_cause_asks_anything_of_the_allocator() {
-    let mut rig = warm_rig(4096);
+    let mut rig = warm_rig(16_384);
+    rig.snapshot.masquerade.mode = Mode::Never;
     rig.snapshot.services = rig.snapshot.services.with([(ip(IPV6_VIP), Some(ipv6_only()))]);
     assert_eq!(carry(&mut rig, CLIENT_SIDE, &hopeless_packets()), 0);
 
@@ -260,8 +280,12 @@ fn no_drop_that_packets_can_cause_asks_anything_of_the_allocator() {
     assert_eq!(carry(&mut rig, CLIENT_SIDE, &refused), 0);
     rig.wire.full = false;
 
+    let ended = many(1100, |_| udp(FROM_CLIENT, (C, V), 1, b""));
+    assert_eq!(carry(&mut rig, CLIENT_SIDE, &ended), 999, "the limit's thousandth was the refusal");
     hold_in_vain(&mut rig);
+    send_fragments_in_vain(&mut rig);
     exhaust_source_ports(&mut rig);
+    masquerade_in_vain(&mut rig);
 
     let mut full = warm_rig(16);
     let sent =
@@ -273,8 +297,16 @@ fn no_drop_that_packets_can_cause_asks_anything_of_the_allocator() {
         .filter(|reason| rig.path.counters.drops(**reason) + full.path.counters.drops(**reason) == 0)
         .map(|reason| reason.name())
         .collect();
-    // The first takes a second worker, the second a socket that is missing; the third no frame is short enough for.
-    assert_eq!(unseen, BTreeSet::from(["drop_flow_contended", "drop_no_tx_queue", "drop_answer_too_long"]));
+    // The first two take a second worker, the third a socket that is missing; the fourth no frame is short enough for.
+    assert_eq!(
+        unseen,
+        BTreeSet::from([
+            "drop_flow_contended",
+            "drop_hand_over_full",
+            "drop_no_tx_queue",
+            "drop_answer_too_long",
+        ])
+    );
 }
 
 /// Packets that are each dropped for a reason of their own, or one known before.
@@ -285,6 +317,9 @@ fn hopeless_packets() -> Vec<Vec<u8>> {
         packet
     };
     let plain = || udp(FROM_CLIENT, (C, V), 64, b"payload");
+    let first = ip_of(&udp(TO_CLIENT, (V, (CLIENT, 9)), 63, b"to the flow of the warm rig"));
+    let about_first =
+        |ttl, kind, quote: &[u8]| icmp_error(FROM_CLIENT, CLIENT, VIP, ttl, Says(kind, 0, [0; 4]), quote);
     let to = |vip| udp(FROM_CLIENT, (C, (vip, 80)), 64, b"");
     vec![
         plain()[..20].to_vec(),
@@ -295,8 +330,12 @@ fn hopeless_packets() -> Vec<Vec<u8>> {
         changed(plain(), 23, 50),
         ping(FROM_CLIENT, CLIENT, VIP, 64, true),
         udp(FROM_CLIENT, (([127, 0, 0, 1], 1), V), 64, b""),
-        udp(FROM_CLIENT, (C, V), 1, b""),
-        udp(FROM_CLIENT, (C, V), 64, &[0; 1480]),
+        about_first(1, 3, &first),
+        about_first(64, 4, &first),
+        about_first(64, 5, &first),
+        about_first(64, 3, &first[..27]),
+        about_first(64, 3, &ip_of(&about_first(64, 3, &first))),
+        changed(about_first(64, 3, &first), 70, 0xff),
         to(UNALLOCATED),
         ping(FROM_CLIENT, CLIENT, UNALLOCATED, 64, false),
         tcp(FROM_CLIENT, (C, (EMPTY_VIP, 80)), 64, "RA", b""),
@@ -320,6 +359,82 @@ fn hold_in_vain(rig: &mut Rig) {
     assert_eq!(release(rig), 0);
 }
 
+/// Drops fragments for each reason there is, and a packet that there are no frames to cut into.
+fn send_fragments_in_vain(rig: &mut Rig) {
+    let whole = |number| fragmentable(udp(FROM_CLIENT, (C, V), 64, &[7; 4000]), number);
+    let refused = fragmentable(udp(FROM_CLIENT, (C, (VIP, 81)), 64, &[7; 4000]), 5);
+    let segment = fragmentable(tcp(FROM_CLIENT, (C, V), 64, "S", &[7; 400]), 6);
+    let lying = [
+        raw_piece(&whole(1), 1480, &[], false),
+        piece(&segment, 0, 8),
+        piece(&whole(2), 0, 1480),
+        piece(&whole(2), 0, 1480),
+        piece(&whole(2), 1472, 2960),
+        raw_piece(&whole(3), 1480, &[7; 8], false),
+        raw_piece(&whole(3), 2960, &[7; 8], false),
+    ];
+    carry(rig, CLIENT_SIDE, &lying);
+    carry(rig, CLIENT_SIDE, &cut(&refused));
+    let early = |number: u16, client: u8| {
+        let client = ([10, 1, 7, client], 7);
+        let whole = fragmentable(udp(FROM_CLIENT, (client, V), 64, &[7; 4000]), number);
+        piece(&whole, 1480, 2960)
+    };
+    let from_one = many(70, |number| early(number, 0));
+    carry(rig, CLIENT_SIDE, &from_one);
+    let from_many = many(200, |number| early(number, number as u8));
+    carry(rig, CLIENT_SIDE, &from_many);
+    rig.now = Now::from_seconds(500);
+    for _ in 0..40 {
+        let Rig { path, snapshot, now, wire, .. } = rig;
+        without_allocator(|| path.expire_fragments(snapshot, *now, wire));
+    }
+    rig.collect();
+    send_too_long_packets(rig);
+}
+
+/// Cuts what is too long for a link, also without the frames for it, and drops what may not be cut.
+fn send_too_long_packets(rig: &mut Rig) {
+    let devices = Arc::clone(&rig.snapshot.devices);
+    let narrow = |device: &Device| Device { mtu: 576, ..device.clone() };
+    rig.snapshot.devices = devices.iter().map(narrow).collect();
+    let mut pieces = cut(&fragmentable(udp(FROM_CLIENT, (C, V), 64, &[7; 4000]), 8));
+    assert_eq!(carry(rig, CLIENT_SIDE, &pieces[..1]), 3);
+    pieces[1][20] |= 0x40;
+    set_ip_checksum(&mut pieces[1]);
+    assert_eq!(carry(rig, CLIENT_SIDE, &pieces[1..]), 2);
+    let kept: Vec<_> =
+        std::iter::from_fn(|| (rig.path.pool.len() > 2).then(|| rig.path.pool.pop())).collect();
+    let packet = [fragmentable(udp(FROM_CLIENT, (C, V), 64, &[7; 1400]), 9)];
+    rig.path.counters.frames_total -= kept.len() as u64;
+    assert_eq!(carry(rig, CLIENT_SIDE, &packet), 0);
+    rig.path.counters.frames_total += kept.len() as u64;
+    kept.into_iter().flatten().for_each(|frame| rig.path.pool.push(frame));
+    rig.snapshot.devices = devices;
+}
+
+#[test]
+fn fragments_are_handed_to_their_worker_without_the_allocator() {
+    let mut rigs = [warm_rig(64), warm_rig(64)];
+    let bells: Vec<_> = (0..2).map(|_| Arc::new(Bell::new().unwrap())).collect();
+    for (rig, exchange) in rigs.iter_mut().zip(Exchange::between(&bells)) {
+        let (memory, pool) = FrameMemory::new(512).unwrap();
+        rig.path = Path::new(memory, pool, Arc::clone(&rig.flows), PUNT).with_exchange(exchange);
+        rig.path.counters.frames_total = 512;
+    }
+    let pieces: Vec<_> =
+        (0..100).flat_map(|n| cut(&fragmentable(udp(FROM_CLIENT, (C, V), 64, &[7; 2000]), n))).collect();
+    let [giver, taker] = &mut rigs;
+    carry(giver, CLIENT_SIDE, &pieces);
+    taker.wire.sent.reserve(BURST);
+    let Rig { path, snapshot, now, wire, .. } = taker;
+    assert_eq!(without_allocator(|| path.take_over(snapshot, *now, wire)), 32);
+    taker.collect();
+    without_allocator(|| giver.path.wake_takers());
+    assert!(bells[1].silence() && !bells[0].silence());
+    assert!(giver.path.counters.drops(DropReason::HandOverFull) > 0);
+}
+
 /// Asks so many Services with one backend from one client port that no other source port is tried for the last.
 fn exhaust_source_ports(rig: &mut Rig) {
     let vips = many(150, |n| vec![10, 96, 1, n as u8]);
@@ -330,6 +445,36 @@ fn exhaust_source_ports(rig: &mut Rig) {
     let packets: Vec<_> =
         vips.iter().map(|vip| udp(FROM_CLIENT, ((CLIENT, 7), (*vip, 80)), 64, b"")).collect();
     carry(rig, CLIENT_SIDE, &packets);
+}
+
+/// Masquerades to a destination that has all ports of a small range in use, of one too wide to search at once, and by
+/// a device without an address.
+fn masquerade_in_vain(rig: &mut Rig) {
+    let address = POD_SIDE_GATEWAY.into();
+    for port in 1..=9_000 {
+        let (source_port, destination_port) = (Port::new(8080), Port::new(port));
+        let reply = Key {
+            source: POD.into(),
+            destination: address,
+            source_port,
+            destination_port,
+            protocol: Protocol::Udp,
+        };
+        let request = Key { source: [192, 0, 2, 1].into(), ..reply };
+        let (service, endpoint, state) = (ServicePortId(1), EndpointId(1), State::UdpStream);
+        let taken =
+            NewFlow { request, reply, service, endpoint, state, ip_difference: 0, transport_difference: 0 };
+        rig.flows.insert(&taken, rig.now).unwrap();
+    }
+    let packet = [udp(FROM_CLIENT, ((CLIENT, 44_444), V), 64, b"x")];
+    for last in [10, 9_000] {
+        let ports = PortRange::new(1, last).unwrap();
+        rig.snapshot.masquerade = Masquerade { mode: Mode::Always, ports };
+        assert_eq!(carry(rig, CLIENT_SIDE, &packet), 0);
+    }
+    let bare = |device: &Device| Device { addresses: Arc::new([]), ..device.clone() };
+    rig.snapshot.devices = rig.snapshot.devices.iter().map(bare).collect();
+    assert_eq!(carry(rig, CLIENT_SIDE, &packet), 0);
 }
 
 fn ipv6_only() -> VirtualAddress {

@@ -12,14 +12,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use path_rig::{
-    CLIENT_MAC, CLIENT_SIDE, CLIENT_SIDE_MAC, ELSEWHERE, Out, POD_MAC, POD_SIDE, POD_SIDE_MAC, PUNT, Rig,
+    CLIENT_MAC, CLIENT_SIDE, CLIENT_SIDE_MAC, ELSEWHERE, GATEWAY, Out, POD_MAC, POD_SIDE, POD_SIDE_GATEWAY,
+    POD_SIDE_MAC, PUNT, Rig,
 };
 use proptest::prelude::*;
 use slow_gateway::datagram::{self, Five, Segment};
 use slow_gateway::links::{Hop, Lead, Links, Route, Station};
-use slow_gateway::{Gateway, Ports, Sent, Way, hex, key};
+use slow_gateway::{Gateway, MASQUERADE_PORT, Ports, Sent, Way, hex, key};
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::flows::{Cursor, Direction, EndpointId, ServicePortId, Timeouts};
+use tidegate_dataplane::masquerade::{Masquerade, Mode, PortRange};
 use tidegate_dataplane::neighbours::{NeighbourState, NextHop};
 use tidegate_dataplane::net::{Mac, Port, Protocol};
 use tidegate_dataplane::routes::{self, DeviceIndex, RouteKind, RouteTable, Routes};
@@ -29,10 +31,14 @@ use tidegate_dataplane::worker::BURST;
 
 /// Steps of the longest history; the mean is half of it.
 const STEPS: usize = 160;
+/// Each pass forgets a bounded number of datagrams; this often is enough for all.
+const PASSES_TO_EXPIRE_FRAGMENTS: usize = 40;
 
 const CLIENTS: [[u8; 4]; 4] = [[10, 1, 0, 2], [10, 1, 0, 3], [10, 2, 0, 7], [127, 0, 0, 1]];
 const CLIENT_ROUTER: [u8; 4] = [10, 1, 0, 254];
 const POD_ROUTER: [u8; 4] = [10, 244, 0, 254];
+/// Who complains if not the other end.
+const ROUTER: [u8; 4] = [192, 0, 2, 66];
 /// One virtual address more than there are Services, and one that is nobody's.
 const DESTINATIONS: [[u8; 4]; 6] =
     [[10, 96, 0, 1], [10, 96, 0, 2], [10, 96, 0, 3], [10, 96, 7, 4], [10, 96, 0, 99], [198, 51, 100, 1]];
@@ -84,10 +90,27 @@ enum Ends {
 #[derive(Clone, Debug)]
 enum Body {
     Tcp(Segment),
-    Udp { payload: Vec<u8>, has_checksum: bool },
+    Udp {
+        payload: Vec<u8>,
+        has_checksum: bool,
+    },
     Icmp(Vec<u8>),
+    /// About a packet that went the other way.
+    IcmpError(Complaint),
     Sctp,
     Noise(Vec<u8>),
+}
+
+/// What an ICMP error says, and what it quotes.
+#[derive(Clone, Debug)]
+struct Complaint {
+    header: [u8; 8],
+    is_by_end: bool,
+    is_about_tcp: bool,
+    payload: Vec<u8>,
+    /// What was changed in the quote, and how much of it there is.
+    flips: Vec<(usize, u8)>,
+    quoted: usize,
 }
 
 /// What is unusual about a packet, but true.
@@ -98,6 +121,14 @@ enum Quirk {
     Options(u8),
     /// Flags and offset of a fragment.
     Fragment(u16),
+    /// It comes in fragments, cut in blocks of 8 octets, turned by some places and perhaps the first one twice.
+    Pieces {
+        blocks: Vec<usize>,
+        turn: usize,
+        is_twice: bool,
+    },
+    /// Its sender lets it be cut.
+    MayBeCut,
     Tagged,
 }
 
@@ -176,9 +207,27 @@ fn body() -> impl Strategy<Value = Body> {
             .prop_map(|(payload, has_checksum)| Body::Udp { payload, has_checksum }),
         3 => echo,
         1 => prop::collection::vec(any::<u8>(), 8..40).prop_map(Body::Icmp),
+        8 => complaint().prop_map(Body::IcmpError),
         1 => Just(Body::Sctp),
         1 => prop::collection::vec(any::<u8>(), 0..80).prop_map(Body::Noise),
     ]
+}
+
+fn complaint() -> impl Strategy<Value = Complaint> {
+    let kind = prop_oneof![10 => prop::sample::select(vec![3_u8, 11, 12]), 1 => Just(4), 1 => Just(5)];
+    let flips = prop::collection::vec((0..60_usize, any::<u8>()), 0..3);
+    let flips = prop_oneof![4 => Just(vec![]), 1 => flips];
+    let quoted = prop_oneof![1 => 0..50_usize, 2 => 28..550_usize];
+    (kind, any::<(u8, [u8; 4])>(), any::<[bool; 2]>(), payload(), flips, quoted).prop_map(
+        |(kind, (code, [a, b, c, d]), [is_by_end, is_about_tcp], payload, flips, quoted)| Complaint {
+            header: [kind, code, 0, 0, a, b, c, d],
+            is_by_end,
+            is_about_tcp,
+            payload,
+            flips,
+            quoted,
+        },
+    )
 }
 
 fn lie() -> impl Strategy<Value = Lie> {
@@ -201,6 +250,10 @@ fn sketch() -> impl Strategy<Value = Sketch> {
         1 => (1..20_usize).prop_map(Quirk::Padding),
         1 => (1..=10_u8).prop_map(Quirk::Options),
         1 => any::<u16>().prop_map(Quirk::Fragment),
+        1 => (0..16_u16).prop_map(|word| Quirk::Fragment(word >> 3 << 13 | word & 7)),
+        2 => (prop::collection::vec(1..30_usize, 1..4), 0..4_usize, prop::bool::weighted(0.2))
+            .prop_map(|(blocks, turn, is_twice)| Quirk::Pieces { blocks, turn, is_twice }),
+        1 => Just(Quirk::MayBeCut),
         1 => Just(Quirk::Tagged),
     ];
     let ttl = prop_oneof![10 => Just(64_u8), 1 => 0..3_u8];
@@ -257,6 +310,41 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Makes the frames that a packet comes in: one, mostly.
+fn frames(sketch: &Sketch, gateway: &Gateway) -> Vec<Vec<u8>> {
+    let whole = octets(sketch, gateway);
+    let Quirk::Pieces { blocks, turn, is_twice } = &sketch.quirk else { return vec![whole] };
+    if whole.len() <= 34 || whole[14] != 0x45 {
+        return vec![whole];
+    }
+    let mut pieces = vec![];
+    let mut from = 34;
+    for blocks in blocks {
+        let to = whole.len().min(from + blocks * 8);
+        pieces.push((from, to));
+        from = to;
+    }
+    pieces.push((from, whole.len()));
+    pieces.retain(|(from, to)| from < to);
+    let mut frames: Vec<_> = pieces.into_iter().map(|(from, to)| fragment(&whole, from, to)).collect();
+    let turn = turn % frames.len();
+    frames.rotate_left(turn);
+    if *is_twice {
+        frames.push(frames[0].clone());
+    }
+    frames
+}
+
+/// One piece of a packet: its octets from one place of the frame to another.
+fn fragment(whole: &[u8], from: usize, to: usize) -> Vec<u8> {
+    let mut piece = [&whole[..34], &whole[from..to]].concat();
+    datagram::set_word(&mut piece, 16, (20 + to - from) as u16);
+    let more = if to < whole.len() { 0x2000 } else { 0 };
+    datagram::set_word(&mut piece, 20, more | ((from - 34) / 8) as u16);
+    datagram::mend_header(&mut piece);
+    piece
+}
+
 /// Makes the octets of a packet. Stations do not decide anything, so they are always the same.
 fn octets(sketch: &Sketch, gateway: &Gateway) -> Vec<u8> {
     let stations = [CLIENT_SIDE_MAC.0, CLIENT_MAC.0].concat().try_into().unwrap();
@@ -264,6 +352,8 @@ fn octets(sketch: &Sketch, gateway: &Gateway) -> Vec<u8> {
         Body::Tcp(_) => 6,
         Body::Udp { .. } => 17,
         Body::Icmp(_) => 1,
+        Body::IcmpError(Complaint { is_about_tcp: true, .. }) => 6,
+        Body::IcmpError(_) => 17,
         Body::Sctp | Body::Noise(_) => 132,
     };
     let ends = ends(&sketch.ends, protocol, gateway);
@@ -277,6 +367,11 @@ fn octets(sketch: &Sketch, gateway: &Gateway) -> Vec<u8> {
             octets
         }
         Body::Icmp(message) => datagram::icmp(stations, ends, sketch.ttl, message.clone()),
+        Body::IcmpError(complaint) => {
+            let source = if complaint.is_by_end { ends.source } else { ROUTER };
+            let message = [&complaint.header[..], &quote(complaint, ends.reversed())].concat();
+            datagram::icmp(stations, Five { source, ..ends }, sketch.ttl, message)
+        }
         Body::Sctp => {
             let mut octets = datagram::icmp(stations, ends, sketch.ttl, vec![0; 12]);
             octets[23] = 132;
@@ -290,6 +385,24 @@ fn octets(sketch: &Sketch, gateway: &Gateway) -> Vec<u8> {
         tell(&mut octets, lie);
     }
     octets
+}
+
+/// The packet that went the other way, as it comes back in an error.
+fn quote(complaint: &Complaint, sent: Five) -> Vec<u8> {
+    let payload = complaint.payload.clone();
+    let mut packet = if complaint.is_about_tcp {
+        let segment = Segment { sequence: 1, acknowledgment: 2, flags: 16, window: 3, payload };
+        datagram::tcp([0; 12], sent, 61, &segment)
+    } else {
+        datagram::udp([0; 12], sent, 61, &payload)
+    };
+    let mut quote = packet.split_off(14);
+    for (place, bits) in &complaint.flips {
+        let length = quote.len();
+        quote[place % length] ^= bits;
+    }
+    quote.truncate(complaint.quoted);
+    quote
 }
 
 fn ends(ends: &Ends, protocol: u8, gateway: &Gateway) -> Five {
@@ -323,7 +436,11 @@ fn ends(ends: &Ends, protocol: u8, gateway: &Gateway) -> Five {
 
 fn add_quirk(octets: &mut Vec<u8>, quirk: &Quirk) {
     match *quirk {
-        Quirk::None => {}
+        Quirk::None | Quirk::Pieces { .. } => {}
+        Quirk::MayBeCut => {
+            octets[20] = 0;
+            datagram::mend_header(octets);
+        }
         Quirk::Padding(length) => octets.extend(vec![0xee; length]),
         Quirk::Options(words) => {
             octets.splice(34..34, vec![1; usize::from(words) * 4]);
@@ -367,19 +484,26 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(capacity: u32) -> Self {
+    fn new(capacity: u32, mode: Mode) -> Self {
         let known = |(hop, number): (Hop, u8)| (hop, Station::Known([2, 0, 0, 0, 8, number]));
         let links = Links {
             changes: 1,
             routes: routes_with(Some(LEADS[0])),
             stations: HOPS.into_iter().zip(1..).map(known).collect(),
             devices: BTreeMap::from([(CLIENT_SIDE.0, CLIENT_SIDE_MAC.0), (POD_SIDE.0, POD_SIDE_MAC.0)]),
+            own: BTreeMap::from([(CLIENT_SIDE.0, GATEWAY), (POD_SIDE.0, POD_SIDE_GATEWAY)]),
             punt: (PUNT.source.0, PUNT.destination.0),
         };
         let mut rig = Rig::with_flows(capacity);
         let services = Services::new([(Ipv4Addr::new(10, 96, 0, 0), 16)]);
-        rig.snapshot = Snapshot { devices: Arc::clone(&rig.snapshot.devices), ..Snapshot::empty(services) };
-        let slow = Gateway::new(rig.flows.capacity(), links);
+        let ports = PortRange::new(MASQUERADE_PORT, MASQUERADE_PORT).unwrap();
+        rig.snapshot = Snapshot {
+            devices: Arc::clone(&rig.snapshot.devices),
+            masquerade: Masquerade { mode, ports },
+            ..Snapshot::empty(services)
+        };
+        let mut slow = Gateway::new(rig.flows.capacity(), links);
+        slow.masquerade = mode;
         let mut pair = Self { rig, slow, cursor: Cursor::part(0, 1), gone: vec![] };
         for destination in 0..SERVICES {
             for port in 0..PORTS.len() {
@@ -396,12 +520,14 @@ impl Pair {
             Step::Burst { is_client_side, is_wire_full, packets, copies } => {
                 self.set_wire(*is_wire_full);
                 let device = if *is_client_side { CLIENT_SIDE } else { POD_SIDE };
-                let packets: Vec<_> =
-                    packets.iter().flat_map(|sketch| vec![octets(sketch, &self.slow); *copies]).collect();
+                let packets: Vec<_> = packets
+                    .iter()
+                    .flat_map(|sketch| vec![frames(sketch, &self.slow); *copies].concat())
+                    .collect();
                 for packets in packets.chunks(BURST) {
                     let carried = self.rig.carry(device, packets);
                     let expected: Vec<_> =
-                        packets.iter().filter_map(|octets| self.slow.carry(device.0, octets)).collect();
+                        packets.iter().flat_map(|octets| self.slow.carry(device.0, octets)).collect();
                     let asked = packets.iter().map(|octets| hex(octets));
                     prop_assert_eq!(sent(carried), expected, "of {:#?}", asked.collect::<Vec<_>>());
                 }
@@ -432,6 +558,12 @@ impl Pair {
                 let (budget, timeouts) = (self.rig.flows.capacity(), Timeouts::default());
                 let expired = self.rig.flows.expire(&mut self.cursor, self.rig.now, budget, &timeouts);
                 prop_assert_eq!(expired, self.slow.expire());
+                for _ in 0..PASSES_TO_EXPIRE_FRAGMENTS {
+                    let Rig { path, snapshot, now, wire, .. } = &mut self.rig;
+                    path.expire_fragments(snapshot, *now, wire);
+                }
+                prop_assert!(self.rig.collect().is_empty());
+                self.slow.expire_fragments();
             }
         }
         self.remember_gone(before);
@@ -467,7 +599,7 @@ impl Pair {
         self.slow.counters.retain(|_, value| *value > 0);
         prop_assert_eq!(&counted, &self.slow.counters);
         prop_assert!(counters.balances());
-        prop_assert_eq!(counters.held, self.slow.held.len() as u64);
+        prop_assert_eq!(counters.held, (self.slow.held.len() + self.slow.fragments.waiting()) as u64);
 
         let wanted: Vec<Hop> = self.rig.wire.wanted.drain(..).map(hop).collect();
         prop_assert_eq!(&wanted, &self.slow.wanted);
@@ -607,9 +739,10 @@ proptest! {
     fn the_packet_path_and_a_slow_gateway_send_and_count_the_same(
         // Six flows fill the table, and no bucket of its index before.
         capacity in prop::sample::select(vec![6, 512, 512]),
+        mode in prop::sample::select(vec![Mode::Auto, Mode::Auto, Mode::Always, Mode::Never]),
         steps in prop::collection::vec(step(), 1..STEPS),
     ) {
-        let mut pair = Pair::new(capacity);
+        let mut pair = Pair::new(capacity, mode);
         for step in &steps {
             pair.take(step)?;
         }

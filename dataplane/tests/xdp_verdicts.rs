@@ -13,6 +13,7 @@ mod xsk_rig;
 use std::net::Ipv4Addr;
 
 use tidegate_dataplane::clock::Now;
+use tidegate_dataplane::masquerade::PortRange;
 use tidegate_dataplane::net::{Mac, Port, Protocol};
 use tidegate_dataplane::routes::DeviceIndex;
 use tidegate_dataplane::xdp::{AttachPreference, Steering};
@@ -137,6 +138,50 @@ fn what_comes_from_an_endpoint_is_taken_by_port_and_its_fragments_by_address() {
 }
 
 #[test]
+fn an_error_about_a_packet_to_an_endpoint_is_taken() {
+    with_served(|mut served| {
+        let sent = Packet::udp((CLIENT, 40000), (ENDPOINT, 8080));
+        let (taken, not_ours) = ("redirected_about_endpoint", "passed_not_ours");
+        let error = |quote: &Packet| Packet::icmp(3, STRANGER, CLIENT, quote);
+        for kind in [3, 4, 5, 11, 12] {
+            served.expect(&Packet::icmp(kind, ENDPOINT, CLIENT, &sent), true, taken);
+        }
+        for kind in [0, 1, 2, 6, 8, 9, 10, 13, 255] {
+            served.expect(&Packet::icmp(kind, ENDPOINT, CLIENT, &sent), false, not_ours);
+        }
+        served.expect(&Packet { options: vec![1; 40], ..error(&sent) }, true, taken);
+        served.expect(&error(&Packet { options: vec![1; 40], ..sent.clone() }), true, taken);
+        served.expect(&error(&Packet { fragment: MORE_FRAGMENTS, ..sent.clone() }), true, taken);
+        served.expect(&Packet { cut_at: Some(14 + 28 + 24), ..error(&sent) }, true, taken);
+
+        served.expect(&Packet { cut_at: Some(14 + 28 + 23), ..error(&sent) }, false, not_ours);
+        served.expect(&Packet { cut_at: Some(14 + 28 + 19), ..error(&sent) }, false, not_ours);
+        served.expect(&Packet { total_length: Some(28 + 19), ..error(&sent) }, false, not_ours);
+        served.expect(&Packet { header_length: Some(4), ..error(&sent) }, false, not_ours);
+        served.expect(&Packet { fragment: MORE_FRAGMENTS, ..error(&sent) }, false, not_ours);
+        served.expect(&Packet { fragment: 185, ..error(&sent) }, false, not_ours);
+        served.expect(&error(&Packet { fragment: 185, ..sent.clone() }), false, not_ours);
+        served.expect(&error(&Packet { ports: (40000, 8081), ..sent.clone() }), false, not_ours);
+        served.expect(&error(&Packet { protocol: 6, ..sent.clone() }), false, not_ours);
+        served.expect(&error(&Packet { protocol: 1, ..sent.clone() }), false, not_ours);
+        served.expect(&error(&Packet { total_length: Some(23), ..sent.clone() }), false, not_ours);
+        served.expect(&error(&Packet { header_length: Some(4), ..sent.clone() }), false, not_ours);
+        served.expect(&error(&Packet::udp((ENDPOINT, 8080), (CLIENT, 40000))), false, not_ours);
+    });
+}
+
+#[test]
+fn an_error_goes_first_where_its_own_destination_belongs() {
+    with_served(|mut served| {
+        let sent = Packet::udp((OWN, 40000), (ENDPOINT, 8080));
+        served.expect(&Packet::icmp(3, ENDPOINT, OWN, &sent), false, "passed_own_address");
+        let reply = Packet::udp((VIP, 80), (CLIENT, 40000));
+        served.expect(&Packet::icmp(3, STRANGER, VIP, &reply), true, "redirected_to_vip");
+        served.expect(&Packet::icmp(3, STRANGER, CLIENT, &reply), false, "passed_not_ours");
+    });
+}
+
+#[test]
 fn the_boxs_own_traffic_passes_also_from_endpoints() {
     with_served(|mut served| {
         served.expect(&Packet::udp((CLIENT, 40000), (OWN, 22)), false, "passed_own_address");
@@ -145,6 +190,41 @@ fn the_boxs_own_traffic_passes_also_from_endpoints() {
         served.expect(&fragment, false, "passed_own_address");
         served.steering.insert_own_address(VIP.into()).unwrap();
         served.expect(&Packet::udp((CLIENT, 40000), (VIP, 80)), false, "passed_own_address");
+    });
+}
+
+#[test]
+fn an_endpoints_reply_to_a_masquerade_port_of_ours_is_taken_and_nothing_else_to_our_addresses() {
+    with_served(|mut served| {
+        let (taken, own) = ("redirected_to_masquerade_port", "passed_own_address");
+        let reply = |port| Packet::udp((ENDPOINT, 8080), (OWN, port));
+        served.expect(&reply(0), false, own);
+        served.expect(&reply(61_500), false, own);
+        served.steering.set_masquerade_ports(PortRange::new(61_000, 62_000)).unwrap();
+        for (port, is_taken) in
+            [(60_999, false), (61_000, true), (61_500, true), (62_000, true), (62_001, false), (0, false)]
+        {
+            served.expect(&reply(port), is_taken, if is_taken { taken } else { own });
+        }
+        let reply = reply(61_500);
+        served.expect(&Packet { options: vec![1; 8], ..reply.clone() }, true, taken);
+        served.expect(&Packet { fragment: MORE_FRAGMENTS, ..reply.clone() }, true, taken);
+        served.expect(&Packet { fragment: 185, ..reply.clone() }, true, taken);
+        served.expect(&Packet { fragment: MORE_FRAGMENTS, ports: (8081, 53), ..reply.clone() }, true, taken);
+        let from_stranger = Packet::udp((STRANGER, 8080), (OWN, 61_500));
+        served.expect(&Packet { fragment: MORE_FRAGMENTS, ..from_stranger.clone() }, false, own);
+        served.expect(&Packet { fragment: 185, ..from_stranger }, false, own);
+        served.expect(&Packet { protocol: 6, ..reply.clone() }, false, own);
+        served.expect(&Packet { protocol: 1, ..reply.clone() }, false, own);
+        served.expect(&Packet { ports: (8081, 61_500), ..reply.clone() }, false, own);
+        served.expect(&Packet { cut_at: Some(37), ..reply.clone() }, false, own);
+        served.expect(&Packet { total_length: Some(23), ..reply.clone() }, false, own);
+        served.expect(&Packet::udp((STRANGER, 8080), (OWN, 61_500)), false, own);
+        served.expect(&Packet::udp((ENDPOINT, 8080), (CLIENT, 61_500)), true, "redirected_from_endpoint");
+        served.steering.insert_listener(OWN.into(), Port::new(61_500), Protocol::Udp).unwrap();
+        served.expect(&reply, false, "passed_listener");
+        served.steering.set_masquerade_ports(None).unwrap();
+        served.expect(&Packet { ports: (8080, 61_501), ..reply }, false, own);
     });
 }
 

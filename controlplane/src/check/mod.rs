@@ -19,7 +19,7 @@ use crate::cluster::{Cluster, Dirty, Service, ServiceKind};
 use crate::manifests::Manifests;
 use crate::netlink::{Link, Netlink};
 use crate::tables::Compiler;
-use crate::{offloads, settings, start};
+use crate::{masquerade, offloads, settings, start};
 
 /// Prints the plan.
 ///
@@ -81,6 +81,12 @@ fn print_devices(served: &[Link], arguments: &RunArguments, cores: &[usize]) -> 
 }
 
 fn print_doors(arguments: &RunArguments, own: &BTreeSet<IpAddr>) {
+    let ports = arguments.masquerade_ports.0;
+    let policy = masquerade::policy(arguments);
+    match masquerade::ports_in_use(&policy) {
+        Some(_) => println!("masquerade: {:?}, ports {}-{}", policy.mode, ports.first(), ports.last()),
+        None => println!("masquerade: never; a client that is itself an endpoint may get no answer"),
+    }
     for listen in arguments.dns_listen.iter().map(|listen| listen.0) {
         let added = if own.contains(&listen.ip()) { "" } else { "; a run would add the address to lo" };
         println!("DNS: {} on {listen}{added}", arguments.cluster_domain);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::Context as _;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use tidegate_dataplane::routes::DeviceIndex;
 
@@ -22,6 +22,8 @@ pub struct LocalAddress {
     pub address: IpAddr,
     /// 0..=32 for IPv4, 0..=128 for IPv6.
     pub prefix_length: u8,
+    /// Says whether packets of the box's own may bear it: of global scope and not secondary to one in its network.
+    pub is_source: bool,
 }
 
 impl LocalAddress {
@@ -38,7 +40,9 @@ impl LocalAddress {
             })
         })?;
         let prefix_length = message.header.prefix_len;
-        Some(Self { device: DeviceIndex(message.header.index), address, prefix_length })
+        let is_source = message.header.scope == AddressScope::Universe
+            && !message.header.flags.contains(AddressHeaderFlags::Secondary);
+        Some(Self { device: DeviceIndex(message.header.index), address, prefix_length, is_source })
     }
 }
 

@@ -60,7 +60,7 @@ impl<'rig> Gateway<'rig> {
     #[track_caller]
     pub(crate) fn start_with(rig: &'rig Rig, arguments: &[&str]) -> Self {
         let interfaces: &[&str] = match rig.shape {
-            Shape::OneInterface => &["lan0"],
+            Shape::OneInterface | Shape::OneSubnet => &["lan0"],
             Shape::TwoInterfaces | Shape::TwoQueues => &["client0", "pods0"],
         };
         Self::start_on(rig, interfaces, arguments)

@@ -52,6 +52,8 @@ pub(crate) enum Shape {
     TwoInterfaces,
     /// `lan0` only, on a LAN that carries both subnets.
     OneInterface,
+    /// As `OneInterface`, with one subnet of clients and pods, who have no route by the gateway but to Services.
+    OneSubnet,
     /// As `TwoInterfaces`, with two queues on every device.
     TwoQueues,
 }
@@ -90,6 +92,7 @@ impl Rig {
         let arguments: &[&str] = match shape {
             Shape::TwoInterfaces => &["up"],
             Shape::OneInterface => &["up", "--one-interface"],
+            Shape::OneSubnet => &["up", "--one-subnet"],
             Shape::TwoQueues => &["up", "--queues", "2"],
         };
         run_script(arguments);
@@ -114,8 +117,28 @@ impl Rig {
 
     /// Adds a pod with a server in it; its manifest is the caller's to write.
     pub(crate) fn add_pod(&self, name: &str, address: &str) {
-        run_script(&["add", name, address]);
+        self.add_host(name, address);
         self.start_peer(name, &["serve", name]);
+    }
+
+    /// Adds a host on the LAN of the pods that runs nothing.
+    pub(crate) fn add_host(&self, name: &str, address: &str) {
+        run_script(&["add", name, address]);
+    }
+
+    /// Joins two namespaces by a link: (namespace, device, address with prefix length, MTU) of each end.
+    pub(crate) fn join(&self, ends: [(&str, &str, &str, u32); 2]) {
+        let [(first, first_device, ..), (second, second_device, ..)] = ends;
+        let second = qualified(second);
+        let veth = ["type", "veth", "peer", "name", second_device, "netns", &second];
+        self.output(first, &[&["ip", "link", "add", first_device], &veth[..]].concat());
+        for (namespace, device, address, mtu) in ends {
+            let configure = format!(
+                "ip addr add {address} dev {device} && ip link set {device} mtu {mtu} up &&
+                 ethtool -K {device} tx off tso off gso off gro off"
+            );
+            self.output(namespace, &["bash", "-c", &configure]);
+        }
     }
 
     /// Removes a pod's namespace and the server in it.

@@ -1,5 +1,6 @@
 """Programs at the ends of the rig: what a pod runs, and what a client sends."""
 
+import hashlib
 import http.server
 import random
 import socket
@@ -15,11 +16,19 @@ REPLY_SECONDS = 5.0
 class Page(http.server.BaseHTTPRequestHandler):
     """Answers with the pod's name and the client's address; /bytes/N with N octets that depend on nothing else."""
 
+    def do_PUT(self):
+        """Answers with the digest of what came."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(f"{hashlib.sha256(body).hexdigest()}\n".encode())
+
     def do_GET(self):
         if self.path.startswith("/bytes/"):
             body = random.Random(7).randbytes(int(self.path.removeprefix("/bytes/")))
         else:
             body = f"{self.server.pod} {self.client_address[0]}\n".encode()
+        self.answer(body)
+
+    def answer(self, body):
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -63,9 +72,10 @@ def answer_datagrams(pod, peer):
         peer.sendto(f"{pod} {client[0]} ".encode() + data, client)
 
 
-def serve(pod):
-    """HTTP and UDP echo on 8080, lines on 9000."""
-    pages, lines, datagrams = Pages(("", 8080), Page), Lines(("", 9000), Line), bound_udp(8080)
+def serve(pod, page_port="8080", line_port="9000"):
+    """HTTP and UDP echo on one port, lines on the other."""
+    pages, lines = Pages(("", int(page_port)), Page), Lines(("", int(line_port)), Line)
+    datagrams = bound_udp(int(page_port))
     pages.pod = lines.pod = pod
     for run in (pages.serve_forever, lines.serve_forever):
         threading.Thread(target=run, daemon=True).start()
@@ -85,9 +95,9 @@ def serve_dns(address):
         peer.sendto(header + query[12:end] + record, client)
 
 
-def udp(address, port, text):
+def udp(address, port, text, own_port="0"):
     """Sends one datagram and prints the reply, or `refused`, or `nothing`."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+    with bound_udp(int(own_port)) as peer:
         peer.connect((address, int(port)))
         peer.settimeout(REPLY_SECONDS)
         peer.send(text.encode())

@@ -71,11 +71,8 @@ pub(super) fn read<W: Word>(word: &W) -> Slot {
 pub(super) fn candidates<M: Memory>(memory: &M, hash: KeyHash) -> impl Iterator<Item = &M::Word> {
     let [first, second] = buckets(hash, memory.buckets()).map(|number| memory.bucket(number));
     let matching = |bucket: Option<&[M::Word; BUCKET_SLOTS]>| {
-        bucket
-            .into_iter()
-            .flatten()
-            .rev()
-            .fold(0_u32, |bits, word| bits << 1 | u32::from(read(word).matches(hash)))
+        let matches = |bits, word: &M::Word| bits << 1 | u32::from(read(word).matches(hash));
+        bucket.map_or(0, |words| words.iter().rev().fold(0_u32, matches))
     };
     let mut bits = matching(first) | matching(second) << BUCKET_SLOTS;
     core::iter::from_fn(move || {

@@ -71,6 +71,14 @@ pub enum Direction {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KeyHash(pub(super) u64);
 
+impl KeyHash {
+    /// Returns two numbers that the secret decides, each by itself.
+    #[must_use]
+    pub const fn halves(self) -> [u32; 2] {
+        [(self.0 >> 32) as u32, self.0 as u32]
+    }
+}
+
 /// Hashes keys with a 128-bit secret, so that crafted addresses and ports cannot aim at a bucket.
 ///
 /// The secret is made with the table's memory and stays with it. Nothing stored depends on the hash beyond a

@@ -141,7 +141,7 @@ impl PieceHeader {
             let bytes = match *kind {
                 END_OF_LIST => break,
                 NO_OPERATION => 1,
-                _ => usize::from(*rest.first()?).max(2),
+                _ => usize::from(*rest.first().filter(|bytes| **bytes >= 2)?),
             };
             let (option, behind) = options.split_at_checked(bytes)?;
             if kind & COPIED != 0 {

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::net::{Protocol, ipv4, tcp};
+use crate::net::{Protocol, ethernet, ipv4, tcp};
 use crate::verdict::DropReason;
 
 /// Longest IPv4 packet, header included, in octets: what the length field can say.
@@ -40,15 +40,12 @@ pub struct Fragment {
 }
 
 impl Fragment {
-    /// Reads the facts from a sound header; `None` if the packet is a whole datagram.
+    /// Reads the facts from the sound header of a fragment.
     ///
     /// # Errors
     /// [`DropReason::MalformedFragment`] if it lies: no octets, a length that is no multiple of 8 though more
     /// fragments follow, or an end past 65,535 octets.
-    pub fn parse(header: &ipv4::Header) -> Result<Option<Self>, DropReason> {
-        if !header.is_fragment() {
-            return Ok(None);
-        }
+    pub fn parse(header: &ipv4::Header) -> Result<Self, DropReason> {
         let more = header.has_more_fragments();
         let bytes = header.total_bytes() - header.header_bytes();
         let start = header.fragment_offset_bytes();
@@ -65,7 +62,16 @@ impl Fragment {
             protocol: header.protocol,
             identification: header.identification,
         };
-        Ok(Some(Self { datagram, start: start as u16, end: end as u16, more }))
+        Ok(Self { datagram, start: start as u16, end: end as u16, more })
+    }
+
+    /// Reads the facts from a frame that was found to carry a fragment.
+    ///
+    /// # Errors
+    /// As [`Fragment::parse`]; and if the frame carries no IPv4 packet.
+    pub fn of_frame(frame: &[u8]) -> Result<Self, DropReason> {
+        let header = frame.get(ethernet::HEADER_BYTES..).and_then(ipv4::Header::parse);
+        Self::parse(header.ok_or(DropReason::MalformedIpv4)?)
     }
 
     /// Says whether it starts within the TCP header, which is the first fragment's alone.

@@ -64,14 +64,21 @@ impl Sum {
         Self(sum)
     }
 
-    /// Returns the checksum field: the complement of the folded sum.
+    /// Returns the sum as one word.
     #[must_use]
-    pub const fn checksum(self) -> [u8; 2] {
+    pub const fn word(self) -> [u8; 2] {
         let mut sum = self.0;
         while sum >> 16 != 0 {
             sum = (sum & 0xffff) + (sum >> 16);
         }
-        (!(sum as u16)).to_be_bytes()
+        (sum as u16).to_be_bytes()
+    }
+
+    /// Returns the checksum field: the complement of the folded sum.
+    #[must_use]
+    pub const fn checksum(self) -> [u8; 2] {
+        let [high, low] = self.word();
+        [!high, !low]
     }
 }
 

@@ -11,11 +11,31 @@ pub const HEADER_BYTES: usize = 8;
 pub const ECHO_REPLY: u8 = 0;
 /// Destination Unreachable Message.
 pub const DESTINATION_UNREACHABLE: u8 = 3;
+/// Source Quench Message; deprecated by RFC 6633.
+pub const SOURCE_QUENCH: u8 = 4;
+/// Redirect Message.
+pub const REDIRECT: u8 = 5;
 /// Echo Message.
 pub const ECHO: u8 = 8;
+/// Time Exceeded Message.
+pub const TIME_EXCEEDED: u8 = 11;
+/// Parameter Problem Message.
+pub const PARAMETER_PROBLEM: u8 = 12;
 
 /// Code of [`DESTINATION_UNREACHABLE`]: no process listens at the port.
 pub const PORT_UNREACHABLE: u8 = 3;
+/// Code of [`DESTINATION_UNREACHABLE`]: fragmentation needed and DF set.
+pub const FRAGMENTATION_NEEDED: u8 = 4;
+/// Code of [`TIME_EXCEEDED`]: time to live exceeded in transit.
+pub const EXCEEDED_IN_TRANSIT: u8 = 0;
+
+/// Says whether messages of a type are errors, which quote the packet that they are about.
+///
+/// Source: RFC 1122 §3.2.2, the list of ICMP error messages.
+#[must_use]
+pub const fn is_error(kind: u8) -> bool {
+    matches!(kind, DESTINATION_UNREACHABLE | SOURCE_QUENCH | REDIRECT | TIME_EXCEEDED | PARAMETER_PROBLEM)
+}
 
 /// The first eight octets of each message.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, Debug)]
@@ -57,6 +77,20 @@ impl Header {
     #[must_use]
     pub const fn new(kind: u8, code: u8) -> Self {
         Self { kind, code, checksum: [0, 0], rest: [0; 4] }
+    }
+
+    /// Makes the message that asks for packets no longer than the next link's MTU; the checksum is left zero.
+    ///
+    /// Source: RFC 1191 §4, the next-hop MTU in the low-order 16 bits of the field that RFC 792 leaves unused.
+    #[must_use]
+    pub const fn fragmentation_needed(next_hop_mtu: u16) -> Self {
+        let [high, low] = next_hop_mtu.to_be_bytes();
+        Self { rest: [0, 0, high, low], ..Self::new(DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED) }
+    }
+
+    /// Repairs the checksum after a change of what it covers.
+    pub const fn amend(&mut self, difference: Difference) {
+        self.checksum = difference.apply(self.checksum);
     }
 
     /// Sets the checksum.

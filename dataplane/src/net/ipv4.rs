@@ -50,6 +50,16 @@ impl Header {
         header.is_sound(packet.len()).then_some(header)
     }
 
+    /// Returns the view over the first octets of a packet that may be cut short behind its header.
+    ///
+    /// Of the lengths only these agree: `20 <= header_bytes() <= packet.len()` and
+    /// `header_bytes() <= total_bytes()`.
+    #[must_use]
+    pub fn parse_cut(packet: &[u8]) -> Option<&Self> {
+        let (header, _) = Self::ref_from_prefix(packet).ok()?;
+        (header.is_sound(usize::MAX) && header.header_bytes() <= packet.len()).then_some(header)
+    }
+
     /// Returns the writable view over the header of a packet that was parsed before.
     #[must_use]
     pub fn writable(header: &mut [u8]) -> Option<&mut Self> {
@@ -130,11 +140,16 @@ impl Header {
         Ipv4Addr::new(a, b, c, d)
     }
 
-    /// Replaces both addresses and takes one from the TTL; `difference` is that of the addresses alone.
-    pub const fn translate(&mut self, source: Ipv4Addr, destination: Ipv4Addr, difference: Difference) {
+    /// Replaces both addresses; `difference` is that of the addresses.
+    pub const fn readdress(&mut self, source: Ipv4Addr, destination: Ipv4Addr, difference: Difference) {
         self.source = source.octets();
         self.destination = destination.octets();
         self.checksum = difference.apply(self.checksum);
+    }
+
+    /// Replaces both addresses and takes one from the TTL; `difference` is that of the addresses alone.
+    pub const fn translate(&mut self, source: Ipv4Addr, destination: Ipv4Addr, difference: Difference) {
+        self.readdress(source, destination, difference);
         let old = [self.ttl, self.protocol];
         self.ttl = self.ttl.saturating_sub(1);
         self.checksum = Difference::NONE.word(old, [self.ttl, self.protocol]).apply(self.checksum);

@@ -53,14 +53,21 @@ impl Header {
     }
 
     /// Replaces both ports; `difference` covers ports and addresses (the pseudo-header).
-    ///
-    /// A zero checksum means "none" and stays zero; one computed as zero is sent as all ones (RFC 768).
     pub const fn translate(&mut self, source: Port, destination: Port, difference: Difference) {
         self.source = source.0;
         self.destination = destination.0;
-        if u16::from_be_bytes(self.checksum) != 0 {
-            let checksum = difference.apply(self.checksum);
-            self.checksum = if u16::from_be_bytes(checksum) == 0 { [0xff, 0xff] } else { checksum };
-        }
+        self.checksum = checksum_after(self.checksum, difference);
+    }
+}
+
+/// Returns the checksum after a change of what it covers.
+///
+/// A zero checksum means "none" and stays zero; one computed as zero is sent as all ones (RFC 768).
+#[must_use]
+pub const fn checksum_after(checksum: [u8; 2], difference: Difference) -> [u8; 2] {
+    match (checksum, difference.apply(checksum)) {
+        ([0, 0], _) => [0, 0],
+        (_, [0, 0]) => [0xff, 0xff],
+        (_, changed) => changed,
     }
 }

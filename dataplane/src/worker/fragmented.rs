@@ -6,7 +6,7 @@ use super::exchange::{Exchange, PARCELS};
 use super::path::Wire;
 use crate::clock::Now;
 use crate::fragments::cut::Cut;
-use crate::fragments::{Admitted, Departure, Fate};
+use crate::fragments::{Admitted, Departure, Fate, Fragment};
 use crate::packet::Packet;
 use crate::routes::DeviceIndex;
 use crate::snapshot::Snapshot;
@@ -31,8 +31,9 @@ impl Path {
         now: Now,
         wire: &mut impl Wire,
     ) {
-        let owner = packet.fragment.and_then(|fragment| self.exchange.other_owner(&fragment.datagram));
-        let Some(owner) = owner else {
+        let fragment = Fragment::of_frame(self.memory.octets(&frame));
+        let Some(owner) = fragment.ok().and_then(|fragment| self.exchange.other_owner(&fragment.datagram))
+        else {
             return self.carry_own_fragment(device, frame, packet, snapshot, now, wire);
         };
         if self.exchange.give(owner, device, self.memory.octets(&frame)) {
@@ -89,10 +90,11 @@ impl Path {
         now: Now,
         wire: &mut impl Wire,
     ) {
-        let Some(fragment) = packet.fragment.filter(|_| !packet.has_martian_source()) else {
+        if packet.has_martian_source() {
             return self.drop(frame, DropReason::MartianSource);
-        };
-        let admitted = self.fragments.admit(&fragment, now);
+        }
+        let fragment = Fragment::of_frame(self.memory.octets(&frame));
+        let admitted = fragment.and_then(|fragment| self.fragments.admit(&fragment, now));
         self.release_fragments(snapshot, now, wire);
         let verdict = match admitted {
             Ok(Admitted::Early(datagram)) => {

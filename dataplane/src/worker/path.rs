@@ -14,10 +14,12 @@ use crate::flows::{FlowTable, Key, KeyHash};
 use crate::fragments::Fragments;
 use crate::fragments::cut::PIECES_MAX;
 use crate::held::{HeldPackets, Released};
+use crate::masquerade::PortSearch;
 use crate::neighbours::NextHop;
 use crate::net::{Mac, Port, Protocol, ethernet};
 use crate::packet::{Packet, Unparsed};
 use crate::process::{Context, process};
+use crate::rate_limit::RateLimit;
 use crate::routes::DeviceIndex;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Egress, Verdict};
@@ -55,6 +57,8 @@ pub struct Path {
     pub counters: Counters,
     flows: Arc<FlowTable>,
     held: HeldPackets,
+    limit: RateLimit,
+    ports: PortSearch,
     pub(super) fragments: Fragments,
     pub(super) exchange: Exchange,
     /// Pieces of a packet that is being cut; empty between packets.
@@ -79,6 +83,8 @@ impl Path {
             counters: Counters::default(),
             flows,
             held: HeldPackets::default(),
+            limit: RateLimit::default(),
+            ports: PortSearch::default(),
             fragments,
             exchange: Exchange::alone(),
             pieces: Vec::with_capacity(PIECES_MAX),
@@ -98,6 +104,7 @@ impl Path {
     ) {
         burst.iter().for_each(|frame| self.memory.prefetch(frame));
         self.parsed.clear();
+        self.ports.begin_burst();
         for frame in burst.iter() {
             let parsed = Packet::parse(self.memory.octets(frame)).map(|packet| (packet, self.hash(&packet)));
             self.parsed.push(parsed);
@@ -107,25 +114,28 @@ impl Path {
         for (_, hash) in self.parsed.iter().flatten() {
             self.flows.prefetch_record(*hash);
         }
-        for (position, mut frame) in burst.drain(..).enumerate() {
-            let Some(parsed) = self.parsed.get(position).copied() else { break };
+        // Taken out, so that the packets stay where they are while each changes the path.
+        let parsed = std::mem::take(&mut self.parsed);
+        for (mut frame, parsed) in burst.drain(..).zip(&parsed) {
             let verdict = match parsed {
-                Ok((packet, _)) if packet.fragment.is_some() => {
-                    self.carry_fragment(device, frame, &packet, snapshot, now, wire);
+                Ok((packet, _)) if packet.is_fragment => {
+                    self.carry_fragment(device, frame, packet, snapshot, now, wire);
                     continue;
                 }
-                Ok((packet, hash)) => self.process(device, &mut frame, &packet, hash, snapshot, now),
+                Ok((packet, hash)) => self.process(device, &mut frame, packet, *hash, snapshot, now),
                 Err(Unparsed::Foreign) => Ok(Egress::Punt),
-                Err(Unparsed::Malformed(reason)) => Err(reason),
+                Err(Unparsed::Malformed(reason)) => Err(*reason),
             };
             self.send(device, frame, verdict, snapshot, now, wire);
         }
+        self.parsed = parsed;
     }
 
     /// Decides about a packet that came by a device, and rewrites it for that.
+    #[inline]
     pub(super) fn process(
         &mut self,
-        _device: DeviceIndex,
+        arrived_by: DeviceIndex,
         frame: &mut Frame,
         packet: &Packet,
         hash: KeyHash,
@@ -134,7 +144,9 @@ impl Path {
     ) -> Verdict {
         let octets = self.memory.octets_mut(frame);
         let (flows, counters) = (&*self.flows, &mut self.counters);
-        process(octets, packet, hash, &mut Context { snapshot, flows, now, counters })
+        let (limit, ports, next_link_mtu) = (&mut self.limit, &mut self.ports, 0);
+        let mut context = Context { snapshot, flows, now, arrived_by, limit, next_link_mtu, ports, counters };
+        process(octets, packet, hash, &mut context)
     }
 
     pub(super) fn hash(&self, packet: &Packet) -> KeyHash {
@@ -203,6 +215,7 @@ impl Path {
         }
     }
 
+    #[inline]
     pub(super) fn forward_whole(&mut self, frame: Frame, device: DeviceIndex, wire: &mut impl Wire) {
         let bytes = frame.len() as u64;
         match wire.transmit(device, frame) {

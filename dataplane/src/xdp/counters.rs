@@ -1,7 +1,7 @@
 //! The counters of the XDP program: one per way out.
 
 /// The names of the counters, in the order of `enum reason` in `steer.bpf.c`.
-pub const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 12] = [
     "passed_not_ipv4",
     "passed_group_destination",
     "passed_other_station",
@@ -12,6 +12,8 @@ pub const NAMES: [&str; 10] = [
     "passed_no_heartbeat",
     "redirected_to_vip",
     "redirected_from_endpoint",
+    "redirected_about_endpoint",
+    "redirected_to_masquerade_port",
 ];
 
 /// The names with their counts, summed over the CPUs. Every packet of a served device is in exactly one.

@@ -12,6 +12,7 @@ use aya::maps::lpm_trie::Key;
 use super::counters::{Counters, NAMES};
 use super::error::{Error, errno};
 use super::steering::{PRESENT, Steering, map_error};
+use crate::masquerade::PortRange;
 use crate::net::{Port, Protocol};
 
 /// The most VIP prefixes: service CIDRs and single addresses.
@@ -112,6 +113,15 @@ impl Steering {
     /// Ends what [`Self::insert_own_address`] began.
     pub fn remove_own_address(&mut self, address: Ipv4Addr) -> Result<(), Error> {
         removed("own_addresses", address, self.own_addresses.remove(&address.octets())).map(|_| ())
+    }
+
+    /// Has packets from an endpoint to one of these ports of an own address taken; until then, or with `None`, none.
+    pub fn set_masquerade_ports(&mut self, ports: Option<PortRange>) -> Result<(), Error> {
+        let (first, last) = ports.map_or((0, 0), |ports| (ports.first(), ports.last()));
+        let ([a, b], [c, d]) = (first.to_ne_bytes(), last.to_ne_bytes());
+        let value = u32::from_ne_bytes([a, b, c, d]);
+        let name = format!("{first}-{last}");
+        self.masquerade_ports.set(0, value, 0).map_err(|error| map_error("masquerade_ports", name, error))
     }
 
     /// Has packets to a kernel socket of ours passed, before any other rule.

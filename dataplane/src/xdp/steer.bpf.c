@@ -10,6 +10,7 @@
  * After a change run build.sh: the object is committed.
  */
 #include <linux/bpf.h>
+#include <linux/icmp.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
@@ -45,6 +46,8 @@ enum reason {
 	PASSED_NO_HEARTBEAT,
 	REDIRECTED_TO_VIP,
 	REDIRECTED_FROM_ENDPOINT,
+	REDIRECTED_ABOUT_ENDPOINT,
+	REDIRECTED_TO_MASQUERADE_PORT,
 	REASONS,
 };
 
@@ -59,6 +62,12 @@ struct endpoint {
 struct prefix {
 	__u32 length;
 	__be32 address;
+};
+
+/* Ports from first to last, as numbers; none while last is 0. */
+struct port_range {
+	__u16 first;
+	__u16 last;
 };
 
 /* A cache line per worker, so that two workers' heartbeats do not fight over one. */
@@ -144,6 +153,14 @@ struct {
 	__type(value, __u8);
 } listeners SEC(".maps");
 
+/* 0 -> the ports of our own addresses at which masqueraded flows get their replies */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct port_range);
+} masquerade_ports SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, REASONS);
@@ -170,6 +187,13 @@ static __always_inline void count(__u32 reason)
 static __always_inline bool has_ports(__u8 protocol)
 {
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+}
+
+/* Those that quote the packet they are about (RFC 1122, 3.2.2). */
+static __always_inline bool is_icmp_error(__u8 type)
+{
+	return type == ICMP_DEST_UNREACH || type == ICMP_SOURCE_QUENCH || type == ICMP_REDIRECT ||
+	       type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB;
 }
 
 /* Multicast and broadcast, by either header. */
@@ -215,6 +239,22 @@ static __always_inline void read_addressing(const struct iphdr *ip, const void *
 	out->has_ports = true;
 }
 
+/*
+ * Says whether a packet to an address of ours may be an endpoint's reply to a masqueraded flow. Of fragments any may
+ * be: the later ones have no port, and whoever decides about those has to see the first.
+ */
+static __always_inline bool is_masquerade_reply(const struct addressing *packet)
+{
+	__u16 port = bpf_ntohs(packet->destination.port);
+	__u32 only = 0;
+	const struct port_range *ours = bpf_map_lookup_elem(&masquerade_ports, &only);
+
+	if (ours && ours->last && packet->fragment)
+		return bpf_map_lookup_elem(&endpoint_addrs, &packet->source.address);
+	return ours && packet->has_ports && port >= ours->first && port <= ours->last && port &&
+	       bpf_map_lookup_elem(&endpoints, &packet->source);
+}
+
 static __always_inline enum reason decide(const struct addressing *packet)
 {
 	struct prefix destination = { .length = 32, .address = packet->destination.address };
@@ -222,7 +262,7 @@ static __always_inline enum reason decide(const struct addressing *packet)
 	if (packet->has_ports && bpf_map_lookup_elem(&listeners, &packet->destination))
 		return PASSED_LISTENER;
 	if (bpf_map_lookup_elem(&own_addresses, &packet->destination.address))
-		return PASSED_OWN_ADDRESS;
+		return is_masquerade_reply(packet) ? REDIRECTED_TO_MASQUERADE_PORT : PASSED_OWN_ADDRESS;
 	if (bpf_map_lookup_elem(&vip_prefixes, &destination))
 		return REDIRECTED_TO_VIP;
 	if (packet->has_ports && bpf_map_lookup_elem(&endpoints, &packet->source))
@@ -231,6 +271,37 @@ static __always_inline enum reason decide(const struct addressing *packet)
 	if (packet->fragment && bpf_map_lookup_elem(&endpoint_addrs, &packet->source.address))
 		return REDIRECTED_FROM_ENDPOINT;
 	return PASSED_NOT_OURS;
+}
+
+/* Returns what a whole ICMP error quotes, as far as headers without options reach; NULL if it is none. */
+static __always_inline const struct iphdr *quoted_packet(const struct iphdr *ip, const void *end)
+{
+	__u32 header_bytes = ip->ihl * 4;
+	const struct icmphdr *error = (const void *)ip + header_bytes;
+	const struct iphdr *quote = (const void *)(error + 1);
+
+	if (ip->protocol != IPPROTO_ICMP || ip->frag_off & bpf_htons(FRAGMENT_OFFSET | MORE_FRAGMENTS))
+		return NULL;
+	if (header_bytes < sizeof(*ip) || bpf_ntohs(ip->tot_len) < header_bytes + sizeof(*error) + sizeof(*quote))
+		return NULL;
+	if ((const void *)(quote + 1) > end || !is_icmp_error(error->type) || quote->version != 4)
+		return NULL;
+	return quote;
+}
+
+/*
+ * Says whether a packet is an ICMP error about one to an endpoint: we may have sent it on, translated. Errors
+ * about what we sent in the other direction need no rule: they go to the VIP that it seemed to come from.
+ */
+static __always_inline bool is_about_endpoint(const struct iphdr *ip, const void *end)
+{
+	const struct iphdr *quote = quoted_packet(ip, end);
+	struct addressing quoted;
+
+	if (!quote)
+		return false;
+	read_addressing(quote, end, &quoted);
+	return quoted.has_ports && bpf_map_lookup_elem(&endpoints, &quoted.destination);
 }
 
 /* Says whether the worker of a queue's slot has been at work lately. */
@@ -294,6 +365,8 @@ int steer(struct xdp_md *ctx)
 		return pass(PASSED_OTHER_STATION);
 	read_addressing(ip, end, &packet);
 	reason = decide(&packet);
+	if (reason == PASSED_NOT_OURS && is_about_endpoint(ip, end))
+		reason = REDIRECTED_ABOUT_ENDPOINT;
 	if (reason < REDIRECTED_TO_VIP)
 		return pass(reason);
 	return take(ctx, device, reason);

@@ -54,6 +54,7 @@ pub struct Steering {
     pub(super) endpoint_addrs: KernelHashMap<MapData, [u8; 4], u8>,
     pub(super) own_addresses: KernelHashMap<MapData, [u8; 4], u8>,
     pub(super) listeners: KernelHashMap<MapData, [u8; 8], u8>,
+    pub(super) masquerade_ports: Array<MapData, u32>,
     pub(super) counters: PerCpuArray<MapData, u64>,
     /// How many endpoints each address has, so that `endpoint_addrs` loses it with the last.
     pub(super) endpoints_at: HashMap<Ipv4Addr, u32, RandomState>,
@@ -108,6 +109,7 @@ impl Steering {
             endpoint_addrs: take(&mut ebpf, "endpoint_addrs")?,
             own_addresses: take(&mut ebpf, "own_addresses")?,
             listeners: take(&mut ebpf, "listeners")?,
+            masquerade_ports: take(&mut ebpf, "masquerade_ports")?,
             counters: take(&mut ebpf, "counters")?,
             endpoints_at: HashMap::default(),
             attached: Vec::new(),

@@ -13,7 +13,7 @@ use tidegate_dataplane::neighbours::{NeighbourState, Neighbours, NextHop};
 use tidegate_dataplane::net::{Mac, Port, Protocol};
 use tidegate_dataplane::routes::{DeviceIndex, Route, RouteKind, RouteTable, Routes};
 use tidegate_dataplane::services::{Backend, Backends, ServicePort, Services, VirtualAddress};
-use tidegate_dataplane::snapshot::{Device, Snapshot};
+use tidegate_dataplane::snapshot::{Device, OwnAddress, Snapshot};
 use tidegate_dataplane::verdict::DropReason;
 use tidegate_dataplane::worker::{Path, PuntAddresses, Wire};
 use tidegate_dataplane::xsk::{Frame, FrameMemory};
@@ -27,6 +27,10 @@ pub const CLIENT_MAC: Mac = Mac([2, 0, 0, 0, 1, 2]);
 pub const POD_MAC: Mac = Mac([2, 0, 0, 0, 2, 11]);
 pub const CLIENT_SIDE_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
 pub const POD_SIDE_MAC: Mac = Mac([2, 0, 0, 0, 2, 1]);
+/// The gateway's address on the client's side.
+pub const GATEWAY: [u8; 4] = [10, 1, 0, 1];
+/// The gateway's address on the pods' side.
+pub const POD_SIDE_GATEWAY: [u8; 4] = [10, 244, 0, 1];
 pub const PUNT: PuntAddresses =
     PuntAddresses { source: Mac([2, 0, 0, 0, 9, 0]), destination: Mac([2, 0, 0, 0, 9, 1]) };
 
@@ -231,12 +235,18 @@ pub fn snapshot() -> Snapshot {
         route(RouteTable::Main, [10, 244, 0, 0], 24, link(POD_SIDE)),
         route(RouteTable::Main, [172, 16, 0, 0], 16, link(ELSEWHERE)),
     ]);
-    let device = |index, mac| Device { index, mac, mtu: 1500 };
+    let device = |index, mac, address: [u8; 4]| {
+        let own = OwnAddress { address: address.into(), prefix_length: 24 };
+        Device { index, mac, mtu: 1500, addresses: Arc::new([own]) }
+    };
     Snapshot {
         links_generation: 1,
         routes: Arc::new(routes),
         neighbours: Arc::new(Neighbours::new(neighbours())),
-        devices: Arc::new([device(CLIENT_SIDE, CLIENT_SIDE_MAC), device(POD_SIDE, POD_SIDE_MAC)]),
+        devices: Arc::new([
+            device(CLIENT_SIDE, CLIENT_SIDE_MAC, GATEWAY),
+            device(POD_SIDE, POD_SIDE_MAC, POD_SIDE_GATEWAY),
+        ]),
         ..Snapshot::empty(services)
     }
 }
@@ -283,6 +293,31 @@ pub fn ping(macs: (Mac, Mac), from: [u8; 4], to: [u8; 4], ttl: u8, reply: bool) 
     let mut packet = Vec::new();
     builder.write(&mut packet, b"is anybody there").unwrap();
     packet
+}
+
+/// What an ICMP error says of itself: type, code and the four octets behind the checksum.
+#[derive(Clone, Copy, Debug)]
+pub struct Says(pub u8, pub u8, pub [u8; 4]);
+
+/// An ICMP error in a frame; its quote is an IP packet or what is left of it.
+pub fn icmp_error(
+    macs: (Mac, Mac),
+    from: [u8; 4],
+    to: [u8; 4],
+    ttl: u8,
+    says: Says,
+    quote: &[u8],
+) -> Vec<u8> {
+    let builder =
+        PacketBuilder::ethernet2(macs.0.0, macs.1.0).ipv4(from, to, ttl).icmpv4_raw(says.0, says.1, says.2);
+    let mut packet = Vec::new();
+    builder.write(&mut packet, quote).unwrap();
+    packet
+}
+
+/// The IP packet in a frame.
+pub fn ip_of(frame: &[u8]) -> Vec<u8> {
+    frame[14..].to_vec()
 }
 
 /// From the client to the gateway.

@@ -28,12 +28,24 @@ impl Five {
 /// What is behind the IPv4 header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    Tcp { flags: u8 },
+    Tcp {
+        flags: u8,
+    },
     Udp,
     Echo,
+    IcmpError,
     OtherIcmp,
+    /// A later fragment.
     Fragment,
     OtherProtocol,
+}
+
+/// Which octets of the data of a larger datagram a fragment has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Piece {
+    pub start: usize,
+    pub end: usize,
+    pub more: bool,
 }
 
 /// An IPv4 packet in an Ethernet frame whose headers have been found to agree with its octets.
@@ -46,6 +58,8 @@ pub struct Datagram {
     pub end: usize,
     pub kind: Kind,
     pub five: Five,
+    /// Of what it is a piece, if it is a fragment.
+    pub piece: Option<Piece>,
 }
 
 /// What a frame is if not a datagram.
@@ -54,6 +68,8 @@ pub enum Unreadable {
     NotIpv4,
     Ipv4,
     Transport,
+    Fragment,
+    TinyFragment,
 }
 
 pub fn word(octets: &[u8], at: usize) -> u16 {
@@ -70,7 +86,7 @@ fn long(octets: &[u8], at: usize) -> u32 {
 }
 
 /// The sum of RFC 1071 as a number from 0 to 65,534, where zero stands for both zeros of ones' complement.
-fn sum(octets: &[u8]) -> u32 {
+pub fn sum(octets: &[u8]) -> u32 {
     let mut sum = 0;
     for (place, octet) in octets.iter().enumerate() {
         sum += if place % 2 == 0 { u32::from(*octet) << 8 } else { u32::from(*octet) };
@@ -80,7 +96,7 @@ fn sum(octets: &[u8]) -> u32 {
 }
 
 /// The word that brings a sum of `rest` to `total`.
-fn missing(total: u32, rest: u32) -> u16 {
+pub fn missing(total: u32, rest: u32) -> u16 {
     ((total + 65_535 - rest) % 65_535) as u16
 }
 
@@ -101,6 +117,13 @@ pub fn mend_header(octets: &mut [u8]) {
     set_word(octets, LINK + 10, checksum);
 }
 
+/// Computes the checksum of an ICMP message in full.
+pub fn mend_icmp(message: &mut [u8]) {
+    set_word(message, 2, 0);
+    let checksum = missing(0, sum(message));
+    set_word(message, 2, checksum);
+}
+
 impl Datagram {
     pub fn read(octets: &[u8]) -> Result<Self, Unreadable> {
         if octets.len() < LINK || word(octets, 12) != 0x0800 {
@@ -116,7 +139,15 @@ impl Datagram {
             return Err(Unreadable::Ipv4);
         }
         let (transport, end) = (LINK + header, LINK + total);
-        let kind = Self::kind(octets, transport, end).ok_or(Unreadable::Transport)?;
+        let piece = Self::piece(octets, transport, end)?;
+        let kind = match piece {
+            None => Self::kind(octets, transport, end, false).ok_or(Unreadable::Transport)?,
+            Some(Piece { start: 0, .. }) => {
+                Self::kind(octets, transport, end, true).ok_or(Unreadable::TinyFragment)?
+            }
+            Some(Piece { start: ..20, .. }) if octets[LINK + 9] == 6 => return Err(Unreadable::TinyFragment),
+            Some(_) => Kind::Fragment,
+        };
         let has_ports = matches!(kind, Kind::Tcp { .. } | Kind::Udp);
         let address = |at: usize| [octets[at], octets[at + 1], octets[at + 2], octets[at + 3]];
         let five = Five {
@@ -126,18 +157,30 @@ impl Datagram {
             destination: address(LINK + 16),
             destination_port: if has_ports { word(octets, transport + 2) } else { 0 },
         };
-        Ok(Self { octets: octets.to_vec(), transport, end, kind, five })
+        Ok(Self { octets: octets.to_vec(), transport, end, kind, five, piece })
+    }
+
+    /// `None` if the packet is whole.
+    fn piece(octets: &[u8], transport: usize, end: usize) -> Result<Option<Piece>, Unreadable> {
+        let (field, length) = (word(octets, LINK + 6), end - transport);
+        let (more, start) = (field & 0x2000 != 0, usize::from(field & 0x1fff) * 8);
+        if !more && start == 0 {
+            return Ok(None);
+        }
+        // Header and data of the joined datagram are at most what its length field can say.
+        if length == 0 || (more && length % 8 != 0) || start + end - LINK > 65_535 {
+            return Err(Unreadable::Fragment);
+        }
+        Ok(Some(Piece { start, end: start + length, more }))
     }
 
     /// `None` if the transport header does not agree with the octets there are.
-    fn kind(octets: &[u8], transport: usize, end: usize) -> Option<Kind> {
+    fn kind(octets: &[u8], transport: usize, end: usize, more_follows: bool) -> Option<Kind> {
         let length = end - transport;
-        if word(octets, LINK + 6) & 0x3fff != 0 {
-            return Some(Kind::Fragment);
-        }
         match octets[LINK + 9] {
             1 if length < 8 => None,
             1 if octets[transport] == 8 && octets[transport + 1] == 0 => Some(Kind::Echo),
+            1 if [3, 4, 5, 11, 12].contains(&octets[transport]) => Some(Kind::IcmpError),
             1 => Some(Kind::OtherIcmp),
             6 if length < 20 => None,
             6 => {
@@ -147,7 +190,7 @@ impl Datagram {
             17 if length < 8 => None,
             17 => {
                 let stated = usize::from(word(octets, transport + 4));
-                (stated >= 8 && stated <= length).then_some(Kind::Udp)
+                (stated >= 8 && (stated <= length || more_follows)).then_some(Kind::Udp)
             }
             _ => Some(Kind::OtherProtocol),
         }
@@ -165,7 +208,9 @@ impl Datagram {
     fn checksum_place(&self) -> (usize, usize) {
         match self.kind {
             Kind::Udp => {
-                (self.transport + 6, self.transport + usize::from(word(&self.octets, self.transport + 4)))
+                let stated = self.transport + usize::from(word(&self.octets, self.transport + 4));
+                // Of a first fragment what there is: the rest of the sum stays as it is.
+                (self.transport + 6, stated.min(self.end))
             }
             Kind::Tcp { .. } => (self.transport + 16, self.end),
             _ => (self.transport + 2, self.end),
@@ -196,26 +241,36 @@ impl Datagram {
         let error = sum(&self.covered());
         let (place, _) = self.checksum_place();
         let has_checksum = !(self.kind == Kind::Udp && word(&self.octets, place) == 0);
-        self.octets[LINK + 8] -= 1;
-        self.octets[LINK + 12..LINK + 16].copy_from_slice(&leaves_as.source);
-        self.octets[LINK + 16..LINK + 20].copy_from_slice(&leaves_as.destination);
+        self.readdress(leaves_as.source, leaves_as.destination);
         set_word(&mut self.octets, self.transport, leaves_as.source_port);
         set_word(&mut self.octets, self.transport + 2, leaves_as.destination_port);
-        mend_header(&mut self.octets);
         if has_checksum {
             self.mend_transport(error);
         }
         self.octets
     }
 
+    /// Gives the packet other addresses, one link further.
+    pub fn readdress(&mut self, source: [u8; 4], destination: [u8; 4]) {
+        self.octets[LINK + 8] -= 1;
+        self.octets[LINK + 12..LINK + 16].copy_from_slice(&source);
+        self.octets[LINK + 16..LINK + 20].copy_from_slice(&destination);
+        mend_header(&mut self.octets);
+    }
+
     /// Returns the Echo Reply (RFC 792), without padding.
     pub fn echo_reply(mut self) -> Vec<u8> {
         let error = sum(&self.covered());
+        self.octets[self.transport] = 0;
+        self.mend_transport(error);
+        self.turned()
+    }
+
+    /// Returns the packet on its way back, without padding.
+    pub fn turned(mut self) -> Vec<u8> {
         self.turn_round();
         self.octets[LINK + 8] = 64;
         mend_header(&mut self.octets);
-        self.octets[self.transport] = 0;
-        self.mend_transport(error);
         self.octets.truncate(self.end);
         self.octets
     }
@@ -241,12 +296,15 @@ impl Datagram {
         tcp(self.stations_back(), self.five.reversed(), 64, &transport)
     }
 
-    /// Returns the ICMP error that quotes as much of the packet as 576 octets hold (RFC 1812 §4.3.2.3).
     pub fn port_unreachable(&self) -> Vec<u8> {
+        self.quoted_in([3, 3, 0, 0, 0, 0, 0, 0], self.five.destination)
+    }
+
+    /// Returns the ICMP error that quotes as much of the packet as 576 octets hold (RFC 1812 §4.3.2.3).
+    pub fn quoted_in(&self, header: [u8; 8], source: [u8; 4]) -> Vec<u8> {
         let quoted = self.ip_length().min(576 - 28);
-        let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
-        message.extend(&self.octets[LINK..LINK + quoted]);
-        icmp(self.stations_back(), self.five.reversed(), 64, message)
+        let message = [&header, &self.octets[LINK..LINK + quoted]].concat();
+        icmp(self.stations_back(), Five { source, ..self.five.reversed() }, 64, message)
     }
 
     fn stations_back(&self) -> [u8; 12] {
@@ -300,9 +358,7 @@ pub fn udp(stations: [u8; 12], ends: Five, ttl: u8, payload: &[u8]) -> Vec<u8> {
 
 /// Makes a frame with an ICMP message; the ports of `ends` do not count.
 pub fn icmp(stations: [u8; 12], ends: Five, ttl: u8, mut message: Vec<u8>) -> Vec<u8> {
-    set_word(&mut message, 2, 0);
-    let checksum = missing(0, sum(&message));
-    set_word(&mut message, 2, checksum);
+    mend_icmp(&mut message);
     ipv4(stations, Five { protocol: 1, ..ends }, ttl, &message)
 }
 

@@ -49,6 +49,8 @@ pub struct Links {
     pub stations: BTreeMap<Hop, Station>,
     /// The devices that are served, with their addresses.
     pub devices: BTreeMap<u32, [u8; 6]>,
+    /// The gateway's own address on the link of each: of errors of ours, and of masqueraded flows.
+    pub own: BTreeMap<u32, [u8; 4]>,
     /// Sender and receiver of what goes to the kernel.
     pub punt: ([u8; 6], [u8; 6]),
 }

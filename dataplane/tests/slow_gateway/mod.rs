@@ -1,12 +1,15 @@
 //! A gateway that is slow and obviously right: lists, maps, and checksums computed in full. The oracle of the packet
 //! path; it shares no code with it and asks it nothing but the choice of a backend.
 //!
-//! Reading order: [`Gateway::carry`] here · `datagram` (octets) · `flow` (states) · `links` (next hops, waiting).
+//! Reading order: [`Gateway::carry`] here · `datagram` (octets) · `flow` (states) · `links` (next hops, waiting) ·
+//! `errors` (ICMP errors) · `fragments` (datagrams in pieces).
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "a test crate's module")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 pub mod datagram;
+pub mod errors;
 pub mod flow;
+pub mod fragments;
 pub mod links;
 
 use std::collections::BTreeMap;
@@ -15,14 +18,20 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use datagram::{Datagram, Five, Kind, Unreadable};
+use errors::Allowance;
 use flow::{Flow, State};
+use fragments::Fragments;
 use links::{Held, Hop, Lead, Links, Station};
 use tidegate_dataplane::flows::Key;
+use tidegate_dataplane::masquerade::Mode;
 use tidegate_dataplane::net::{Port, Protocol};
 use tidegate_dataplane::services::Backends;
 
 /// Addresses of Services come from 10.96.0.0/16.
 const SERVICE_CIDR: [u8; 2] = [10, 96];
+
+/// The one port that masqueraded flows may get, so that which one they get is no secret of the flow table's.
+pub const MASQUERADE_PORT: u16 = 61_000;
 
 /// Backends of each protocol and port of a virtual address.
 pub type Ports = BTreeMap<(u8, u16), Arc<Backends>>;
@@ -66,12 +75,15 @@ pub struct Gateway {
     pub services: BTreeMap<[u8; 4], Ports>,
     pub links: Links,
     pub held: Vec<Held>,
+    pub fragments: Fragments,
     /// When each next hop was last asked for.
     pub asked: BTreeMap<Hop, u64>,
     /// Next hops that were asked for.
     pub wanted: Vec<Hop>,
     /// No frame leaves by a device.
     pub is_wire_full: bool,
+    pub allowance: Allowance,
+    pub masquerade: Mode,
     pub counters: BTreeMap<&'static str, u64>,
 }
 
@@ -84,38 +96,57 @@ impl Gateway {
             services: BTreeMap::new(),
             links,
             held: vec![],
+            fragments: Fragments::default(),
             asked: BTreeMap::new(),
             wanted: vec![],
             is_wire_full: false,
+            allowance: Allowance::default(),
+            masquerade: Mode::Auto,
             counters: BTreeMap::new(),
         }
     }
 
     /// Carries one frame that came by a device, and returns what left.
-    pub fn carry(&mut self, device: u32, octets: &[u8]) -> Option<Sent> {
+    pub fn carry(&mut self, device: u32, octets: &[u8]) -> Vec<Sent> {
         self.count("rx_packets", 1);
         self.count("rx_bytes", octets.len() as u64);
-        match self.decide(octets) {
-            Ok(Fate::Forward(hop, station, octets)) => self.forward(hop, station, octets),
+        if let Ok(datagram) = Datagram::read(octets)
+            && let Some(piece) = datagram.piece
+        {
+            if is_martian(datagram.five.source) {
+                return self.drop("drop_martian_source").into_iter().collect();
+            }
+            return self.carry_piece(device, piece, datagram);
+        }
+        let decided = self.decide(device, octets).or_else(|reason| self.explain(device, octets, reason));
+        self.carry_out(device, decided)
+    }
+
+    fn carry_out(&mut self, device: u32, decided: Result<Fate, &'static str>) -> Vec<Sent> {
+        let left = match decided {
+            Ok(Fate::Forward(hop, station, octets)) => return self.forward(hop, station, octets),
             Ok(Fate::Answer(_, _)) if self.is_wire_full => self.drop("drop_tx_ring_full"),
-            Ok(Fate::Answer(name, octets)) => self.sent(name, Way::Device(device), octets),
+            Ok(Fate::Answer(name, octets)) => Some(self.sent(name, Way::Device(device), octets)),
             Ok(Fate::Punt(mut octets)) => {
                 write_stations(&mut octets, self.links.punt);
-                self.sent("punted", Way::Punt, octets)
+                Some(self.sent("punted", Way::Punt, octets))
             }
             Ok(Fate::Hold(hop, octets)) => self.hold(hop, octets),
             Err(reason) => self.drop(reason),
-        }
+        };
+        left.into_iter().collect()
     }
 
-    fn decide(&mut self, octets: &[u8]) -> Result<Fate, &'static str> {
+    fn decide(&mut self, device: u32, octets: &[u8]) -> Result<Fate, &'static str> {
         let datagram = match Datagram::read(octets) {
             Ok(datagram) => datagram,
             Err(Unreadable::NotIpv4) => return Ok(Fate::Punt(octets.to_vec())),
             Err(Unreadable::Ipv4) => return Err("drop_malformed_ipv4"),
             Err(Unreadable::Transport) => return Err("drop_malformed_transport"),
+            Err(Unreadable::Fragment) => return Err("drop_malformed_fragment"),
+            Err(Unreadable::TinyFragment) => return Err("drop_tiny_fragment"),
         };
-        if let [0, 0, 0, 0] | [127, ..] | [224..=239, ..] | [255, 255, 255, 255] = datagram.five.source {
+        if is_martian(datagram.five.source) {
             return Err("drop_martian_source");
         }
         if let Some(place) = self.flow_of(&datagram) {
@@ -124,19 +155,25 @@ impl Gateway {
             }
             self.flows.remove(place);
         }
+        if datagram.kind == Kind::IcmpError
+            && let Some(fate) = self.pass_error(datagram.clone())?
+        {
+            return Ok(fate);
+        }
         let destination = datagram.five.destination;
         let Some(ports) = self.services.get(&destination) else {
             let is_ours = destination[..2] == SERVICE_CIDR;
             return if is_ours { Err("drop_unallocated_address") } else { Ok(Fate::Punt(datagram.octets)) };
         };
         match datagram.kind {
+            Kind::Echo | Kind::Tcp { .. } | Kind::Udp if datagram.ttl() <= 1 => Err("drop_ttl_exceeded"),
             Kind::Echo => Ok(Fate::Answer("answered_echo", datagram.echo_reply())),
-            Kind::OtherIcmp => Err("drop_unsupported_icmp"),
-            Kind::Fragment => Err("drop_fragment"),
+            Kind::IcmpError | Kind::OtherIcmp => Err("drop_unsupported_icmp"),
+            Kind::Fragment => unreachable!("a later fragment has the lot of its first"),
             Kind::OtherProtocol => Err("drop_unsupported_protocol"),
             Kind::Tcp { .. } | Kind::Udp => {
                 let backends = ports.get(&(datagram.five.protocol, datagram.five.destination_port)).cloned();
-                self.open(backends.as_deref(), datagram)
+                self.open(device, backends.as_deref(), datagram)
             }
         }
     }
@@ -178,23 +215,39 @@ impl Gateway {
     }
 
     /// Opens a flow to a backend of the Service port, or refuses.
-    fn open(&mut self, backends: Option<&Backends>, datagram: Datagram) -> Result<Fate, &'static str> {
+    fn open(
+        &mut self,
+        device: u32,
+        backends: Option<&Backends>,
+        datagram: Datagram,
+    ) -> Result<Fate, &'static str> {
         let request = datagram.five;
         let state = match datagram.kind {
             Kind::Tcp { flags } => State::of_first(flags),
             _ => Some(State::UdpUnreplied),
         };
         let backend = backends.and_then(|backends| backends.choose(&key(request)));
-        let (Some(state), Some(backend)) = (state, backend) else { return refuse(&datagram) };
+        let (Some(state), Some(backend)) = (state, backend) else { return self.refuse(&datagram) };
         let IpAddr::V4(address) = backend.address else { return Err("drop_address_family") };
         let mut leaves_as =
             Five { destination: address.octets(), destination_port: backend.port.number(), ..request };
-        if leaves_as.destination == request.source {
-            return Err("drop_hairpin");
-        }
         // No flow is opened for a packet that cannot leave.
-        self.leave(datagram.clone(), leaves_as)?;
+        let hop = match self.leave(datagram.clone(), leaves_as)? {
+            Fate::Forward(hop, ..) | Fate::Hold(hop, _) => Some(hop),
+            Fate::Answer(..) | Fate::Punt(_) => None,
+        };
+        let is_picked_up = matches!(state, State::PickedUp | State::FinWait);
+        let own = self.own_address(device, hop, leaves_as.destination == request.source)?;
         let mut attempt = 0;
+        if let Some(own) = own {
+            (leaves_as.source, leaves_as.source_port) = (own, MASQUERADE_PORT);
+            if is_picked_up {
+                return self.refuse(&datagram);
+            }
+            if self.owner(leaves_as.reversed()).is_some() {
+                return Err("drop_masquerade_ports_exhausted");
+            }
+        }
         while self.owner(leaves_as.reversed()).is_some() {
             leaves_as.source_port = other_port(request.source_port, attempt);
             attempt += 1;
@@ -206,41 +259,90 @@ impl Gateway {
         self.flows.push(Flow { request, reply, state, last_second: self.second() });
         self.count("flows_inserted", 1);
         self.count("flows_port_changed", u64::from(attempt > 0));
-        self.count("flows_picked_up", u64::from(matches!(state, State::PickedUp | State::FinWait)));
+        self.count("flows_masqueraded", u64::from(own.is_some()));
+        self.count("flows_picked_up", u64::from(is_picked_up));
         self.leave(datagram, leaves_as)
+    }
+
+    /// RST for a segment, ICMP for a datagram; nothing for a RST.
+    fn refuse(&mut self, datagram: &Datagram) -> Result<Fate, &'static str> {
+        match datagram.kind {
+            Kind::Tcp { flags } if flags & 4 != 0 => Err("drop_stray_reset"),
+            Kind::Tcp { flags } => {
+                self.spend().map(|()| Fate::Answer("answered_reset", datagram.reset(flags)))
+            }
+            _ => {
+                self.spend().map(|()| Fate::Answer("answered_port_unreachable", datagram.port_unreachable()))
+            }
+        }
+    }
+
+    /// The address that a flow gets instead of its client's; none for what the kernel sends on.
+    fn own_address(
+        &self,
+        device: u32,
+        hop: Option<Hop>,
+        is_hairpin: bool,
+    ) -> Result<Option<[u8; 4]>, &'static str> {
+        let is_masqueraded = |(out, _): &Hop| match self.masquerade {
+            Mode::Auto => is_hairpin || *out == device,
+            Mode::Always => true,
+            Mode::Never => false,
+        };
+        match hop.filter(is_masqueraded) {
+            Some((out, _)) => Ok(Some(self.links.own[&out])),
+            None if is_hairpin => Err("drop_hairpin"),
+            None => Ok(None),
+        }
     }
 
     /// Translates a packet and finds its way out.
     fn leave(&self, datagram: Datagram, leaves_as: Five) -> Result<Fate, &'static str> {
+        let exit = self.exit(&datagram, leaves_as.destination)?;
+        Ok(self.leave_by(exit, datagram.translated(leaves_as)))
+    }
+
+    /// Finds where a packet leaves for a destination; `None` is the kernel.
+    fn exit(&self, datagram: &Datagram, destination: [u8; 4]) -> Result<Option<Hop>, &'static str> {
         if datagram.ttl() <= 1 {
             return Err("drop_ttl_exceeded");
         }
-        let length = datagram.ip_length();
-        let hop = match self.links.lead(leaves_as.destination) {
+        let hop = match self.links.lead(destination) {
             None | Some(Lead::Nowhere) => return Err("drop_no_route"),
-            Some(Lead::Here) => return Ok(Fate::Punt(datagram.translated(leaves_as))),
-            Some(Lead::Link(device)) => (device, leaves_as.destination),
+            Some(Lead::Here) => return Ok(None),
+            Some(Lead::Link(device)) => (device, destination),
             Some(Lead::Router(device, router)) => (device, router),
         };
         if !self.links.devices.contains_key(&hop.0) {
-            return Ok(Fate::Punt(datagram.translated(leaves_as)));
+            return Ok(None);
         }
-        if length > links::MTU {
+        if datagram.octets[20] & 0x40 != 0 && datagram.ip_length() > links::MTU {
             return Err("drop_exceeds_mtu");
         }
-        let octets = datagram.translated(leaves_as);
-        Ok(match self.links.stations.get(&hop) {
-            Some(Station::Known(station)) => Fate::Forward(hop, *station, octets),
-            Some(Station::Asked | Station::Silent) | None => Fate::Hold(hop, octets),
-        })
+        Ok(Some(hop))
     }
 
-    fn forward(&mut self, hop: Hop, station: [u8; 6], mut octets: Vec<u8>) -> Option<Sent> {
-        if self.is_wire_full {
-            return self.drop("drop_tx_ring_full");
+    fn leave_by(&self, exit: Option<Hop>, octets: Vec<u8>) -> Fate {
+        let Some(hop) = exit else { return Fate::Punt(octets) };
+        match self.links.stations.get(&hop) {
+            Some(Station::Known(station)) => Fate::Forward(hop, *station, octets),
+            Some(Station::Asked | Station::Silent) | None => Fate::Hold(hop, octets),
         }
-        write_stations(&mut octets, (self.links.devices[&hop.0], station));
-        self.sent("forwarded", Way::Device(hop.0), octets)
+    }
+
+    fn forward(&mut self, hop: Hop, station: [u8; 6], octets: Vec<u8>) -> Vec<Sent> {
+        let mut pieces = match fragments::cut(&octets) {
+            Err(reason) => return self.drop(reason).into_iter().collect(),
+            Ok(_) if self.is_wire_full => return self.drop("drop_tx_ring_full").into_iter().collect(),
+            Ok(pieces) => pieces,
+        };
+        let last = pieces.len() - 1;
+        for piece in &mut pieces {
+            write_stations(piece, (self.links.devices[&hop.0], station));
+        }
+        let name = |place| if place == last { "forwarded" } else { "originated" };
+        let pieces = pieces.into_iter().enumerate();
+        pieces.map(|(place, piece)| self.sent(name(place), Way::Device(hop.0), piece)).collect()
     }
 
     /// Removes the flows that were silent for too long; returns how many.
@@ -258,11 +360,11 @@ impl Gateway {
         *self.counters.entry(name).or_default() += by;
     }
 
-    fn sent(&mut self, name: &'static str, way: Way, octets: Vec<u8>) -> Option<Sent> {
+    fn sent(&mut self, name: &'static str, way: Way, octets: Vec<u8>) -> Sent {
         self.count(name, 1);
         self.count("tx_packets", 1);
         self.count("tx_bytes", octets.len() as u64);
-        Some(Sent { way, octets })
+        Sent { way, octets }
     }
 
     fn drop<T>(&mut self, reason: &'static str) -> Option<T> {
@@ -271,18 +373,14 @@ impl Gateway {
     }
 }
 
-/// RST for a segment, ICMP for a datagram; nothing for a RST.
-fn refuse(datagram: &Datagram) -> Result<Fate, &'static str> {
-    match datagram.kind {
-        Kind::Tcp { flags } if flags & 4 != 0 => Err("drop_stray_reset"),
-        Kind::Tcp { flags } => Ok(Fate::Answer("answered_reset", datagram.reset(flags))),
-        _ => Ok(Fate::Answer("answered_port_unreachable", datagram.port_unreachable())),
-    }
-}
-
 /// The source ports that are tried when the reply key is taken: strides of 7,919 through 1024..=65535.
 fn other_port(first: u16, attempt: u32) -> u16 {
     1024 + ((u32::from(first) + 7919 * (attempt + 1)) % 64_512) as u16
+}
+
+/// No host can have these.
+fn is_martian(source: [u8; 4]) -> bool {
+    matches!(source, [0, 0, 0, 0] | [127, ..] | [224..=239, ..] | [255, 255, 255, 255])
 }
 
 /// Writes sender and receiver, as far as the frame reaches.

@@ -244,6 +244,13 @@ impl Packet {
         }
     }
 
+    /// Returns an ICMP error of that type that quotes a packet; `ports` and the octets behind them are its header.
+    pub(crate) fn icmp(kind: u8, source: [u8; 4], destination: [u8; 4], quote: &Self) -> Self {
+        let quote = quote.octets()[14..].to_vec();
+        let error = Self::udp((source, u16::from(kind) << 8 | 1), (destination, 0));
+        Self { protocol: 1, payload: quote, ..error }
+    }
+
     pub(crate) fn octets(&self) -> Vec<u8> {
         let header = 20 + self.options.len();
         let total = header + 8 + self.payload.len();

@@ -13,7 +13,7 @@ use anyhow::ensure;
 use arc_swap::ArcSwap;
 use tidegate_dataplane::flows::EndpointId;
 use tidegate_dataplane::net::{Port, Protocol};
-use tidegate_dataplane::services::{Backend, Services};
+use tidegate_dataplane::services::{Backend, Services, VirtualAddress};
 use tidegate_dataplane::snapshot::{Publisher, Snapshot, Subscriber};
 
 use super::{Publication, Steering};
@@ -78,7 +78,7 @@ pub(super) fn slice(service: &str, endpoints: &[u8]) -> Event {
 /// Backends of an address in a snapshot.
 pub(super) fn backends(snapshot: &Snapshot, address: IpAddr) -> Vec<Backend> {
     let table = snapshot.services.virtual_address(address);
-    let ports = table.into_iter().flat_map(|table| table.ports());
+    let ports = table.into_iter().flat_map(VirtualAddress::ports);
     ports.flat_map(|port| port.backends.members()).copied().collect()
 }
 
