@@ -229,6 +229,26 @@ fn an_endpoints_reply_to_a_masquerade_port_of_ours_is_taken_and_nothing_else_to_
 }
 
 #[test]
+fn an_error_to_an_address_of_ours_is_taken_if_it_quotes_a_masqueraded_packet() {
+    with_served(|mut served| {
+        let sent = Packet::udp((OWN, 61_500), (ENDPOINT, 8080));
+        let error = |quote: &Packet| Packet::icmp(3, STRANGER, OWN, quote);
+        served.expect(&error(&sent), false, "passed_own_address");
+        served.steering.set_masquerade_ports(PortRange::new(61_000, 62_000)).unwrap();
+        served.expect(&error(&sent), true, "redirected_about_endpoint");
+        for other in [
+            Packet { ports: (60_999, 8080), ..sent.clone() },
+            Packet { ports: (61_500, 8081), ..sent.clone() },
+            Packet { protocol: 6, ..sent.clone() },
+            Packet { fragment: 185, ..sent.clone() },
+        ] {
+            served.expect(&error(&other), false, "passed_own_address");
+        }
+        served.expect(&Packet::icmp(8, STRANGER, OWN, &sent), false, "passed_own_address");
+    });
+}
+
+#[test]
 fn a_listener_passes_before_any_service_rule() {
     with_served(|mut served| {
         served.steering.insert_listener(VIP.into(), Port::new(53), Protocol::Udp).unwrap();
