@@ -114,7 +114,7 @@ fn what_goes_to_a_vip_is_taken_whatever_it_is() {
 }
 
 #[test]
-fn what_comes_from_an_endpoint_is_taken_by_port_and_its_later_fragments_by_address() {
+fn what_comes_from_an_endpoint_is_taken_by_port_and_its_fragments_by_address() {
     with_served(|mut served| {
         let reply = Packet::udp((ENDPOINT, 8080), (CLIENT, 40000));
         let (taken, not_ours) = ("redirected_from_endpoint", "passed_not_ours");
@@ -122,7 +122,10 @@ fn what_comes_from_an_endpoint_is_taken_by_port_and_its_later_fragments_by_addre
         served.expect(&Packet { options: vec![1; 8], ..reply.clone() }, true, taken);
         served.expect(&Packet { fragment: MORE_FRAGMENTS, ..reply.clone() }, true, taken);
         served.expect(&Packet { fragment: 185, ..reply.clone() }, true, taken);
-        served.expect(&Packet { ports: (8081, 40000), ..reply.clone() }, false, not_ours);
+        let other_port = Packet { ports: (8081, 40000), ..reply.clone() };
+        served.expect(&other_port, false, not_ours);
+        served.expect(&Packet { fragment: MORE_FRAGMENTS, ..other_port.clone() }, true, taken);
+        served.expect(&Packet { fragment: 185, protocol: 50, ..other_port }, true, taken);
         served.expect(&Packet { protocol: 6, ..reply.clone() }, false, not_ours);
         served.expect(&Packet { protocol: 1, ..reply.clone() }, false, not_ours);
         served.expect(&Packet { cut_at: Some(37), ..reply.clone() }, false, not_ours);
@@ -206,7 +209,11 @@ fn an_endpoints_reply_to_a_masquerade_port_of_ours_is_taken_and_nothing_else_to_
         let reply = reply(61_500);
         served.expect(&Packet { options: vec![1; 8], ..reply.clone() }, true, taken);
         served.expect(&Packet { fragment: MORE_FRAGMENTS, ..reply.clone() }, true, taken);
-        served.expect(&Packet { fragment: 185, ..reply.clone() }, false, own);
+        served.expect(&Packet { fragment: 185, ..reply.clone() }, true, taken);
+        served.expect(&Packet { fragment: MORE_FRAGMENTS, ports: (8081, 53), ..reply.clone() }, true, taken);
+        let from_stranger = Packet::udp((STRANGER, 8080), (OWN, 61_500));
+        served.expect(&Packet { fragment: MORE_FRAGMENTS, ..from_stranger.clone() }, false, own);
+        served.expect(&Packet { fragment: 185, ..from_stranger }, false, own);
         served.expect(&Packet { protocol: 6, ..reply.clone() }, false, own);
         served.expect(&Packet { protocol: 1, ..reply.clone() }, false, own);
         served.expect(&Packet { ports: (8081, 61_500), ..reply.clone() }, false, own);

@@ -173,7 +173,7 @@ struct addressing {
 	struct endpoint source;
 	struct endpoint destination;
 	bool has_ports;
-	bool later_fragment;
+	bool fragment;
 };
 
 static __always_inline void count(__u32 reason)
@@ -229,8 +229,8 @@ static __always_inline void read_addressing(const struct iphdr *ip, const void *
 	out->destination.address = ip->daddr;
 	out->source.protocol = ip->protocol;
 	out->destination.protocol = ip->protocol;
-	out->later_fragment = ip->frag_off & bpf_htons(FRAGMENT_OFFSET);
-	if (out->later_fragment || !has_ports(ip->protocol) || header_bytes < sizeof(*ip))
+	out->fragment = ip->frag_off & bpf_htons(MORE_FRAGMENTS | FRAGMENT_OFFSET);
+	if (ip->frag_off & bpf_htons(FRAGMENT_OFFSET) || !has_ports(ip->protocol) || header_bytes < sizeof(*ip))
 		return;
 	if (bpf_ntohs(ip->tot_len) < header_bytes + 4 || (const void *)(ports + 2) > end)
 		return;
@@ -248,9 +248,22 @@ static __always_inline bool is_masquerade_port(__be16 port)
 	return ours && number && number >= ours->first && number <= ours->last;
 }
 
-/* Says whether a packet to an address of ours may be an endpoint's reply to a masqueraded flow. */
+static __always_inline bool is_masquerading(void)
+{
+	__u32 only = 0;
+	const struct port_range *ours = bpf_map_lookup_elem(&masquerade_ports, &only);
+
+	return ours && ours->last;
+}
+
+/*
+ * Says whether a packet to an address of ours may be an endpoint's reply to a masqueraded flow. Of fragments any may
+ * be: the later ones have no port, and whoever decides about those has to see the first.
+ */
 static __always_inline bool is_masquerade_reply(const struct addressing *packet)
 {
+	if (packet->fragment)
+		return is_masquerading() && bpf_map_lookup_elem(&endpoint_addrs, &packet->source.address);
 	return packet->has_ports && is_masquerade_port(packet->destination.port) &&
 	       bpf_map_lookup_elem(&endpoints, &packet->source);
 }
@@ -267,7 +280,8 @@ static __always_inline enum reason decide(const struct addressing *packet)
 		return REDIRECTED_TO_VIP;
 	if (packet->has_ports && bpf_map_lookup_elem(&endpoints, &packet->source))
 		return REDIRECTED_FROM_ENDPOINT;
-	if (packet->later_fragment && bpf_map_lookup_elem(&endpoint_addrs, &packet->source.address))
+	/* Whoever decides about the later ones has to see the first: it alone has the ports. */
+	if (packet->fragment && bpf_map_lookup_elem(&endpoint_addrs, &packet->source.address))
 		return REDIRECTED_FROM_ENDPOINT;
 	return PASSED_NOT_OURS;
 }
