@@ -175,5 +175,7 @@ fn the_limit_of_open_files_is_raised_to_the_hard_one() {
         (numbers[0] == numbers[1]).then_some(())
     });
     let told = Command::new("kill").args(["-s", "TERM", &program.id().to_string()]).status().unwrap();
-    assert!(told.success() && program.wait().unwrap().success());
+    // The limit is raised first of all: the signal may come before there is anything to take back.
+    assert!(told.success());
+    program.wait().unwrap();
 }
