@@ -301,6 +301,41 @@ fn a_device_without_an_address_cannot_masquerade() {
 }
 
 #[test]
+fn errors_about_a_masqueraded_flow_are_translated_both_ways() {
+    let mut rig = one_armed();
+    let (_, octets) = rig.one(CLIENT_SIDE, &udp(FROM_CLIENT, (C, V), 64, b"question"));
+    let own = source(&octets);
+    let says = Says(3, 3, [0; 4]);
+    let quote = |ends| ip_of(&udp(TO_POD, ends, 62, b"question"));
+
+    let sent = icmp_error(POD_TO_GATEWAY, POD, own.0, 64, says, &quote((own, P)));
+    let expected = icmp_error(TO_CLIENT, VIP, CLIENT, 63, says, &quote((C, V)));
+    assert_eq!(rig.one(CLIENT_SIDE, &sent), (Out::Device(CLIENT_SIDE), expected));
+
+    let sent = icmp_error(FROM_CLIENT, CLIENT, VIP, 64, says, &quote((V, C)));
+    let expected = icmp_error(GATEWAY_TO_POD, own.0, POD, 63, says, &quote((P, own)));
+    assert_eq!(rig.one(CLIENT_SIDE, &sent), (Out::Device(CLIENT_SIDE), expected));
+}
+
+#[test]
+fn errors_about_a_clients_packets_to_itself_are_translated_both_ways() {
+    let mut rig = Rig::new();
+    let (to, itself) = ((HAIRPIN_VIP, 80), (CLIENT, 8080));
+    let (_, octets) = rig.one(CLIENT_SIDE, &udp(FROM_CLIENT, (C, to), 64, b"question"));
+    let own = source(&octets);
+    let says = Says(3, 3, [0; 4]);
+    let quote = |ends| ip_of(&udp(TO_POD, ends, 62, b"question"));
+
+    let sent = icmp_error(FROM_CLIENT, CLIENT, own.0, 64, says, &quote((own, itself)));
+    let expected = icmp_error(TO_CLIENT, HAIRPIN_VIP, CLIENT, 63, says, &quote((C, to)));
+    assert_eq!(rig.one(CLIENT_SIDE, &sent).1, expected);
+
+    let sent = icmp_error(FROM_CLIENT, CLIENT, HAIRPIN_VIP, 64, says, &quote((to, C)));
+    let expected = icmp_error(TO_CLIENT, own.0, CLIENT, 63, says, &quote((itself, own)));
+    assert_eq!(rig.one(CLIENT_SIDE, &sent).1, expected);
+}
+
+#[test]
 fn a_packet_to_a_port_of_the_range_that_belongs_to_no_flow_goes_to_the_kernel() {
     let mut rig = one_armed();
     let own = (POD_SIDE_GATEWAY, 61_500);
