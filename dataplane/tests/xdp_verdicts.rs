@@ -172,6 +172,14 @@ fn an_error_goes_first_where_its_own_destination_belongs() {
     with_served(|mut served| {
         let sent = Packet::udp((OWN, 40000), (ENDPOINT, 8080));
         served.expect(&Packet::icmp(3, ENDPOINT, OWN, &sent), false, "passed_own_address");
+        served.steering.set_masquerade_ports(PortRange::new(61_000, 62_000)).unwrap();
+        for (port, is_taken) in [(60_999, false), (61_000, true), (62_000, true), (62_001, false)] {
+            let sent = Packet::udp((OWN, port), (ENDPOINT, 8080));
+            let counter = if is_taken { "redirected_about_endpoint" } else { "passed_own_address" };
+            served.expect(&Packet::icmp(3, STRANGER, OWN, &sent), is_taken, counter);
+        }
+        let to_stranger = Packet::udp((OWN, 61_000), (STRANGER, 8080));
+        served.expect(&Packet::icmp(3, STRANGER, OWN, &to_stranger), false, "passed_own_address");
         let reply = Packet::udp((VIP, 80), (CLIENT, 40000));
         served.expect(&Packet::icmp(3, STRANGER, VIP, &reply), true, "redirected_to_vip");
         served.expect(&Packet::icmp(3, STRANGER, CLIENT, &reply), false, "passed_not_ours");

@@ -284,18 +284,25 @@ static __always_inline const struct iphdr *quoted_packet(const struct iphdr *ip,
 }
 
 /*
- * Says whether a packet is an ICMP error about one to an endpoint: we may have sent it on, translated. Errors
- * about what we sent in the other direction need no rule: they go to the VIP that it seemed to come from.
+ * Says whether a packet that would pass is an ICMP error about one to an endpoint, that we may have sent on
+ * translated; if it goes to an address of ours, then masqueraded. Errors about what we sent in the other direction
+ * need no rule: they go to the VIP that it seemed to come from.
  */
-static __always_inline bool is_about_endpoint(const struct iphdr *ip, const void *end)
+static __always_inline bool is_about_endpoint(const struct iphdr *ip, const void *end, enum reason passes)
 {
 	const struct iphdr *quote = quoted_packet(ip, end);
 	struct addressing quoted;
+	struct addressing answer;
 
 	if (!quote)
 		return false;
 	read_addressing(quote, end, &quoted);
-	return quoted.has_ports && bpf_map_lookup_elem(&endpoints, &quoted.destination);
+	answer = quoted;
+	answer.source = quoted.destination;
+	answer.destination = quoted.source;
+	if (passes == PASSED_OWN_ADDRESS)
+		return is_masquerade_reply(&answer);
+	return passes == PASSED_NOT_OURS && answer.has_ports && bpf_map_lookup_elem(&endpoints, &answer.source);
 }
 
 /* Says whether the worker of a queue's slot has been at work lately. */
@@ -359,7 +366,7 @@ int steer(struct xdp_md *ctx)
 		return pass(PASSED_OTHER_STATION);
 	read_addressing(ip, end, &packet);
 	reason = decide(&packet);
-	if (reason == PASSED_NOT_OURS && is_about_endpoint(ip, end))
+	if (reason < REDIRECTED_TO_VIP && is_about_endpoint(ip, end, reason))
 		reason = REDIRECTED_ABOUT_ENDPOINT;
 	if (reason < REDIRECTED_TO_VIP)
 		return pass(reason);
