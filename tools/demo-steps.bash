@@ -217,9 +217,12 @@ accounts_balance() {
         $1 ~ /^drop_/ { drops += $2; if ($2 > 0) detail = detail sprintf("      %12d %s\n", $2, $1) }
         END {
             received = value["forwarded"] + value["answered"] + value["punted"] + value["held"] + drops
+            received += value["handed_over"] - value["taken_over"]
             sent = value["forwarded"] + value["answered"] + value["punted"] + value["originated"]
             printf "    received %d = forwarded %d + answered %d + punted %d + held %d + drops %d\n%s", value["rx_packets"],
                 value["forwarded"], value["answered"], value["punted"], value["held"], drops, detail
+            if (value["handed_over"] > 0)
+                printf "      of them %d fragments by way of another worker\n", value["handed_over"]
             printf "    sent %d = forwarded %d + answered %d + punted %d + originated %d\n", value["tx_packets"],
                 value["forwarded"], value["answered"], value["punted"], value["originated"]
             exit !(received == value["rx_packets"] && sent == value["tx_packets"] && value["forwarded"] > 0)

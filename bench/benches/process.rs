@@ -1,10 +1,10 @@
 //! The packet path and its tables, at 1 k, 100 k and 1 M flows. What is measured and how: `bench/README.md`.
 #![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
 
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use tidegate_bench::bursts::{by_median, time};
 use tidegate_bench::cluster;
 use tidegate_bench::gateway::Gateway;
 use tidegate_bench::order::Order;
@@ -28,7 +28,7 @@ fn established(criterion: &mut Criterion, name: &str, protocol: Protocol) {
         group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
             let gateway = gateway.get_or_insert_with(|| Gateway::with_flows(flows, protocol));
             bencher.iter_custom(|bursts| {
-                (0..bursts).map(|_| gateway.carry(burst(gateway, &mut order, protocol))).sum()
+                by_median(bursts, || gateway.carry(burst(gateway, &mut order, protocol)))
             });
         });
     }
@@ -59,7 +59,7 @@ fn new_flow(criterion: &mut Criterion) {
         let (mut gateway, mut order) = (None, Order::new(flows));
         group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
             let gateway = gateway.get_or_insert_with(|| Gateway::with_flows(flows, Protocol::Tcp));
-            bencher.iter_custom(|bursts| (0..bursts).map(|_| open(gateway, &mut order, flows)).sum());
+            bencher.iter_custom(|bursts| by_median(bursts, || open(gateway, &mut order, flows)));
         });
     }
 }
@@ -83,7 +83,7 @@ fn echo(criterion: &mut Criterion) {
     let echoes: Vec<_> =
         (0..BURST as u32).map(|number| packet::echo(&cluster::request(number, Protocol::Udp))).collect();
     group.bench_function("echo", |bencher| {
-        bencher.iter_custom(|bursts| (0..bursts).map(|_| gateway.carry(echoes.iter().copied())).sum());
+        bencher.iter_custom(|bursts| by_median(bursts, || gateway.carry(echoes.iter().copied())));
     });
 }
 
@@ -92,12 +92,12 @@ fn maglev(criterion: &mut Criterion) {
     for members in [10, 100, 1000_u64] {
         let identities: Vec<u64> = (0..members).collect();
         group.bench_function(BenchmarkId::from_parameter(members), |bencher| {
-            bencher.iter(|| Maglev::new(black_box(&identities)));
+            bencher.iter_custom(|builds| by_median(builds, || time(|| Maglev::new(&identities))));
         });
     }
 }
 
-/// Look-ups as a burst makes them: hash and prefetch all, then look each up.
+/// Look-ups as a burst makes them: hash and prefetch all, then the records of all, then look each up.
 fn lookups(criterion: &mut Criterion, name: &str, is_hit: bool) {
     let mut group = criterion.benchmark_group(format!("flows/{name}"));
     group.throughput(Throughput::Elements(BURST as u64));
@@ -107,14 +107,12 @@ fn lookups(criterion: &mut Criterion, name: &str, is_hit: bool) {
             let table = table.get_or_insert_with(|| table_of(flows));
             let first = if is_hit { 0 } else { flows };
             bencher.iter_custom(|bursts| {
-                (0..bursts)
-                    .map(|_| {
-                        let numbers = (&mut order).take(BURST);
-                        let keys: Vec<Key> =
-                            numbers.map(|number| cluster::request(first + number, Protocol::Udp)).collect();
-                        look_up(table, &keys, is_hit)
-                    })
-                    .sum()
+                by_median(bursts, || {
+                    let numbers = (&mut order).take(BURST);
+                    let keys: Vec<Key> =
+                        numbers.map(|number| cluster::request(first + number, Protocol::Udp)).collect();
+                    look_up(table, &keys, is_hit)
+                })
             });
         });
     }
@@ -128,6 +126,7 @@ fn look_up(table: &FlowTable, keys: &[Key], is_hit: bool) -> Duration {
         table.prefetch(hash);
         hashes.push(hash);
     }
+    hashes.iter().for_each(|hash| table.prefetch_record(*hash));
     let found = hashes.iter().zip(keys).filter(|(hash, key)| table.lookup(**hash, key).is_some()).count();
     let taken = start.elapsed();
     assert_eq!(found, if is_hit { keys.len() } else { 0 });
@@ -151,13 +150,14 @@ fn insert_expire(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("flows");
     group.throughput(Throughput::Elements(u64::from(FLOWS)));
     group.bench_function("insert_expire", |bencher| {
-        bencher.iter(|| {
+        let mut round = || {
             for flow in &flows {
                 table.insert(flow, Now::from_seconds(0)).expect("room for every flow");
             }
             let expired = table.expire(&mut cursor, Now::from_seconds(1_000), 2 * FLOWS as usize, &timeouts);
             assert_eq!(expired, FLOWS as usize);
-        });
+        };
+        bencher.iter_custom(|rounds| by_median(rounds, || time(&mut round)));
     });
 }
 

@@ -18,6 +18,18 @@ pub enum Setting {
     Never,
 }
 
+impl Setting {
+    /// Returns the word that stands for it on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+            Self::Never => "never",
+        }
+    }
+}
+
 /// Source ports as `61000-65535`, or one port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ports(pub PortRange);

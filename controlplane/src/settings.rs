@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 
 use crate::cli::RunArguments;
 use crate::dns::{self, Zone, ZoneSettings};
@@ -98,6 +99,36 @@ pub async fn served_links(arguments: &RunArguments, netlink: &Netlink) -> anyhow
         served.push(link.clone());
     }
     Ok(served)
+}
+
+/// Refuses a service CIDR that shares addresses with a network of the box or of pods: what goes to an address there
+/// that no Service has is dropped (K23).
+///
+/// # Errors
+/// Names the CIDR and the network.
+pub async fn require_free_service_cidrs(arguments: &RunArguments, netlink: &Netlink) -> anyhow::Result<()> {
+    let local = netlink.addresses().await?.into_iter().filter_map(|local| {
+        let host = if local.address.is_ipv4() { 32 } else { 128 };
+        let network = IpNet::new(local.address, local.prefix_length).ok()?.trunc();
+        (local.prefix_length < host).then_some((network, "is a network of this box"))
+    });
+    let pods = arguments.pod_cidrs.iter().map(|pods| (pods.trunc(), "is a --pod-cidr"));
+    require_disjoint(&arguments.service_cidrs, local.chain(pods)).map_err(Into::into)
+}
+
+fn require_disjoint(
+    cidrs: &[IpNet],
+    others: impl Iterator<Item = (IpNet, &'static str)>,
+) -> Result<(), BadConfiguration> {
+    for (network, what) in others {
+        let shares = |cidr: &&IpNet| cidr.contains(&network) || network.contains(&cidr.trunc());
+        if let Some(cidr) = cidrs.iter().find(shares) {
+            return Err(BadConfiguration(format!(
+                "--service-cidr {cidr}: shares addresses with {network}, which {what}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn require_servable(link: &Link, links: &[Link]) -> Result<(), BadConfiguration> {
@@ -210,4 +241,51 @@ pub fn dns_fault(error: dns::Error) -> anyhow::Error {
         dns::Error::Stub(_) | dns::Error::StubInZone(_) => "--dns-stub",
     };
     BadConfiguration(format!("{flag}: {error}")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_dataplane::net::Mac;
+    use tidegate_dataplane::routes::DeviceIndex;
+
+    use super::*;
+
+    fn link(index: u32, name: &str) -> Link {
+        Link {
+            index: DeviceIndex(index),
+            name: name.into(),
+            mac: Mac::default(),
+            mtu: 1500,
+            up: true,
+            kind: None,
+            master: None,
+            parent: None,
+            peer: None,
+            alias: None,
+            xdp_program: None,
+        }
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_served_is_refused_with_what_to_do() {
+        let good = link(2, "eth1");
+        assert!(require_servable(&good, &[]).is_ok());
+        for (bad, says) in [
+            (link(1, "lo"), "loopback"),
+            (Link { kind: Some("bond".into()), ..good.clone() }, "name its members instead"),
+            (Link { up: false, ..good.clone() }, "`ip link set eth1 up`"),
+            (Link { mtu: 9000, ..good.clone() }, "`ip link set eth1 mtu 3498`"),
+        ] {
+            let error = require_servable(&bad, std::slice::from_ref(&bad)).unwrap_err().to_string();
+            assert!(error.contains(says) && error.starts_with("--interface "), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_vlan_device_is_in_the_way_only_of_a_device_that_strips_tags() {
+        // A device that cannot be asked strips none.
+        let parent = link(2, "no-such-device");
+        let vlan = Link { kind: Some("vlan".into()), parent: Some(parent.index), ..link(3, "eth1.7") };
+        assert!(require_servable(&parent, &[parent.clone(), vlan]).is_ok());
+    }
 }

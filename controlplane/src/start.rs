@@ -48,10 +48,11 @@ pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     settings::check_dns(arguments)?;
     let netlink = Arc::new(Netlink::connect()?);
     let served = settings::served_links(arguments, &netlink).await?;
+    settings::require_free_service_cidrs(arguments, &netlink).await?;
     settings::require_queues(&served, cores.len())?;
-    raise_descriptor_limit();
     // From here on a signal must not end the process before it has taken back what it did.
     let mut signals = EndSignals::listen()?;
+    raise_descriptor_limit();
     let mut instance = Instance::claim(&arguments.state_dir)?;
     instance.recover(&netlink, offloads::restore).await.context("what an earlier run left")?;
     let starting = start(arguments, &cores, &netlink, &served, &mut instance);

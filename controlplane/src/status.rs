@@ -165,3 +165,48 @@ fn dns_families(samples: Vec<dns::Sample>) -> Vec<Family> {
     }
     families.into_values().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::render;
+
+    #[test]
+    fn each_metric_is_shown_once_with_a_series_for_each_worker() {
+        let mut second = Counters::default();
+        second.rx_packets = 5;
+        second.frames_total = 9;
+        second.frames_tx = 4;
+        let status = Status {
+            workers: vec![Counters::default(), second],
+            sockets: &[],
+            steering: vec![("taken", 7)],
+            source: Report::default(),
+            dns: Vec::new(),
+            flows: (3, 1024),
+            published: (2, 1),
+            generation: 8,
+            publication_errors: 6,
+            services_short: 1,
+        };
+        let families = status.families();
+        let mut names: Vec<&str> = families.iter().map(|family| family.name.as_str()).collect();
+        names.sort_unstable();
+        let all = names.len();
+        names.dedup();
+        assert_eq!(names.len(), all);
+        let text = render(families);
+        for line in [
+            "tidegate_rx_packets_total{worker=\"0\"} 0",
+            "tidegate_rx_packets_total{worker=\"1\"} 5",
+            "tidegate_frames{worker=\"1\",place=\"tx\"} 4",
+            "tidegate_frames_owned{worker=\"1\"} 9",
+            "tidegate_xdp_packets_total{reason=\"taken\"} 7",
+            "tidegate_flows_capacity 1024",
+            "tidegate_services_short 1",
+            "tidegate_publication_errors_total 6",
+        ] {
+            assert!(text.lines().any(|own| own == line), "no {line} in {text}");
+        }
+    }
+}

@@ -13,7 +13,7 @@ use tidegate_dataplane::counters::Published;
 use tidegate_dataplane::flows::Cursor;
 use tidegate_dataplane::routes::DeviceIndex;
 use tidegate_dataplane::snapshot::Subscriber;
-use tidegate_dataplane::worker::{Bell, Path, PuntAddresses, ServedQueue, Shared, Worker};
+use tidegate_dataplane::worker::{Bell, Exchange, Path, PuntAddresses, ServedQueue, Shared, Worker};
 use tidegate_dataplane::xdp::{AttachMode, Steering};
 use tidegate_dataplane::xsk::{FrameMemory, FramePool, Mode, Socket, SocketConfig};
 
@@ -95,8 +95,12 @@ impl Workers {
             published: Vec::new(),
             sockets: Vec::new(),
         };
-        for (number, (core, subscriber)) in plan.cores.iter().zip(subscribers).enumerate() {
-            let worker = workers.build(&plan, steering, number, subscriber)?;
+        for _ in plan.cores {
+            workers.bells.push(Arc::new(Bell::new().context("eventfd")?));
+        }
+        let places = subscribers.into_iter().zip(Exchange::between(&workers.bells));
+        for (number, (core, (subscriber, exchange))) in plan.cores.iter().zip(places).enumerate() {
+            let worker = workers.build(&plan, steering, number, subscriber, exchange)?;
             workers.spawn(worker, number, *core)?;
         }
         Ok(workers)
@@ -108,6 +112,7 @@ impl Workers {
         steering: &mut Steering,
         number: usize,
         subscriber: Subscriber,
+        exchange: Exchange,
     ) -> anyhow::Result<Worker> {
         let (memory, mut pool) = FrameMemory::new(plan.frames)
             .with_context(|| format!("worker {number}: cannot map {} frames", plan.frames))?;
@@ -121,11 +126,10 @@ impl Workers {
         let punt = Socket::bind(&memory, &config, &mut pool).context("punt device tide0")?;
         let addresses = PuntAddresses { source: plan.punt.transmit_mac, destination: plan.punt.receive_mac };
         let published = Arc::new(Published::default());
-        let bell = Arc::new(Bell::new().context("eventfd")?);
+        let bell = Arc::clone(self.bells.get(number).context("worker without a bell")?);
         self.published.push(Arc::clone(&published));
-        self.bells.push(Arc::clone(&bell));
         Ok(Worker {
-            path: Path::new(memory, pool, Arc::clone(&plan.shared.flows), addresses),
+            path: Path::new(memory, pool, Arc::clone(&plan.shared.flows), addresses).with_exchange(exchange),
             queues,
             punt,
             subscriber,

@@ -165,15 +165,3 @@ fn a_pod_port_where_nobody_listens_refuses_datagrams_of_the_client() {
     assert_eq!(counters.value("answered"), 0, "the pod refused, not the gateway: {counters:#?}");
     assert_eq!(counters.value("forwarded"), 2, "the datagram and the error: {counters:#?}");
 }
-
-#[test]
-fn a_pod_port_where_nobody_listens_refuses_datagrams_of_a_masqueraded_client() {
-    let Some(rig) = Rig::up(Shape::OneSubnet) else { return };
-    let deaf = service("dev", "deaf", DEAF, "enterprise").replace("targetPort: 8080", "targetPort: 7000");
-    rig.manifests.write("deaf.yaml", &deaf);
-    let gateway = Gateway::start(&rig);
-    assert_eq!(rig.peer("jump", &["udp", DEAF, "8080", "hello"]), "refused");
-    let counters = gateway.assert_accounts_balance();
-    assert_eq!((counters.value("answered"), counters.value("forwarded")), (0, 2), "{counters:#?}");
-    assert_eq!(counters.value("flows_masqueraded"), 1, "{counters:#?}");
-}

@@ -6,11 +6,14 @@ use std::collections::BTreeSet;
 
 use rig::conversation::Conversation;
 use rig::gateway::Gateway;
+use rig::manifests::service;
 use rig::{CLIENT, ENT_DEV, Rig, Shape};
 
 /// The gateway's address on the pods' side.
 const GATEWAY: &str = "10.244.0.1";
 const DEV_1: &str = "10.244.0.11";
+/// ClusterIP of a Service whose pods do not listen.
+const DEAF: &str = "10.96.1.30";
 /// A port of the default range, for programs of the gateway itself.
 const WITHIN: &str = "61500";
 
@@ -54,6 +57,20 @@ fn a_pod_that_is_itself_chosen_reaches_itself_and_sees_the_gateway() {
         let counters = gateway.assert_accounts_balance();
         assert!(counters.drops().is_empty(), "{counters:#?}");
     }
+}
+
+#[test]
+fn a_pod_port_where_nobody_listens_refuses_datagrams_of_a_masqueraded_client() {
+    let Some(rig) = Rig::up(Shape::OneSubnet) else { return };
+    let deaf = service("dev", "deaf", DEAF, "enterprise").replace("targetPort: 8080", "targetPort: 7000");
+    rig.manifests.write("deaf.yaml", &deaf);
+    let gateway = Gateway::start(&rig);
+    for namespace in ["jump", "dev-1"] {
+        assert_eq!(rig.peer(namespace, &["udp", DEAF, "8080", "hello"]), "refused");
+    }
+    let counters = gateway.assert_accounts_balance();
+    assert_eq!(counters.value("answered"), 0, "the pod refused, not the gateway: {counters:#?}");
+    assert_eq!(counters.value("forwarded"), 4, "two datagrams and the errors: {counters:#?}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rig::gateway::{BINARY, Gateway, refused_start};
 use rig::manifests::service;
 use rig::traces::{differences, kernel_state};
-use rig::{DNS, ENT_DEV, HOLLOW, Rig, Seen, Shape};
+use rig::{DNS, ENT_DEV, HOLLOW, Rig, Seen, Shape, eventually};
 
 const METRICS: &str = "127.0.0.1:9100";
 
@@ -87,6 +87,9 @@ fn bad_usage_and_configuration_end_with_status_2_and_name_the_flag() {
         (&["client0"], &["--cores", "63"], "--cores: core 63"),
         (&["client0"], &["--config", file.to_str().unwrap()], "--flows"),
         (&["client0"], &["--cluster-domain", "a..b"], "--cluster-domain a..b"),
+        (&["client0"], &["--service-cidr", "10.1.0.0/16"], "10.1.0.0/24, which is a network of this box"),
+        (&["client0"], &["--service-cidr", "10.244.0.0/25"], "10.244.0.0/24, which is a network of this box"),
+        (&["client0"], &["--pod-cidr", "10.97.0.0/16"], "10.97.0.0/16, which is a --pod-cidr"),
         (&["client0"], &["--dns-listen", "0.0.0.0"], "--dns-listen 0.0.0.0:53"),
         (
             &["client0"],
@@ -155,4 +158,27 @@ fn sigterm_at_any_time_of_the_start_leaves_nothing_behind() {
         assert!([Some(0), None].contains(&output.status.code()), "{delay:?}: {} {errors}", output.status);
         assert_eq!(differences(&before, &kernel_state(&rig)), [""; 0], "after {delay:?}: {errors}");
     }
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised_to_the_hard_one() {
+    let Some(rig) = Rig::up(Shape::TwoInterfaces) else { return };
+    let source = format!("manifests:{}", rig.manifests.directory().display());
+    let state = rig.state().display().to_string();
+    let arguments = [
+        ["bash", "-c", "ulimit -Sn 256 && exec \"$@\"", "-", BINARY, "run", "--interface", "client0"],
+        ["--source", &source, "--state-dir", &state, "--flows", "65536", "--dns-listen", DNS],
+    ];
+    let mut program = rig.command("gw", &arguments.concat()).stdin(Stdio::null()).spawn().unwrap();
+    let limits = format!("/proc/{}/limits", program.id());
+    eventually("equal limits of open files", Duration::from_secs(10), || {
+        let limits = std::fs::read_to_string(&limits).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        let numbers: Vec<&str> = line.split_whitespace().skip(3).collect();
+        (numbers[0] == numbers[1]).then_some(())
+    });
+    let told = Command::new("kill").args(["-s", "TERM", &program.id().to_string()]).status().unwrap();
+    // The limit is raised first of all: the signal may come before there is anything to take back.
+    assert!(told.success());
+    program.wait().unwrap();
 }

@@ -61,7 +61,7 @@ pub fn explain(reason: DropReason, octets: &mut [u8], packet: &Packet, context: 
     };
     let device = context.snapshot.device(context.arrived_by);
     let Some(own) = device.and_then(Device::address) else { return Err(reason) };
-    if !may_be_told(answer, octets, packet).unwrap_or(false) {
+    if !may_be_told(octets, packet).unwrap_or(false) {
         return Err(reason);
     }
     if !context.limit.admit(context.now) {
@@ -73,15 +73,13 @@ pub fn explain(reason: DropReason, octets: &mut [u8], packet: &Packet, context: 
 /// Says whether an error about this packet may be sent.
 ///
 /// Source: RFC 1122 §3.2.2: none about an error, about what went to many, about a fragment but the first, to a
-/// sender that is no single host (martian sources are dropped before). Fragments are not told apart yet.
-fn may_be_told(answer: Answer, octets: &[u8], packet: &Packet) -> Option<bool> {
+/// sender that is no single host (martian sources are dropped before).
+fn may_be_told(octets: &[u8], packet: &Packet) -> Option<bool> {
     let [first, ..] = ethernet::Header::parse(octets)?.destination().0;
     let went_to_many =
         first & 1 != 0 || packet.destination.is_multicast() || packet.destination.is_broadcast();
     let has_no_errors = matches!(packet.transport, Transport::IcmpError | Transport::Fragment);
-    let header = ipv4::Header::parse(octets.get(ethernet::HEADER_BYTES..)?)?;
-    let could_be_cut = answer == Answer::FragmentationNeeded && !header.is_unfragmentable();
-    Some(!went_to_many && !has_no_errors && !could_be_cut)
+    Some(!went_to_many && !has_no_errors)
 }
 
 fn answered(answer: Answer, length: Option<usize>) -> Verdict {

@@ -1,8 +1,10 @@
 //! Every packet is accounted for: what a worker counts, and how others read it.
 //!
 //! Two laws hold whenever no burst is under way, so at every scrape:
-//! `rx_packets = forwarded + answered_* + punted + held + every drop_*` and
+//! `rx_packets + taken_over = forwarded + answered_* + punted + handed_over + held + every drop_*` and
 //! `tx_packets = forwarded + answered_* + punted + originated`; and `frames_total` is the sum of its places.
+//!
+//! A packet that leaves in pieces is forwarded once, when the last piece left; the other pieces are originated.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -15,7 +17,7 @@ macro_rules! counters {
         #[derive(Clone, PartialEq, Eq, Debug, Default)]
         pub struct Counters {
             $($(#[doc = $doc])+ pub $field: u64,)+
-            drops: [u64; DropReason::ALL.len()],
+            drops: Drops,
         }
 
         const PLAIN: usize = [$(stringify!($field)),+].len();
@@ -27,15 +29,25 @@ macro_rules! counters {
 
             /// Returns all values as words: the plain counters, then the drops.
             pub fn words(&self) -> impl Iterator<Item = u64> {
-                [$(self.$field),+].into_iter().chain(self.drops)
+                [$(self.$field),+].into_iter().chain(self.drops.0)
             }
 
             fn from_words(mut words: impl Iterator<Item = u64>) -> Self {
                 let mut next = || words.next().unwrap_or_default();
-                Self { $($field: next(),)+ drops: std::array::from_fn(|_| next()) }
+                Self { $($field: next(),)+ drops: Drops(std::array::from_fn(|_| next())) }
             }
         }
     };
+}
+
+/// Packets dropped for each reason.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Drops([u64; DropReason::ALL.len()]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self([0; DropReason::ALL.len()])
+    }
 }
 
 counters! {
@@ -61,9 +73,13 @@ counters! {
     answered_fragmentation_needed,
     /// Packets handed to the kernel by the punt device.
     punted,
-    /// Packets that we made and sent of our own accord.
+    /// Packets that we made and sent of our own accord; pieces of a packet too long for its link but the last.
     originated,
-    /// Packets that wait for their next hop now.
+    /// Fragments handed to the worker that they belong to.
+    handed_over,
+    /// Fragments taken over from the workers that received them.
+    taken_over,
+    /// Packets that wait now: for their next hop, or for the first fragment of their datagram.
     held,
     /// Flows inserted.
     flows_inserted,
@@ -104,7 +120,7 @@ const WORDS: usize = PLAIN + DropReason::ALL.len();
 impl Counters {
     /// Counts a dropped packet.
     pub fn count_drop(&mut self, reason: DropReason) {
-        if let Some(count) = self.drops.get_mut(reason as usize) {
+        if let Some(count) = self.drops.0.get_mut(reason as usize) {
             *count += 1;
         }
     }
@@ -112,7 +128,7 @@ impl Counters {
     /// Returns how many packets were dropped for a reason.
     #[must_use]
     pub fn drops(&self, reason: DropReason) -> u64 {
-        self.drops.get(reason as usize).copied().unwrap_or_default()
+        self.drops.0.get(reason as usize).copied().unwrap_or_default()
     }
 
     /// Counts an answer that was sent.
@@ -139,9 +155,9 @@ impl Counters {
     /// Says whether received, sent and frames all balance.
     #[must_use]
     pub fn balances(&self) -> bool {
-        let dropped: u64 = self.drops.iter().sum();
+        let dropped: u64 = self.drops.0.iter().sum();
         let out = self.forwarded + self.answered() + self.punted;
-        self.rx_packets == out + self.held + dropped
+        self.rx_packets + self.taken_over == out + self.handed_over + self.held + dropped
             && self.tx_packets == out + self.originated
             && self.frames_total == self.frames_free + self.frames_fill + self.frames_tx + self.frames_held
     }

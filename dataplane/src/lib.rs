@@ -3,7 +3,7 @@
 //! The crate knows no Kubernetes, no DNS server and no async runtime. See its README for a packet's day.
 //!
 //! Reading order: [`process`] is the packet path; [`packet`] and [`net`] are what it reads, [`services`],
-//! [`maglev`], [`routes`] and [`neighbours`] what it asks, [`flows`] and [`tcp_state`] what it remembers,
+//! [`maglev`], [`routes`] and [`neighbours`] what it asks, [`flows`], [`tcp_state`] and [`fragments`] what it remembers,
 //! [`masquerade`], [`rewrite`], [`icmp_error`] and [`answer`] what it does (answers within [`rate_limit`]),
 //! [`verdict`] and [`counters`] what it says. [`worker`] drives it with the sockets of [`xsk`], fed by the program of
 //! [`xdp`] and with tables from [`snapshot`].
@@ -12,6 +12,7 @@ pub mod answer;
 pub mod clock;
 pub mod counters;
 pub mod flows;
+pub mod fragments;
 pub mod held;
 pub mod icmp_error;
 pub mod maglev;

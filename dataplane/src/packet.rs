@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::flows::Key;
+use crate::fragments::Fragment;
 use crate::net::{Protocol, ethernet, icmpv4, ipv4, tcp, udp};
 use crate::verdict::DropReason;
 
@@ -19,7 +20,7 @@ pub enum Transport {
     IcmpError,
     /// Another ICMP message.
     Icmp,
-    /// A piece of a larger datagram.
+    /// A piece of a larger datagram that is not the first: it has no transport header.
     Fragment,
     /// Any other protocol.
     Other,
@@ -38,7 +39,11 @@ pub struct Packet {
     pub transport_offset: usize,
     /// Where the packet ends, in octets from the start of the frame; padding may follow.
     pub end: usize,
-    /// What it carries.
+    /// Says whether its sender wants it in one piece or not at all.
+    pub is_unfragmentable: bool,
+    /// Says whether it is a piece of a larger datagram; [`Fragment::parse`] says which.
+    pub is_fragment: bool,
+    /// What it carries; of a first fragment, what its datagram carries.
     pub transport: Transport,
 }
 
@@ -70,14 +75,20 @@ impl Packet {
         if !header.has_right_checksum(network) {
             return Err(Unparsed::Malformed(DropReason::MalformedIpv4));
         }
-        let transport =
-            Transport::parse(header, payload).ok_or(Unparsed::Malformed(DropReason::MalformedTransport))?;
+        let is_fragment = header.is_fragment();
+        let transport = if is_fragment {
+            Transport::parse_fragment(header, payload).map_err(Unparsed::Malformed)?
+        } else {
+            Transport::parse(header, payload).ok_or(Unparsed::Malformed(DropReason::MalformedTransport))?
+        };
         Ok(Self {
             source: header.source(),
             destination: header.destination(),
             ttl: header.ttl,
             transport_offset: ethernet::HEADER_BYTES + header.header_bytes(),
             end: ethernet::HEADER_BYTES + header.total_bytes(),
+            is_unfragmentable: header.is_unfragmentable(),
+            is_fragment,
             transport,
         })
     }
@@ -106,11 +117,27 @@ impl Packet {
 }
 
 impl Transport {
+    /// Parses what a fragment carries: the first the whole transport header (RFC 1858 §3), the others none.
+    #[cold]
+    fn parse_fragment(header: &ipv4::Header, payload: &[u8]) -> Result<Self, DropReason> {
+        let fragment = Fragment::parse(header)?;
+        if fragment.is_first() {
+            let transport = if header.protocol == Protocol::Udp.number() {
+                udp::Header::parse_first(payload)
+                    .map(|start| Self::Udp(key(header, Protocol::Udp, start.source(), start.destination())))
+            } else {
+                Self::parse(header, payload)
+            };
+            return transport.ok_or(DropReason::TinyFragment);
+        }
+        if fragment.reaches_into_tcp_header() {
+            return Err(DropReason::TinyFragment);
+        }
+        Ok(Self::Fragment)
+    }
+
     #[inline]
     fn parse(header: &ipv4::Header, payload: &[u8]) -> Option<Self> {
-        if header.is_fragment() {
-            return Some(Self::Fragment);
-        }
         match header.protocol {
             ipv4::PROTOCOL_ICMP => {
                 let message = icmpv4::Header::parse(payload)?;

@@ -49,7 +49,9 @@ pub struct Context<'a> {
 
 /// Decides what becomes of a packet and rewrites it for that.
 ///
-/// `octets` is the frame that `packet` was parsed from, with the room behind it; `hash` is that of its key.
+/// `octets` is the frame that `packet` was parsed from, with the room behind it; `hash` is that of its key. Later
+/// fragments do not come here: they share the fate of their first ([`crate::fragments`]). A packet that leaves may be
+/// longer than its link allows if it may be cut; that is for the worker to do.
 ///
 /// # Errors
 /// The reason why the packet is dropped.
@@ -92,7 +94,7 @@ fn process_portless(octets: &mut [u8], packet: &Packet, context: &mut Context<'_
         (Destination::Service(_), Transport::Echo) if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
         (Destination::Service(_), Transport::Echo) => answer::echo_reply(octets, packet),
         (Destination::Service(_), Transport::Icmp | Transport::IcmpError) => Err(DropReason::UnsupportedIcmp),
-        (Destination::Service(_), Transport::Fragment) => Err(DropReason::Fragment),
+        (Destination::Service(_), Transport::Fragment) => Err(DropReason::FragmentRefused),
         (Destination::Service(_), _) => Err(DropReason::UnsupportedProtocol),
     }
 }
@@ -288,7 +290,7 @@ fn leave(
     let Some(device) = context.snapshot.device(next_hop.device) else {
         return Ok(Way { way: Egress::Punt, next_hop: None, cache: 0 });
     };
-    if packet.ip_bytes() > device.mtu {
+    if packet.is_unfragmentable && packet.ip_bytes() > device.mtu {
         context.next_link_mtu = device.mtu;
         return Err(DropReason::ExceedsMtu);
     }

@@ -79,8 +79,26 @@ drop_reasons! {
     MalformedIpv4 => "drop_malformed_ipv4",
     /// The TCP, UDP or ICMP header does not agree with the octets received.
     MalformedTransport => "drop_malformed_transport",
-    /// A fragment of a packet to a virtual address; fragments are not reassembled yet.
-    Fragment => "drop_fragment",
+    /// A fragment without octets, of a length that is no multiple of 8 though more follow, or past 65535 octets.
+    MalformedFragment => "drop_malformed_fragment",
+    /// A first fragment without the whole transport header, or one that starts in it (RFC 1858, RFC 3128).
+    TinyFragment => "drop_tiny_fragment",
+    /// A fragment with octets that have come before and others, and all later ones of its datagram (RFC 5722).
+    FragmentOverlap => "drop_fragment_overlap",
+    /// A fragment that says otherwise where its datagram ends, and all later ones of that datagram.
+    FragmentContradiction => "drop_fragment_contradiction",
+    /// A fragment of which every octet has come before.
+    FragmentDuplicate => "drop_fragment_duplicate",
+    /// A later fragment of a datagram whose first was refused or dropped.
+    FragmentRefused => "drop_fragment_refused",
+    /// A fragment that waited in vain for the first of its datagram.
+    FragmentTimeout => "drop_fragment_timeout",
+    /// A fragment from a source of which too many wait already.
+    FragmentSourceFull => "drop_fragment_source_full",
+    /// A fragment that waited for the first of its datagram and gave way to newer ones.
+    FragmentEvicted => "drop_fragment_evicted",
+    /// The worker that a fragment belongs to does not take more from this one at the moment.
+    HandOverFull => "drop_hand_over_full",
     /// A protocol that no Service can have, to a virtual address.
     UnsupportedProtocol => "drop_unsupported_protocol",
     /// An ICMP message to a virtual address that is no Echo and no error about a flow.
@@ -133,6 +151,8 @@ drop_reasons! {
     TxRingFull => "drop_tx_ring_full",
     /// No socket of this worker leaves by that device.
     NoTxQueue => "drop_no_tx_queue",
+    /// No frame was free for the pieces of a packet too long for its link.
+    NoFrame => "drop_no_frame",
     /// The answer did not fit the frame.
     AnswerTooLong => "drop_answer_too_long",
     /// An ICMP error or a RST of ours was due, but too many had been sent just before.

@@ -5,6 +5,7 @@
 #![allow(missing_docs, unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod fragment_rig;
 mod path_rig;
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -14,6 +15,7 @@ use std::hint::black_box;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
+use fragment_rig::{cut, fragmentable, piece, raw_piece};
 use path_rig::*;
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::counters::Published;
@@ -25,7 +27,8 @@ use tidegate_dataplane::routes::DeviceIndex;
 use tidegate_dataplane::services::{Backend, Backends, ServicePort, VirtualAddress};
 use tidegate_dataplane::snapshot::{Device, Publisher};
 use tidegate_dataplane::verdict::DropReason;
-use tidegate_dataplane::worker::BURST;
+use tidegate_dataplane::worker::{BURST, Bell, Exchange, Path};
+use tidegate_dataplane::xsk::FrameMemory;
 
 const C: ([u8; 4], u16) = (CLIENT, 40_000);
 const V: ([u8; 4], u16) = (VIP, 80);
@@ -280,6 +283,7 @@ fn no_drop_that_packets_can_cause_asks_anything_of_the_allocator() {
     let ended = many(1100, |_| udp(FROM_CLIENT, (C, V), 1, b""));
     assert_eq!(carry(&mut rig, CLIENT_SIDE, &ended), 999, "the limit's thousandth was the refusal");
     hold_in_vain(&mut rig);
+    send_fragments_in_vain(&mut rig);
     exhaust_source_ports(&mut rig);
     masquerade_in_vain(&mut rig);
 
@@ -293,8 +297,16 @@ fn no_drop_that_packets_can_cause_asks_anything_of_the_allocator() {
         .filter(|reason| rig.path.counters.drops(**reason) + full.path.counters.drops(**reason) == 0)
         .map(|reason| reason.name())
         .collect();
-    // The first takes a second worker, the second a socket that is missing; the third no frame is short enough for.
-    assert_eq!(unseen, BTreeSet::from(["drop_flow_contended", "drop_no_tx_queue", "drop_answer_too_long"]));
+    // The first two take a second worker, the third a socket that is missing; the fourth no frame is short enough for.
+    assert_eq!(
+        unseen,
+        BTreeSet::from([
+            "drop_flow_contended",
+            "drop_hand_over_full",
+            "drop_no_tx_queue",
+            "drop_answer_too_long",
+        ])
+    );
 }
 
 /// Packets that are each dropped for a reason of their own, or one known before.
@@ -324,7 +336,6 @@ fn hopeless_packets() -> Vec<Vec<u8>> {
         about_first(64, 3, &first[..27]),
         about_first(64, 3, &ip_of(&about_first(64, 3, &first))),
         changed(about_first(64, 3, &first), 70, 0xff),
-        changed(udp(FROM_CLIENT, (C, V), 64, &[0; 1480]), 20, 0),
         to(UNALLOCATED),
         ping(FROM_CLIENT, CLIENT, UNALLOCATED, 64, false),
         tcp(FROM_CLIENT, (C, (EMPTY_VIP, 80)), 64, "RA", b""),
@@ -346,6 +357,82 @@ fn hold_in_vain(rig: &mut Rig) {
     known.push((quiet, NeighbourState::Failed));
     rig.learn(&known);
     assert_eq!(release(rig), 0);
+}
+
+/// Drops fragments for each reason there is, and a packet that there are no frames to cut into.
+fn send_fragments_in_vain(rig: &mut Rig) {
+    let whole = |number| fragmentable(udp(FROM_CLIENT, (C, V), 64, &[7; 4000]), number);
+    let refused = fragmentable(udp(FROM_CLIENT, (C, (VIP, 81)), 64, &[7; 4000]), 5);
+    let segment = fragmentable(tcp(FROM_CLIENT, (C, V), 64, "S", &[7; 400]), 6);
+    let lying = [
+        raw_piece(&whole(1), 1480, &[], false),
+        piece(&segment, 0, 8),
+        piece(&whole(2), 0, 1480),
+        piece(&whole(2), 0, 1480),
+        piece(&whole(2), 1472, 2960),
+        raw_piece(&whole(3), 1480, &[7; 8], false),
+        raw_piece(&whole(3), 2960, &[7; 8], false),
+    ];
+    carry(rig, CLIENT_SIDE, &lying);
+    carry(rig, CLIENT_SIDE, &cut(&refused));
+    let early = |number: u16, client: u8| {
+        let client = ([10, 1, 7, client], 7);
+        let whole = fragmentable(udp(FROM_CLIENT, (client, V), 64, &[7; 4000]), number);
+        piece(&whole, 1480, 2960)
+    };
+    let from_one = many(70, |number| early(number, 0));
+    carry(rig, CLIENT_SIDE, &from_one);
+    let from_many = many(200, |number| early(number, number as u8));
+    carry(rig, CLIENT_SIDE, &from_many);
+    rig.now = Now::from_seconds(500);
+    for _ in 0..40 {
+        let Rig { path, snapshot, now, wire, .. } = rig;
+        without_allocator(|| path.expire_fragments(snapshot, *now, wire));
+    }
+    rig.collect();
+    send_too_long_packets(rig);
+}
+
+/// Cuts what is too long for a link, also without the frames for it, and drops what may not be cut.
+fn send_too_long_packets(rig: &mut Rig) {
+    let devices = Arc::clone(&rig.snapshot.devices);
+    let narrow = |device: &Device| Device { mtu: 576, ..device.clone() };
+    rig.snapshot.devices = devices.iter().map(narrow).collect();
+    let mut pieces = cut(&fragmentable(udp(FROM_CLIENT, (C, V), 64, &[7; 4000]), 8));
+    assert_eq!(carry(rig, CLIENT_SIDE, &pieces[..1]), 3);
+    pieces[1][20] |= 0x40;
+    set_ip_checksum(&mut pieces[1]);
+    assert_eq!(carry(rig, CLIENT_SIDE, &pieces[1..]), 2);
+    let kept: Vec<_> =
+        std::iter::from_fn(|| (rig.path.pool.len() > 2).then(|| rig.path.pool.pop())).collect();
+    let packet = [fragmentable(udp(FROM_CLIENT, (C, V), 64, &[7; 1400]), 9)];
+    rig.path.counters.frames_total -= kept.len() as u64;
+    assert_eq!(carry(rig, CLIENT_SIDE, &packet), 0);
+    rig.path.counters.frames_total += kept.len() as u64;
+    kept.into_iter().flatten().for_each(|frame| rig.path.pool.push(frame));
+    rig.snapshot.devices = devices;
+}
+
+#[test]
+fn fragments_are_handed_to_their_worker_without_the_allocator() {
+    let mut rigs = [warm_rig(64), warm_rig(64)];
+    let bells: Vec<_> = (0..2).map(|_| Arc::new(Bell::new().unwrap())).collect();
+    for (rig, exchange) in rigs.iter_mut().zip(Exchange::between(&bells)) {
+        let (memory, pool) = FrameMemory::new(512).unwrap();
+        rig.path = Path::new(memory, pool, Arc::clone(&rig.flows), PUNT).with_exchange(exchange);
+        rig.path.counters.frames_total = 512;
+    }
+    let pieces: Vec<_> =
+        (0..100).flat_map(|n| cut(&fragmentable(udp(FROM_CLIENT, (C, V), 64, &[7; 2000]), n))).collect();
+    let [giver, taker] = &mut rigs;
+    carry(giver, CLIENT_SIDE, &pieces);
+    taker.wire.sent.reserve(BURST);
+    let Rig { path, snapshot, now, wire, .. } = taker;
+    assert_eq!(without_allocator(|| path.take_over(snapshot, *now, wire)), 32);
+    taker.collect();
+    without_allocator(|| giver.path.wake_takers());
+    assert!(bells[1].silence() && !bells[0].silence());
+    assert!(giver.path.counters.drops(DropReason::HandOverFull) > 0);
 }
 
 /// Asks so many Services with one backend from one client port that no other source port is tried for the last.

@@ -31,6 +31,8 @@ use tidegate_dataplane::worker::BURST;
 
 /// Steps of the longest history; the mean is half of it.
 const STEPS: usize = 160;
+/// Each pass forgets a bounded number of datagrams; this often is enough for all.
+const PASSES_TO_EXPIRE_FRAGMENTS: usize = 40;
 
 const CLIENTS: [[u8; 4]; 4] = [[10, 1, 0, 2], [10, 1, 0, 3], [10, 2, 0, 7], [127, 0, 0, 1]];
 const CLIENT_ROUTER: [u8; 4] = [10, 1, 0, 254];
@@ -119,6 +121,14 @@ enum Quirk {
     Options(u8),
     /// Flags and offset of a fragment.
     Fragment(u16),
+    /// It comes in fragments, cut in blocks of 8 octets, turned by some places and perhaps the first one twice.
+    Pieces {
+        blocks: Vec<usize>,
+        turn: usize,
+        is_twice: bool,
+    },
+    /// Its sender lets it be cut.
+    MayBeCut,
     Tagged,
 }
 
@@ -240,6 +250,10 @@ fn sketch() -> impl Strategy<Value = Sketch> {
         1 => (1..20_usize).prop_map(Quirk::Padding),
         1 => (1..=10_u8).prop_map(Quirk::Options),
         1 => any::<u16>().prop_map(Quirk::Fragment),
+        1 => (0..16_u16).prop_map(|word| Quirk::Fragment(word >> 3 << 13 | word & 7)),
+        2 => (prop::collection::vec(1..30_usize, 1..4), 0..4_usize, prop::bool::weighted(0.2))
+            .prop_map(|(blocks, turn, is_twice)| Quirk::Pieces { blocks, turn, is_twice }),
+        1 => Just(Quirk::MayBeCut),
         1 => Just(Quirk::Tagged),
     ];
     let ttl = prop_oneof![10 => Just(64_u8), 1 => 0..3_u8];
@@ -294,6 +308,41 @@ fn step() -> impl Strategy<Value = Step> {
         2 => prop::bool::weighted(0.05).prop_map(|is_wire_full| Step::Release { is_wire_full }),
         2 => Just(Step::Expire),
     ]
+}
+
+/// Makes the frames that a packet comes in: one, mostly.
+fn frames(sketch: &Sketch, gateway: &Gateway) -> Vec<Vec<u8>> {
+    let whole = octets(sketch, gateway);
+    let Quirk::Pieces { blocks, turn, is_twice } = &sketch.quirk else { return vec![whole] };
+    if whole.len() <= 34 || whole[14] != 0x45 {
+        return vec![whole];
+    }
+    let mut pieces = vec![];
+    let mut from = 34;
+    for blocks in blocks {
+        let to = whole.len().min(from + blocks * 8);
+        pieces.push((from, to));
+        from = to;
+    }
+    pieces.push((from, whole.len()));
+    pieces.retain(|(from, to)| from < to);
+    let mut frames: Vec<_> = pieces.into_iter().map(|(from, to)| fragment(&whole, from, to)).collect();
+    let turn = turn % frames.len();
+    frames.rotate_left(turn);
+    if *is_twice {
+        frames.push(frames[0].clone());
+    }
+    frames
+}
+
+/// One piece of a packet: its octets from one place of the frame to another.
+fn fragment(whole: &[u8], from: usize, to: usize) -> Vec<u8> {
+    let mut piece = [&whole[..34], &whole[from..to]].concat();
+    datagram::set_word(&mut piece, 16, (20 + to - from) as u16);
+    let more = if to < whole.len() { 0x2000 } else { 0 };
+    datagram::set_word(&mut piece, 20, more | ((from - 34) / 8) as u16);
+    datagram::mend_header(&mut piece);
+    piece
 }
 
 /// Makes the octets of a packet. Stations do not decide anything, so they are always the same.
@@ -387,7 +436,11 @@ fn ends(ends: &Ends, protocol: u8, gateway: &Gateway) -> Five {
 
 fn add_quirk(octets: &mut Vec<u8>, quirk: &Quirk) {
     match *quirk {
-        Quirk::None => {}
+        Quirk::None | Quirk::Pieces { .. } => {}
+        Quirk::MayBeCut => {
+            octets[20] = 0;
+            datagram::mend_header(octets);
+        }
         Quirk::Padding(length) => octets.extend(vec![0xee; length]),
         Quirk::Options(words) => {
             octets.splice(34..34, vec![1; usize::from(words) * 4]);
@@ -467,12 +520,14 @@ impl Pair {
             Step::Burst { is_client_side, is_wire_full, packets, copies } => {
                 self.set_wire(*is_wire_full);
                 let device = if *is_client_side { CLIENT_SIDE } else { POD_SIDE };
-                let packets: Vec<_> =
-                    packets.iter().flat_map(|sketch| vec![octets(sketch, &self.slow); *copies]).collect();
+                let packets: Vec<_> = packets
+                    .iter()
+                    .flat_map(|sketch| vec![frames(sketch, &self.slow); *copies].concat())
+                    .collect();
                 for packets in packets.chunks(BURST) {
                     let carried = self.rig.carry(device, packets);
                     let expected: Vec<_> =
-                        packets.iter().filter_map(|octets| self.slow.carry(device.0, octets)).collect();
+                        packets.iter().flat_map(|octets| self.slow.carry(device.0, octets)).collect();
                     let asked = packets.iter().map(|octets| hex(octets));
                     prop_assert_eq!(sent(carried), expected, "of {:#?}", asked.collect::<Vec<_>>());
                 }
@@ -503,6 +558,12 @@ impl Pair {
                 let (budget, timeouts) = (self.rig.flows.capacity(), Timeouts::default());
                 let expired = self.rig.flows.expire(&mut self.cursor, self.rig.now, budget, &timeouts);
                 prop_assert_eq!(expired, self.slow.expire());
+                for _ in 0..PASSES_TO_EXPIRE_FRAGMENTS {
+                    let Rig { path, snapshot, now, wire, .. } = &mut self.rig;
+                    path.expire_fragments(snapshot, *now, wire);
+                }
+                prop_assert!(self.rig.collect().is_empty());
+                self.slow.expire_fragments();
             }
         }
         self.remember_gone(before);
@@ -538,7 +599,7 @@ impl Pair {
         self.slow.counters.retain(|_, value| *value > 0);
         prop_assert_eq!(&counted, &self.slow.counters);
         prop_assert!(counters.balances());
-        prop_assert_eq!(counters.held, self.slow.held.len() as u64);
+        prop_assert_eq!(counters.held, (self.slow.held.len() + self.slow.fragments.waiting()) as u64);
 
         let wanted: Vec<Hop> = self.rig.wire.wanted.drain(..).map(hop).collect();
         prop_assert_eq!(&wanted, &self.slow.wanted);

@@ -126,46 +126,6 @@ fn a_masqueraded_connection_goes_both_ways_through_its_whole_life() {
 }
 
 #[test]
-fn an_error_about_a_masqueraded_flow_reaches_the_end_that_it_is_for() {
-    let mut rig = one_armed();
-    let (_, octets) = rig.one(CLIENT_SIDE, &udp(FROM_CLIENT, (C, V), 64, b"question"));
-    let own = source(&octets);
-    rig.one(CLIENT_SIDE, &udp(POD_TO_GATEWAY, (P, own), 64, b"answer"));
-    let (says, router) = (Says(3, 4, [0, 0, 0x04, 0xb0]), [10, 244, 0, 254]);
-    let quote = |ends| ip_of(&udp(TO_POD, ends, 62, b"question"));
-    for (from, known) in [(POD, VIP), (router, router)] {
-        let error = icmp_error(POD_TO_GATEWAY, from, own.0, 64, says, &quote((own, P)));
-        let expected = icmp_error(TO_CLIENT, known, CLIENT, 63, says, &quote((C, V)));
-        assert_eq!(rig.one(CLIENT_SIDE, &error), (Out::Device(CLIENT_SIDE), expected));
-    }
-    for (from, known) in [(CLIENT, own.0), (router, router)] {
-        let error = icmp_error(FROM_CLIENT, from, VIP, 64, says, &quote((V, C)));
-        let expected = icmp_error(GATEWAY_TO_POD, known, POD, 63, says, &quote((P, own)));
-        assert_eq!(rig.one(CLIENT_SIDE, &error), (Out::Device(CLIENT_SIDE), expected));
-    }
-    rig.assert_counters(&[
-        ("rx_packets", 6),
-        ("tx_packets", 6),
-        ("forwarded", 6),
-        ("flows_inserted", 1),
-        ("flows_masqueraded", 1),
-    ]);
-}
-
-#[test]
-fn an_error_about_a_flow_to_itself_comes_from_the_service() {
-    let mut rig = Rig::new();
-    let (to, itself) = ((HAIRPIN_VIP, 80), (CLIENT, 8080));
-    let (_, octets) = rig.one(CLIENT_SIDE, &udp(FROM_CLIENT, (C, to), 64, b"question"));
-    let own = source(&octets);
-    let says = Says(3, 3, [0; 4]);
-    let quote = |ends| ip_of(&udp(TO_CLIENT, ends, 62, b"question"));
-    let error = icmp_error(FROM_CLIENT, CLIENT, own.0, 64, says, &quote((own, itself)));
-    let expected = icmp_error(TO_CLIENT, HAIRPIN_VIP, CLIENT, 63, says, &quote((C, to)));
-    assert_eq!(rig.one(CLIENT_SIDE, &error), (Out::Device(CLIENT_SIDE), expected));
-}
-
-#[test]
 fn a_client_that_is_itself_chosen_reaches_itself_through_us() {
     let mut rig = Rig::new();
     let (to, itself) = ((HAIRPIN_VIP, 80), (CLIENT, 8080));
@@ -338,6 +298,41 @@ fn a_device_without_an_address_cannot_masquerade() {
     rig.snapshot.devices = Arc::new([bare]);
     assert!(rig.carry(CLIENT_SIDE, &[udp(FROM_CLIENT, (C, V), 64, b"x")]).is_empty());
     rig.assert_counters(&[("rx_packets", 1), ("drop_no_masquerade_address", 1)]);
+}
+
+#[test]
+fn errors_about_a_masqueraded_flow_are_translated_both_ways() {
+    let mut rig = one_armed();
+    let (_, octets) = rig.one(CLIENT_SIDE, &udp(FROM_CLIENT, (C, V), 64, b"question"));
+    let own = source(&octets);
+    let says = Says(3, 3, [0; 4]);
+    let quote = |ends| ip_of(&udp(TO_POD, ends, 62, b"question"));
+
+    let sent = icmp_error(POD_TO_GATEWAY, POD, own.0, 64, says, &quote((own, P)));
+    let expected = icmp_error(TO_CLIENT, VIP, CLIENT, 63, says, &quote((C, V)));
+    assert_eq!(rig.one(CLIENT_SIDE, &sent), (Out::Device(CLIENT_SIDE), expected));
+
+    let sent = icmp_error(FROM_CLIENT, CLIENT, VIP, 64, says, &quote((V, C)));
+    let expected = icmp_error(GATEWAY_TO_POD, own.0, POD, 63, says, &quote((P, own)));
+    assert_eq!(rig.one(CLIENT_SIDE, &sent), (Out::Device(CLIENT_SIDE), expected));
+}
+
+#[test]
+fn errors_about_a_clients_packets_to_itself_are_translated_both_ways() {
+    let mut rig = Rig::new();
+    let (to, itself) = ((HAIRPIN_VIP, 80), (CLIENT, 8080));
+    let (_, octets) = rig.one(CLIENT_SIDE, &udp(FROM_CLIENT, (C, to), 64, b"question"));
+    let own = source(&octets);
+    let says = Says(3, 3, [0; 4]);
+    let quote = |ends| ip_of(&udp(TO_POD, ends, 62, b"question"));
+
+    let sent = icmp_error(FROM_CLIENT, CLIENT, own.0, 64, says, &quote((own, itself)));
+    let expected = icmp_error(TO_CLIENT, HAIRPIN_VIP, CLIENT, 63, says, &quote((C, to)));
+    assert_eq!(rig.one(CLIENT_SIDE, &sent).1, expected);
+
+    let sent = icmp_error(FROM_CLIENT, CLIENT, HAIRPIN_VIP, 64, says, &quote((to, C)));
+    let expected = icmp_error(TO_CLIENT, own.0, CLIENT, 63, says, &quote((itself, own)));
+    assert_eq!(rig.one(CLIENT_SIDE, &sent).1, expected);
 }
 
 #[test]

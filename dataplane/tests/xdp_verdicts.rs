@@ -114,7 +114,7 @@ fn what_goes_to_a_vip_is_taken_whatever_it_is() {
 }
 
 #[test]
-fn what_comes_from_an_endpoint_is_taken_by_port_and_its_later_fragments_by_address() {
+fn what_comes_from_an_endpoint_is_taken_by_port_and_its_fragments_by_address() {
     with_served(|mut served| {
         let reply = Packet::udp((ENDPOINT, 8080), (CLIENT, 40000));
         let (taken, not_ours) = ("redirected_from_endpoint", "passed_not_ours");
@@ -122,7 +122,10 @@ fn what_comes_from_an_endpoint_is_taken_by_port_and_its_later_fragments_by_addre
         served.expect(&Packet { options: vec![1; 8], ..reply.clone() }, true, taken);
         served.expect(&Packet { fragment: MORE_FRAGMENTS, ..reply.clone() }, true, taken);
         served.expect(&Packet { fragment: 185, ..reply.clone() }, true, taken);
-        served.expect(&Packet { ports: (8081, 40000), ..reply.clone() }, false, not_ours);
+        let other_port = Packet { ports: (8081, 40000), ..reply.clone() };
+        served.expect(&other_port, false, not_ours);
+        served.expect(&Packet { fragment: MORE_FRAGMENTS, ..other_port.clone() }, true, taken);
+        served.expect(&Packet { fragment: 185, protocol: 50, ..other_port }, true, taken);
         served.expect(&Packet { protocol: 6, ..reply.clone() }, false, not_ours);
         served.expect(&Packet { protocol: 1, ..reply.clone() }, false, not_ours);
         served.expect(&Packet { cut_at: Some(37), ..reply.clone() }, false, not_ours);
@@ -172,14 +175,6 @@ fn an_error_goes_first_where_its_own_destination_belongs() {
     with_served(|mut served| {
         let sent = Packet::udp((OWN, 40000), (ENDPOINT, 8080));
         served.expect(&Packet::icmp(3, ENDPOINT, OWN, &sent), false, "passed_own_address");
-        served.steering.set_masquerade_ports(PortRange::new(61_000, 62_000)).unwrap();
-        for (port, is_taken) in [(60_999, false), (61_000, true), (62_000, true), (62_001, false)] {
-            let sent = Packet::udp((OWN, port), (ENDPOINT, 8080));
-            let counter = if is_taken { "redirected_about_endpoint" } else { "passed_own_address" };
-            served.expect(&Packet::icmp(3, STRANGER, OWN, &sent), is_taken, counter);
-        }
-        let to_stranger = Packet::udp((OWN, 61_000), (STRANGER, 8080));
-        served.expect(&Packet::icmp(3, STRANGER, OWN, &to_stranger), false, "passed_own_address");
         let reply = Packet::udp((VIP, 80), (CLIENT, 40000));
         served.expect(&Packet::icmp(3, STRANGER, VIP, &reply), true, "redirected_to_vip");
         served.expect(&Packet::icmp(3, STRANGER, CLIENT, &reply), false, "passed_not_ours");
@@ -214,7 +209,11 @@ fn an_endpoints_reply_to_a_masquerade_port_of_ours_is_taken_and_nothing_else_to_
         let reply = reply(61_500);
         served.expect(&Packet { options: vec![1; 8], ..reply.clone() }, true, taken);
         served.expect(&Packet { fragment: MORE_FRAGMENTS, ..reply.clone() }, true, taken);
-        served.expect(&Packet { fragment: 185, ..reply.clone() }, false, own);
+        served.expect(&Packet { fragment: 185, ..reply.clone() }, true, taken);
+        served.expect(&Packet { fragment: MORE_FRAGMENTS, ports: (8081, 53), ..reply.clone() }, true, taken);
+        let from_stranger = Packet::udp((STRANGER, 8080), (OWN, 61_500));
+        served.expect(&Packet { fragment: MORE_FRAGMENTS, ..from_stranger.clone() }, false, own);
+        served.expect(&Packet { fragment: 185, ..from_stranger }, false, own);
         served.expect(&Packet { protocol: 6, ..reply.clone() }, false, own);
         served.expect(&Packet { protocol: 1, ..reply.clone() }, false, own);
         served.expect(&Packet { ports: (8081, 61_500), ..reply.clone() }, false, own);
@@ -226,6 +225,26 @@ fn an_endpoints_reply_to_a_masquerade_port_of_ours_is_taken_and_nothing_else_to_
         served.expect(&reply, false, "passed_listener");
         served.steering.set_masquerade_ports(None).unwrap();
         served.expect(&Packet { ports: (8080, 61_501), ..reply }, false, own);
+    });
+}
+
+#[test]
+fn an_error_to_an_address_of_ours_is_taken_if_it_quotes_a_masqueraded_packet() {
+    with_served(|mut served| {
+        let sent = Packet::udp((OWN, 61_500), (ENDPOINT, 8080));
+        let error = |quote: &Packet| Packet::icmp(3, STRANGER, OWN, quote);
+        served.expect(&error(&sent), false, "passed_own_address");
+        served.steering.set_masquerade_ports(PortRange::new(61_000, 62_000)).unwrap();
+        served.expect(&error(&sent), true, "redirected_about_endpoint");
+        for other in [
+            Packet { ports: (60_999, 8080), ..sent.clone() },
+            Packet { ports: (61_500, 8081), ..sent.clone() },
+            Packet { protocol: 6, ..sent.clone() },
+            Packet { fragment: 185, ..sent.clone() },
+        ] {
+            served.expect(&error(&other), false, "passed_own_address");
+        }
+        served.expect(&Packet::icmp(8, STRANGER, OWN, &sent), false, "passed_own_address");
     });
 }
 

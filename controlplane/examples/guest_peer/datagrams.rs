@@ -31,18 +31,16 @@ pub(crate) fn serve(address: SocketAddrV4) -> anyhow::Result<JoinHandle<()>> {
     }))
 }
 
-/// The payload of datagram `number`; sizes go up and down through the whole range.
-fn payload(number: u32) -> Vec<u8> {
-    let mut octets = vec![0; 1 + (number * 677 % LONGEST) as usize];
+/// The payload of datagram `number`, of 1 to `longest` octets: sizes go up and down through the whole range.
+fn payload(number: u32, longest: u32) -> Vec<u8> {
+    let mut octets = vec![0; 1 + (number * 677 % longest) as usize];
     Octets::new(u64::from(number)).fill(&mut octets);
     octets
 }
 
 /// The payload of datagram `number` of a burst or stream: the number, and at most 200 octets that follow from it.
 pub(crate) fn numbered(number: u32) -> Vec<u8> {
-    let mut octets = payload(number);
-    octets.truncate(200);
-    [&number.to_be_bytes()[..], &octets].concat()
+    [&number.to_be_bytes()[..], &payload(number, 200)].concat()
 }
 
 /// Returns the number that a payload made by [`numbered`] begins with.
@@ -66,11 +64,11 @@ pub(crate) fn exchange(service: SocketAddrV4, count: u32) -> anyhow::Result<()> 
     while next < count {
         let under_way = (next..count).zip(&sockets);
         for (number, socket) in under_way.clone() {
-            socket.send(&payload(number))?;
+            socket.send(&payload(number, LONGEST))?;
         }
         for (number, socket) in under_way {
             let length = socket.recv(&mut octets).with_context(|| format!("answer to datagram {number}"))?;
-            let mut expected = payload(number);
+            let mut expected = payload(number, LONGEST);
             invert(&mut expected);
             ensure!(octets[..length] == expected[..], "the answer to datagram {number} is not its inverse");
             compared += length;

@@ -2,7 +2,7 @@
 //!
 //! What it prints starts with one of a few words: `kernel`, `device`, `worker`, `DNS`, `metrics`, `Service` for
 //! the plan; `limit` for what a run would not do for a Service or an endpoint; `refused` for what is wrong in
-//! manifests; `obstacle` for what would keep a run from starting now. [`machine`] looks at the box, this file at
+//! manifests; `obstacle` for what would keep a run from starting now. `machine` looks at the box, this file at
 //! the cluster.
 
 mod machine;
@@ -31,6 +31,7 @@ pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     settings::check_dns(arguments)?;
     let netlink = Netlink::connect()?;
     let served = settings::served_links(arguments, &netlink).await?;
+    settings::require_free_service_cidrs(arguments, &netlink).await?;
     settings::require_queues(&served, cores.len())?;
     let mut source = start::open_source(arguments, None)?;
     let mut cluster = Cluster::default();
@@ -81,11 +82,12 @@ fn print_devices(served: &[Link], arguments: &RunArguments, cores: &[usize]) -> 
 }
 
 fn print_doors(arguments: &RunArguments, own: &BTreeSet<IpAddr>) {
-    let ports = arguments.masquerade_ports.0;
-    let policy = masquerade::policy(arguments);
-    match masquerade::ports_in_use(&policy) {
-        Some(_) => println!("masquerade: {:?}, ports {}-{}", policy.mode, ports.first(), ports.last()),
-        None => println!("masquerade: never; a client that is itself an endpoint may get no answer"),
+    match masquerade::ports_in_use(&masquerade::policy(arguments)) {
+        Some(ports) => {
+            let mode = arguments.masquerade.name();
+            println!("masquerade: {mode}, ports {}-{}", ports.first(), ports.last());
+        }
+        None => println!("masquerade: never; a client that is itself chosen gets no answer"),
     }
     for listen in arguments.dns_listen.iter().map(|listen| listen.0) {
         let added = if own.contains(&listen.ip()) { "" } else { "; a run would add the address to lo" };

@@ -60,8 +60,9 @@ impl Counters {
     #[track_caller]
     pub(crate) fn assert_balance(&self) {
         let dropped: u64 = self.drops().values().sum();
-        let settled = ["forwarded", "answered", "punted", "held"].map(|name| self.value(name));
-        assert_eq!(self.value("rx_packets"), settled.iter().sum::<u64>() + dropped, "received: {self:#?}");
+        let settled = ["forwarded", "answered", "punted", "handed_over", "held"].map(|name| self.value(name));
+        let received = self.value("rx_packets") + self.value("taken_over");
+        assert_eq!(received, settled.iter().sum::<u64>() + dropped, "received: {self:#?}");
         let made = ["forwarded", "answered", "punted", "originated"].map(|name| self.value(name));
         assert_eq!(self.value("tx_packets"), made.iter().sum::<u64>(), "sent: {self:#?}");
         if let Some(all) = self.frames.get("all") {

@@ -109,6 +109,23 @@ def udp(address, port, text, own_port="0"):
             print("nothing")
 
 
+def echoes(address, port, octets, count):
+    """Sends datagrams of that size one by one and prints how many came back whole."""
+    chance = random.Random(7)
+    whole = 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.connect((address, int(port)))
+        peer.settimeout(1.0)
+        for _ in range(int(count)):
+            data = chance.randbytes(int(octets))
+            peer.send(data)
+            try:
+                whole += peer.recv(65535).endswith(data)
+            except TimeoutError:
+                pass
+    print(whole)
+
+
 def probe(address, port, seconds):
     """Sends a datagram every 10 ms until the first reply and prints after how many ms it came."""
     start = time.monotonic()
@@ -201,6 +218,7 @@ PROGRAMS = {
     "serve": serve,
     "serve-dns": serve_dns,
     "udp": udp,
+    "echoes": echoes,
     "probe": probe,
     "hold": hold,
     "noise": noise,

@@ -165,6 +165,11 @@ impl<'a, W: Word> Record<'a, W> {
         self.ports.store(ports, Relaxed);
         self.reply_addresses.store(new.reply.addresses(), Relaxed);
         self.rewrite.store(rewrite, Relaxed);
+        self.forget_next_hops(generation);
+    }
+
+    /// Empties the caches of both next hops: their values mean something only to the process that wrote them.
+    pub(super) fn forget_next_hops(&self, generation: u32) {
         self.request_next_hop.store(u64::from(generation) << NEXT_HOP_BITS, Relaxed);
         self.reply_next_hop.store(u64::from(generation) << NEXT_HOP_BITS, Relaxed);
     }

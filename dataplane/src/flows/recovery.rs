@@ -37,6 +37,7 @@ impl<M: Memory> Table<M> {
             let record = Record::new(words);
             let meta = record.meta();
             if table.is_kept(number, &record, meta) {
+                record.forget_next_hops(meta.generation());
                 scan.kept += 1;
                 continue;
             }

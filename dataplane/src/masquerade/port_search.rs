@@ -7,7 +7,7 @@
 //! # Exact and bounded
 //!
 //! A search looks at every port of the range before it says that none is free. That could cost a packet thousands of
-//! look-ups, so all packets of a burst share [`SHARED_PROBES`], beyond [`OWN_PROBES`] that each has to itself. Where
+//! look-ups of about 60 ns, so all packets of a burst share [`SHARED_PROBES`], beyond [`OWN_PROBES`] that each has to itself. Where
 //! that is used up, the search breaks off (`drop_masquerade_search_paused`), is remembered for its destination, and the
 //! next packet to that destination goes on with it: the client sends its SYN again anyway. A range of up to 8,192
 //! ports, as the default is, is searched through for one packet of each burst at least; that it was found exhausted

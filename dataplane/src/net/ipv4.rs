@@ -108,6 +108,18 @@ impl Header {
         u16::from_be_bytes(self.flags_offset) & DONT_FRAGMENT != 0
     }
 
+    /// Says whether the packet is a fragment that others follow.
+    #[must_use]
+    pub const fn has_more_fragments(&self) -> bool {
+        u16::from_be_bytes(self.flags_offset) & MORE_FRAGMENTS != 0
+    }
+
+    /// Returns the place of the packet's data in that of its datagram, in octets.
+    #[must_use]
+    pub const fn fragment_offset_bytes(&self) -> usize {
+        (u16::from_be_bytes(self.flags_offset) & FRAGMENT_OFFSET) as usize * 8
+    }
+
     /// Says whether the packet carries the start of its datagram, and so the transport header.
     #[must_use]
     pub const fn is_first(&self) -> bool {
@@ -160,6 +172,29 @@ impl Header {
         };
         header.checksum = Sum::default().octets(header.as_bytes()).checksum();
         header
+    }
+
+    /// Makes the header that of one piece of its packet; the checksum is left zero.
+    ///
+    /// `header_bytes` is a multiple of 4 and `offset_bytes` of 8.
+    pub const fn become_piece(
+        &mut self,
+        header_bytes: usize,
+        total_bytes: u16,
+        offset_bytes: usize,
+        more: bool,
+    ) {
+        self.version_ihl = 0x40 | (header_bytes / 4) as u8;
+        self.total_length = total_bytes.to_be_bytes();
+        let flags = u16::from_be_bytes(self.flags_offset) & !(MORE_FRAGMENTS | FRAGMENT_OFFSET);
+        let more = if more { MORE_FRAGMENTS } else { 0 };
+        self.flags_offset = (flags | more | (offset_bytes / 8) as u16 & FRAGMENT_OFFSET).to_be_bytes();
+        self.checksum = [0, 0];
+    }
+
+    /// Sets the checksum, of the header with its options.
+    pub const fn set_checksum(&mut self, checksum: [u8; 2]) {
+        self.checksum = checksum;
     }
 
     /// Exchanges sender and receiver and starts a fresh TTL of 64, for an answer in place.

@@ -27,6 +27,13 @@ impl Header {
         (length >= HEADER_BYTES && length <= datagram.len()).then_some(header)
     }
 
+    /// Returns the view over the first octets of a datagram of which more is still to come (RFC 791 §3.2).
+    #[must_use]
+    pub fn parse_first(datagram: &[u8]) -> Option<&Self> {
+        let (header, _) = Self::ref_from_prefix(datagram).ok()?;
+        (u16::from_be_bytes(header.length) as usize >= HEADER_BYTES).then_some(header)
+    }
+
     /// Returns the writable view over a datagram that was parsed before.
     #[must_use]
     pub fn writable(datagram: &mut [u8]) -> Option<&mut Self> {

@@ -1,8 +1,11 @@
 //! The poll loop of a worker: the only place that knows both packets and sockets.
 //!
-//! Reading order: [`Worker::run`] here, `path` for what happens to a burst, `bell` for sleeping and waking.
+//! Reading order: [`Worker::run`] here, `path` for what happens to a burst, `fragmented` for what is in pieces,
+//! `exchange` for what belongs to another worker, `bell` for sleeping and waking.
 
 mod bell;
+mod exchange;
+mod fragmented;
 mod path;
 
 use std::os::fd::AsRawFd;
@@ -14,6 +17,7 @@ use std::time::Duration;
 use crossbeam::queue::ArrayQueue;
 
 pub use bell::Bell;
+pub use exchange::Exchange;
 pub use path::{BURST, Path, Wire};
 
 use crate::clock::Now;
@@ -107,7 +111,10 @@ impl Worker {
             let now = Now::read();
             heartbeat.beat(now);
             let snapshot = subscriber.refresh();
-            let received = sockets.carry_all(&mut path, &mut burst, snapshot, now);
+            let received = sockets.carry_all(&mut path, &mut burst, snapshot, now)
+                + path.take_over(snapshot, now, &mut sockets);
+            path.expire_fragments(snapshot, now, &mut sockets);
+            path.wake_takers();
             if !path.is_idle() {
                 path.release(snapshot, now, &mut sockets);
             }

@@ -4,10 +4,15 @@
 
 use std::sync::Arc;
 
+use foldhash::quality::RandomState;
+
 use super::PuntAddresses;
+use super::exchange::Exchange;
 use crate::clock::Now;
 use crate::counters::Counters;
 use crate::flows::{FlowTable, Key, KeyHash};
+use crate::fragments::Fragments;
+use crate::fragments::cut::PIECES_MAX;
 use crate::held::{HeldPackets, Released};
 use crate::masquerade::PortSearch;
 use crate::neighbours::NextHop;
@@ -54,6 +59,10 @@ pub struct Path {
     held: HeldPackets,
     limit: RateLimit,
     ports: PortSearch,
+    pub(super) fragments: Fragments,
+    pub(super) exchange: Exchange,
+    /// Pieces of a packet that is being cut; empty between packets.
+    pub(super) pieces: Vec<Frame>,
     punt: PuntAddresses,
     parsed: Vec<Result<(Packet, KeyHash), Unparsed>>,
 }
@@ -67,6 +76,7 @@ impl Path {
         flows: Arc<FlowTable>,
         punt: PuntAddresses,
     ) -> Self {
+        let fragments = Fragments::new(memory.frames(), RandomState::default());
         Self {
             memory,
             pool,
@@ -75,6 +85,9 @@ impl Path {
             held: HeldPackets::default(),
             limit: RateLimit::default(),
             ports: PortSearch::default(),
+            fragments,
+            exchange: Exchange::alone(),
+            pieces: Vec::with_capacity(PIECES_MAX),
             punt,
             parsed: Vec::with_capacity(BURST),
         }
@@ -101,26 +114,42 @@ impl Path {
         for (_, hash) in self.parsed.iter().flatten() {
             self.flows.prefetch_record(*hash);
         }
-        for (position, mut frame) in burst.drain(..).enumerate() {
-            let Some(parsed) = self.parsed.get(position) else { break };
+        // Taken out, so that the packets stay where they are while each changes the path.
+        let parsed = std::mem::take(&mut self.parsed);
+        for (mut frame, parsed) in burst.drain(..).zip(&parsed) {
             let verdict = match parsed {
-                Ok((packet, hash)) => {
-                    let octets = self.memory.octets_mut(&mut frame);
-                    let (flows, counters) = (&*self.flows, &mut self.counters);
-                    let (limit, ports) = (&mut self.limit, &mut self.ports);
-                    let (arrived_by, next_link_mtu) = (device, 0);
-                    let mut context =
-                        Context { snapshot, flows, now, arrived_by, limit, next_link_mtu, ports, counters };
-                    process(octets, packet, *hash, &mut context)
+                Ok((packet, _)) if packet.is_fragment => {
+                    self.carry_fragment(device, frame, packet, snapshot, now, wire);
+                    continue;
                 }
+                Ok((packet, hash)) => self.process(device, &mut frame, packet, *hash, snapshot, now),
                 Err(Unparsed::Foreign) => Ok(Egress::Punt),
                 Err(Unparsed::Malformed(reason)) => Err(*reason),
             };
             self.send(device, frame, verdict, snapshot, now, wire);
         }
+        self.parsed = parsed;
     }
 
-    fn hash(&self, packet: &Packet) -> KeyHash {
+    /// Decides about a packet that came by a device, and rewrites it for that.
+    #[inline]
+    pub(super) fn process(
+        &mut self,
+        arrived_by: DeviceIndex,
+        frame: &mut Frame,
+        packet: &Packet,
+        hash: KeyHash,
+        snapshot: &Snapshot,
+        now: Now,
+    ) -> Verdict {
+        let octets = self.memory.octets_mut(frame);
+        let (flows, counters) = (&*self.flows, &mut self.counters);
+        let (limit, ports, next_link_mtu) = (&mut self.limit, &mut self.ports, 0);
+        let mut context = Context { snapshot, flows, now, arrived_by, limit, next_link_mtu, ports, counters };
+        process(octets, packet, hash, &mut context)
+    }
+
+    pub(super) fn hash(&self, packet: &Packet) -> KeyHash {
         const NO_FLOW: Key = Key {
             source: std::net::Ipv4Addr::UNSPECIFIED,
             destination: std::net::Ipv4Addr::UNSPECIFIED,
@@ -133,7 +162,7 @@ impl Path {
         hash
     }
 
-    fn send(
+    pub(super) fn send(
         &mut self,
         device: DeviceIndex,
         mut frame: Frame,
@@ -148,8 +177,7 @@ impl Path {
         let bytes = frame.len() as u64;
         let sent = match verdict {
             Ok(Egress::Forward { device, next_hop }) => {
-                self.readdress(&mut frame, device, next_hop, snapshot);
-                wire.transmit(device, frame).map(|()| self.counters.forwarded += 1)
+                return self.forward(frame, device, next_hop, snapshot, wire);
             }
             Ok(Egress::Answer { answer, .. }) => {
                 wire.transmit(device, frame).map(|()| self.counters.count_answer(answer))
@@ -164,6 +192,37 @@ impl Path {
         };
         match sent {
             Ok(()) => self.count_sent(bytes),
+            Err((frame, reason)) => self.drop(frame, reason),
+        }
+    }
+
+    /// Sends a packet to its next hop, in pieces if its link is too narrow.
+    fn forward(
+        &mut self,
+        mut frame: Frame,
+        device: DeviceIndex,
+        next_hop: Mac,
+        snapshot: &Snapshot,
+        wire: &mut impl Wire,
+    ) {
+        let link = snapshot.device(device);
+        self.write_addresses(&mut frame, link.map_or(Mac::default(), |device| device.mac), next_hop);
+        match link {
+            Some(device) if frame.len() > ethernet::HEADER_BYTES + device.mtu => {
+                self.forward_in_pieces(frame, device.index, device.mtu, wire);
+            }
+            _ => self.forward_whole(frame, device, wire),
+        }
+    }
+
+    #[inline]
+    pub(super) fn forward_whole(&mut self, frame: Frame, device: DeviceIndex, wire: &mut impl Wire) {
+        let bytes = frame.len() as u64;
+        match wire.transmit(device, frame) {
+            Ok(()) => {
+                self.counters.forwarded += 1;
+                self.count_sent(bytes);
+            }
             Err((frame, reason)) => self.drop(frame, reason),
         }
     }
@@ -185,16 +244,8 @@ impl Path {
         while let Some(released) = self.held.release(snapshot, now) {
             self.counters.held -= 1;
             match released {
-                Released::Resolved(mut frame, next_hop, mac) => {
-                    let bytes = frame.len() as u64;
-                    self.readdress(&mut frame, next_hop.device, mac, snapshot);
-                    match wire.transmit(next_hop.device, frame) {
-                        Ok(()) => {
-                            self.counters.forwarded += 1;
-                            self.count_sent(bytes);
-                        }
-                        Err((frame, reason)) => self.drop(frame, reason),
-                    }
+                Released::Resolved(frame, next_hop, mac) => {
+                    self.forward(frame, next_hop.device, mac, snapshot, wire);
                 }
                 Released::Dropped(frame, reason) => self.drop(frame, reason),
             }
@@ -207,25 +258,20 @@ impl Path {
         self.held.is_empty()
     }
 
-    /// Returns how many packets wait for their next hop.
+    /// Returns how many packets wait, for their next hop or for the first fragment of their datagram.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.held.len()
+        self.held.len() + self.fragments.waiting()
     }
 
-    fn count_sent(&mut self, bytes: u64) {
+    pub(super) fn count_sent(&mut self, bytes: u64) {
         self.counters.tx_packets += 1;
         self.counters.tx_bytes += bytes;
     }
 
-    fn drop(&mut self, frame: Frame, reason: DropReason) {
+    pub(super) fn drop(&mut self, frame: Frame, reason: DropReason) {
         self.pool.push(frame);
         self.counters.count_drop(reason);
-    }
-
-    fn readdress(&self, frame: &mut Frame, device: DeviceIndex, next_hop: Mac, snapshot: &Snapshot) {
-        let source = snapshot.device(device).map_or(Mac::default(), |device| device.mac);
-        self.write_addresses(frame, source, next_hop);
     }
 
     fn write_addresses(&self, frame: &mut Frame, source: Mac, destination: Mac) {

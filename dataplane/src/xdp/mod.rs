@@ -6,8 +6,8 @@
 //! 1. multicast or broadcast: passes;
 //! 2. to another station than the device, whose MAC the frame does not bear: passes;
 //! 3. to one of our listeners (address, port, protocol), as cluster DNS: passes;
-//! 4. to one of the box's own addresses: taken if it is from an endpoint and to a masquerade port, or an ICMP error
-//!    that quotes a packet that such a reply would answer; else passes;
+//! 4. to one of the box's own addresses: taken if it is from an endpoint and to a masquerade port, or an ICMP error that
+//!    quotes a packet from such a port to an endpoint, else passes;
 //! 5. to an address in a VIP prefix, whatever the protocol, fragments included: taken;
 //! 6. from an endpoint (address, port, protocol), or a later fragment from an endpoint's address: taken;
 //! 7. an ICMP error that quotes a packet to an endpoint (address, port, protocol): taken;

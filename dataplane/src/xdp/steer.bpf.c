@@ -173,7 +173,7 @@ struct addressing {
 	struct endpoint source;
 	struct endpoint destination;
 	bool has_ports;
-	bool later_fragment;
+	bool fragment;
 };
 
 static __always_inline void count(__u32 reason)
@@ -229,8 +229,8 @@ static __always_inline void read_addressing(const struct iphdr *ip, const void *
 	out->destination.address = ip->daddr;
 	out->source.protocol = ip->protocol;
 	out->destination.protocol = ip->protocol;
-	out->later_fragment = ip->frag_off & bpf_htons(FRAGMENT_OFFSET);
-	if (out->later_fragment || !has_ports(ip->protocol) || header_bytes < sizeof(*ip))
+	out->fragment = ip->frag_off & bpf_htons(MORE_FRAGMENTS | FRAGMENT_OFFSET);
+	if (ip->frag_off & bpf_htons(FRAGMENT_OFFSET) || !has_ports(ip->protocol) || header_bytes < sizeof(*ip))
 		return;
 	if (bpf_ntohs(ip->tot_len) < header_bytes + 4 || (const void *)(ports + 2) > end)
 		return;
@@ -239,14 +239,32 @@ static __always_inline void read_addressing(const struct iphdr *ip, const void *
 	out->has_ports = true;
 }
 
-/* Says whether a packet to an address of ours may be an endpoint's reply to a masqueraded flow. */
-static __always_inline bool is_masquerade_reply(const struct addressing *packet)
+static __always_inline bool is_masquerade_port(__be16 port)
 {
-	__u16 port = bpf_ntohs(packet->destination.port);
+	__u16 number = bpf_ntohs(port);
 	__u32 only = 0;
 	const struct port_range *ours = bpf_map_lookup_elem(&masquerade_ports, &only);
 
-	return ours && packet->has_ports && port >= ours->first && port <= ours->last && port &&
+	return ours && number && number >= ours->first && number <= ours->last;
+}
+
+static __always_inline bool is_masquerading(void)
+{
+	__u32 only = 0;
+	const struct port_range *ours = bpf_map_lookup_elem(&masquerade_ports, &only);
+
+	return ours && ours->last;
+}
+
+/*
+ * Says whether a packet to an address of ours may be an endpoint's reply to a masqueraded flow. Of fragments any may
+ * be: the later ones have no port, and whoever decides about those has to see the first.
+ */
+static __always_inline bool is_masquerade_reply(const struct addressing *packet)
+{
+	if (packet->fragment)
+		return is_masquerading() && bpf_map_lookup_elem(&endpoint_addrs, &packet->source.address);
+	return packet->has_ports && is_masquerade_port(packet->destination.port) &&
 	       bpf_map_lookup_elem(&endpoints, &packet->source);
 }
 
@@ -262,7 +280,8 @@ static __always_inline enum reason decide(const struct addressing *packet)
 		return REDIRECTED_TO_VIP;
 	if (packet->has_ports && bpf_map_lookup_elem(&endpoints, &packet->source))
 		return REDIRECTED_FROM_ENDPOINT;
-	if (packet->later_fragment && bpf_map_lookup_elem(&endpoint_addrs, &packet->source.address))
+	/* Whoever decides about the later ones has to see the first: it alone has the ports. */
+	if (packet->fragment && bpf_map_lookup_elem(&endpoint_addrs, &packet->source.address))
 		return REDIRECTED_FROM_ENDPOINT;
 	return PASSED_NOT_OURS;
 }
@@ -284,25 +303,21 @@ static __always_inline const struct iphdr *quoted_packet(const struct iphdr *ip,
 }
 
 /*
- * Says whether a packet that would pass is an ICMP error about one to an endpoint, that we may have sent on
- * translated; if it goes to an address of ours, then masqueraded. Errors about what we sent in the other direction
- * need no rule: they go to the VIP that it seemed to come from.
+ * Says whether a packet is an ICMP error about one to an endpoint: we may have sent it on, translated. Errors
+ * about what we sent in the other direction need no rule: they go to the VIP that it seemed to come from. One to an
+ * address of ours has to quote a masqueraded packet.
  */
-static __always_inline bool is_about_endpoint(const struct iphdr *ip, const void *end, enum reason passes)
+static __always_inline bool is_about_endpoint(const struct iphdr *ip, const void *end, bool is_to_own_address)
 {
 	const struct iphdr *quote = quoted_packet(ip, end);
 	struct addressing quoted;
-	struct addressing answer;
 
 	if (!quote)
 		return false;
 	read_addressing(quote, end, &quoted);
-	answer = quoted;
-	answer.source = quoted.destination;
-	answer.destination = quoted.source;
-	if (passes == PASSED_OWN_ADDRESS)
-		return is_masquerade_reply(&answer);
-	return passes == PASSED_NOT_OURS && answer.has_ports && bpf_map_lookup_elem(&endpoints, &answer.source);
+	if (is_to_own_address && !is_masquerade_port(quoted.source.port))
+		return false;
+	return quoted.has_ports && bpf_map_lookup_elem(&endpoints, &quoted.destination);
 }
 
 /* Says whether the worker of a queue's slot has been at work lately. */
@@ -366,7 +381,8 @@ int steer(struct xdp_md *ctx)
 		return pass(PASSED_OTHER_STATION);
 	read_addressing(ip, end, &packet);
 	reason = decide(&packet);
-	if (reason < REDIRECTED_TO_VIP && is_about_endpoint(ip, end, reason))
+	if ((reason == PASSED_NOT_OURS || reason == PASSED_OWN_ADDRESS) &&
+	    is_about_endpoint(ip, end, reason == PASSED_OWN_ADDRESS))
 		reason = REDIRECTED_ABOUT_ENDPOINT;
 	if (reason < REDIRECTED_TO_VIP)
 		return pass(reason);

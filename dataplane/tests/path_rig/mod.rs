@@ -66,13 +66,16 @@ pub struct Recorder {
     pub sent: Vec<(Out, Frame)>,
     pub wanted: Vec<NextHop>,
     pub full: bool,
+    /// How many packets the transmit ring still takes; `None` for any number.
+    pub room: Option<usize>,
 }
 
 impl Wire for Recorder {
     fn transmit(&mut self, device: DeviceIndex, frame: Frame) -> Result<(), (Frame, DropReason)> {
-        if self.full {
+        if self.full || self.room == Some(0) {
             return Err((frame, DropReason::TxRingFull));
         }
+        self.room = self.room.map(|room| room - 1);
         self.sent.push((Out::Device(device), frame));
         Ok(())
     }

@@ -28,13 +28,24 @@ impl Five {
 /// What is behind the IPv4 header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    Tcp { flags: u8 },
+    Tcp {
+        flags: u8,
+    },
     Udp,
     Echo,
     IcmpError,
     OtherIcmp,
+    /// A later fragment.
     Fragment,
     OtherProtocol,
+}
+
+/// Which octets of the data of a larger datagram a fragment has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Piece {
+    pub start: usize,
+    pub end: usize,
+    pub more: bool,
 }
 
 /// An IPv4 packet in an Ethernet frame whose headers have been found to agree with its octets.
@@ -47,6 +58,8 @@ pub struct Datagram {
     pub end: usize,
     pub kind: Kind,
     pub five: Five,
+    /// Of what it is a piece, if it is a fragment.
+    pub piece: Option<Piece>,
 }
 
 /// What a frame is if not a datagram.
@@ -55,6 +68,8 @@ pub enum Unreadable {
     NotIpv4,
     Ipv4,
     Transport,
+    Fragment,
+    TinyFragment,
 }
 
 pub fn word(octets: &[u8], at: usize) -> u16 {
@@ -124,7 +139,15 @@ impl Datagram {
             return Err(Unreadable::Ipv4);
         }
         let (transport, end) = (LINK + header, LINK + total);
-        let kind = Self::kind(octets, transport, end).ok_or(Unreadable::Transport)?;
+        let piece = Self::piece(octets, transport, end)?;
+        let kind = match piece {
+            None => Self::kind(octets, transport, end, false).ok_or(Unreadable::Transport)?,
+            Some(Piece { start: 0, .. }) => {
+                Self::kind(octets, transport, end, true).ok_or(Unreadable::TinyFragment)?
+            }
+            Some(Piece { start: ..20, .. }) if octets[LINK + 9] == 6 => return Err(Unreadable::TinyFragment),
+            Some(_) => Kind::Fragment,
+        };
         let has_ports = matches!(kind, Kind::Tcp { .. } | Kind::Udp);
         let address = |at: usize| [octets[at], octets[at + 1], octets[at + 2], octets[at + 3]];
         let five = Five {
@@ -134,15 +157,26 @@ impl Datagram {
             destination: address(LINK + 16),
             destination_port: if has_ports { word(octets, transport + 2) } else { 0 },
         };
-        Ok(Self { octets: octets.to_vec(), transport, end, kind, five })
+        Ok(Self { octets: octets.to_vec(), transport, end, kind, five, piece })
+    }
+
+    /// `None` if the packet is whole.
+    fn piece(octets: &[u8], transport: usize, end: usize) -> Result<Option<Piece>, Unreadable> {
+        let (field, length) = (word(octets, LINK + 6), end - transport);
+        let (more, start) = (field & 0x2000 != 0, usize::from(field & 0x1fff) * 8);
+        if !more && start == 0 {
+            return Ok(None);
+        }
+        // Header and data of the joined datagram are at most what its length field can say.
+        if length == 0 || (more && length % 8 != 0) || start + end - LINK > 65_535 {
+            return Err(Unreadable::Fragment);
+        }
+        Ok(Some(Piece { start, end: start + length, more }))
     }
 
     /// `None` if the transport header does not agree with the octets there are.
-    fn kind(octets: &[u8], transport: usize, end: usize) -> Option<Kind> {
+    fn kind(octets: &[u8], transport: usize, end: usize, more_follows: bool) -> Option<Kind> {
         let length = end - transport;
-        if word(octets, LINK + 6) & 0x3fff != 0 {
-            return Some(Kind::Fragment);
-        }
         match octets[LINK + 9] {
             1 if length < 8 => None,
             1 if octets[transport] == 8 && octets[transport + 1] == 0 => Some(Kind::Echo),
@@ -156,7 +190,7 @@ impl Datagram {
             17 if length < 8 => None,
             17 => {
                 let stated = usize::from(word(octets, transport + 4));
-                (stated >= 8 && stated <= length).then_some(Kind::Udp)
+                (stated >= 8 && (stated <= length || more_follows)).then_some(Kind::Udp)
             }
             _ => Some(Kind::OtherProtocol),
         }
@@ -174,7 +208,9 @@ impl Datagram {
     fn checksum_place(&self) -> (usize, usize) {
         match self.kind {
             Kind::Udp => {
-                (self.transport + 6, self.transport + usize::from(word(&self.octets, self.transport + 4)))
+                let stated = self.transport + usize::from(word(&self.octets, self.transport + 4));
+                // Of a first fragment what there is: the rest of the sum stays as it is.
+                (self.transport + 6, stated.min(self.end))
             }
             Kind::Tcp { .. } => (self.transport + 16, self.end),
             _ => (self.transport + 2, self.end),
@@ -225,11 +261,16 @@ impl Datagram {
     /// Returns the Echo Reply (RFC 792), without padding.
     pub fn echo_reply(mut self) -> Vec<u8> {
         let error = sum(&self.covered());
+        self.octets[self.transport] = 0;
+        self.mend_transport(error);
+        self.turned()
+    }
+
+    /// Returns the packet on its way back, without padding.
+    pub fn turned(mut self) -> Vec<u8> {
         self.turn_round();
         self.octets[LINK + 8] = 64;
         mend_header(&mut self.octets);
-        self.octets[self.transport] = 0;
-        self.mend_transport(error);
         self.octets.truncate(self.end);
         self.octets
     }

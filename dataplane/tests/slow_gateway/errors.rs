@@ -65,7 +65,6 @@ impl Gateway {
     ) -> Result<Fate, &'static str> {
         let (name, message) = match reason {
             "drop_ttl_exceeded" => ("answered_time_exceeded", [11, 0, 0, 0, 0, 0, 0, 0]),
-            "drop_exceeds_mtu" if octets[20] & 0x40 == 0 => return Err(reason),
             // 1500 octets.
             "drop_exceeds_mtu" => ("answered_fragmentation_needed", [3, 4, 0, 0, 0, 0, 0x05, 0xdc]),
             _ => return Err(reason),

@@ -2,13 +2,14 @@
 //! path; it shares no code with it and asks it nothing but the choice of a backend.
 //!
 //! Reading order: [`Gateway::carry`] here · `datagram` (octets) · `flow` (states) · `links` (next hops, waiting) ·
-//! `errors` (ICMP errors).
+//! `errors` (ICMP errors) · `fragments` (datagrams in pieces).
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "a test crate's module")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 pub mod datagram;
 pub mod errors;
 pub mod flow;
+pub mod fragments;
 pub mod links;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use datagram::{Datagram, Five, Kind, Unreadable};
 use errors::Allowance;
 use flow::{Flow, State};
+use fragments::Fragments;
 use links::{Held, Hop, Lead, Links, Station};
 use tidegate_dataplane::flows::Key;
 use tidegate_dataplane::masquerade::Mode;
@@ -73,6 +75,7 @@ pub struct Gateway {
     pub services: BTreeMap<[u8; 4], Ports>,
     pub links: Links,
     pub held: Vec<Held>,
+    pub fragments: Fragments,
     /// When each next hop was last asked for.
     pub asked: BTreeMap<Hop, u64>,
     /// Next hops that were asked for.
@@ -93,6 +96,7 @@ impl Gateway {
             services: BTreeMap::new(),
             links,
             held: vec![],
+            fragments: Fragments::default(),
             asked: BTreeMap::new(),
             wanted: vec![],
             is_wire_full: false,
@@ -103,20 +107,34 @@ impl Gateway {
     }
 
     /// Carries one frame that came by a device, and returns what left.
-    pub fn carry(&mut self, device: u32, octets: &[u8]) -> Option<Sent> {
+    pub fn carry(&mut self, device: u32, octets: &[u8]) -> Vec<Sent> {
         self.count("rx_packets", 1);
         self.count("rx_bytes", octets.len() as u64);
-        match self.decide(device, octets).or_else(|reason| self.explain(device, octets, reason)) {
-            Ok(Fate::Forward(hop, station, octets)) => self.forward(hop, station, octets),
+        if let Ok(datagram) = Datagram::read(octets)
+            && let Some(piece) = datagram.piece
+        {
+            if is_martian(datagram.five.source) {
+                return self.drop("drop_martian_source").into_iter().collect();
+            }
+            return self.carry_piece(device, piece, datagram);
+        }
+        let decided = self.decide(device, octets).or_else(|reason| self.explain(device, octets, reason));
+        self.carry_out(device, decided)
+    }
+
+    fn carry_out(&mut self, device: u32, decided: Result<Fate, &'static str>) -> Vec<Sent> {
+        let left = match decided {
+            Ok(Fate::Forward(hop, station, octets)) => return self.forward(hop, station, octets),
             Ok(Fate::Answer(_, _)) if self.is_wire_full => self.drop("drop_tx_ring_full"),
-            Ok(Fate::Answer(name, octets)) => self.sent(name, Way::Device(device), octets),
+            Ok(Fate::Answer(name, octets)) => Some(self.sent(name, Way::Device(device), octets)),
             Ok(Fate::Punt(mut octets)) => {
                 write_stations(&mut octets, self.links.punt);
-                self.sent("punted", Way::Punt, octets)
+                Some(self.sent("punted", Way::Punt, octets))
             }
             Ok(Fate::Hold(hop, octets)) => self.hold(hop, octets),
             Err(reason) => self.drop(reason),
-        }
+        };
+        left.into_iter().collect()
     }
 
     fn decide(&mut self, device: u32, octets: &[u8]) -> Result<Fate, &'static str> {
@@ -125,8 +143,10 @@ impl Gateway {
             Err(Unreadable::NotIpv4) => return Ok(Fate::Punt(octets.to_vec())),
             Err(Unreadable::Ipv4) => return Err("drop_malformed_ipv4"),
             Err(Unreadable::Transport) => return Err("drop_malformed_transport"),
+            Err(Unreadable::Fragment) => return Err("drop_malformed_fragment"),
+            Err(Unreadable::TinyFragment) => return Err("drop_tiny_fragment"),
         };
-        if let [0, 0, 0, 0] | [127, ..] | [224..=239, ..] | [255, 255, 255, 255] = datagram.five.source {
+        if is_martian(datagram.five.source) {
             return Err("drop_martian_source");
         }
         if let Some(place) = self.flow_of(&datagram) {
@@ -149,7 +169,7 @@ impl Gateway {
             Kind::Echo | Kind::Tcp { .. } | Kind::Udp if datagram.ttl() <= 1 => Err("drop_ttl_exceeded"),
             Kind::Echo => Ok(Fate::Answer("answered_echo", datagram.echo_reply())),
             Kind::IcmpError | Kind::OtherIcmp => Err("drop_unsupported_icmp"),
-            Kind::Fragment => Err("drop_fragment"),
+            Kind::Fragment => unreachable!("a later fragment has the lot of its first"),
             Kind::OtherProtocol => Err("drop_unsupported_protocol"),
             Kind::Tcp { .. } | Kind::Udp => {
                 let backends = ports.get(&(datagram.five.protocol, datagram.five.destination_port)).cloned();
@@ -296,7 +316,7 @@ impl Gateway {
         if !self.links.devices.contains_key(&hop.0) {
             return Ok(None);
         }
-        if datagram.ip_length() > links::MTU {
+        if datagram.octets[20] & 0x40 != 0 && datagram.ip_length() > links::MTU {
             return Err("drop_exceeds_mtu");
         }
         Ok(Some(hop))
@@ -310,12 +330,19 @@ impl Gateway {
         }
     }
 
-    fn forward(&mut self, hop: Hop, station: [u8; 6], mut octets: Vec<u8>) -> Option<Sent> {
-        if self.is_wire_full {
-            return self.drop("drop_tx_ring_full");
+    fn forward(&mut self, hop: Hop, station: [u8; 6], octets: Vec<u8>) -> Vec<Sent> {
+        let mut pieces = match fragments::cut(&octets) {
+            Err(reason) => return self.drop(reason).into_iter().collect(),
+            Ok(_) if self.is_wire_full => return self.drop("drop_tx_ring_full").into_iter().collect(),
+            Ok(pieces) => pieces,
+        };
+        let last = pieces.len() - 1;
+        for piece in &mut pieces {
+            write_stations(piece, (self.links.devices[&hop.0], station));
         }
-        write_stations(&mut octets, (self.links.devices[&hop.0], station));
-        self.sent("forwarded", Way::Device(hop.0), octets)
+        let name = |place| if place == last { "forwarded" } else { "originated" };
+        let pieces = pieces.into_iter().enumerate();
+        pieces.map(|(place, piece)| self.sent(name(place), Way::Device(hop.0), piece)).collect()
     }
 
     /// Removes the flows that were silent for too long; returns how many.
@@ -333,11 +360,11 @@ impl Gateway {
         *self.counters.entry(name).or_default() += by;
     }
 
-    fn sent(&mut self, name: &'static str, way: Way, octets: Vec<u8>) -> Option<Sent> {
+    fn sent(&mut self, name: &'static str, way: Way, octets: Vec<u8>) -> Sent {
         self.count(name, 1);
         self.count("tx_packets", 1);
         self.count("tx_bytes", octets.len() as u64);
-        Some(Sent { way, octets })
+        Sent { way, octets }
     }
 
     fn drop<T>(&mut self, reason: &'static str) -> Option<T> {
@@ -349,6 +376,11 @@ impl Gateway {
 /// The source ports that are tried when the reply key is taken: strides of 7,919 through 1024..=65535.
 fn other_port(first: u16, attempt: u32) -> u16 {
     1024 + ((u32::from(first) + 7919 * (attempt + 1)) % 64_512) as u16
+}
+
+/// No host can have these.
+fn is_martian(source: [u8; 4]) -> bool {
+    matches!(source, [0, 0, 0, 0] | [127, ..] | [224..=239, ..] | [255, 255, 255, 255])
 }
 
 /// Writes sender and receiver, as far as the frame reaches.

@@ -77,6 +77,22 @@ fn the_next_start_keeps_every_live_flow_with_its_state() {
 }
 
 #[test]
+fn a_next_hop_that_an_ended_process_remembered_is_forgotten_at_the_next_start() {
+    let place = Place::new("next-hops").with_three_flows();
+    let (table, _) = open(&place.0).unwrap();
+    for direction in [Direction::Request, Direction::Reply] {
+        assert!(table.cache_next_hop(assert_sound(&table.table)[0], direction, 7));
+    }
+    let request = own_flow(1).request;
+    assert_eq!(table.lookup(table.hash(&request), &request).unwrap().next_hop, 7);
+    drop(table);
+    let (table, _) = open(&place.0).unwrap();
+    for key in [own_flow(1).request, own_flow(1).reply] {
+        assert_eq!(table.lookup(table.hash(&key), &key).unwrap().next_hop, 0);
+    }
+}
+
+#[test]
 fn a_record_that_is_not_live_or_not_valid_is_dropped_and_the_others_stay() {
     // Offsets of status, state and protocol within a record, little-endian.
     let bad = [(1, 1), (1, 2), (1, 4), (1, 200), (3, 0), (3, 99), (5 * 8 + 4, 1)];

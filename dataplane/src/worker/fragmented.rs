@@ -1,0 +1,201 @@
+//! What the path does with fragments: each to its worker, each to its place behind the first of its datagram; and
+//! packets that are too long for their link into pieces.
+
+use super::Path;
+use super::exchange::{Exchange, PARCELS};
+use super::path::Wire;
+use crate::clock::Now;
+use crate::fragments::cut::Cut;
+use crate::fragments::{Admitted, Departure, Fate, Fragment};
+use crate::packet::Packet;
+use crate::routes::DeviceIndex;
+use crate::snapshot::Snapshot;
+use crate::verdict::DropReason;
+use crate::xsk::Frame;
+
+impl Path {
+    /// Sets the worker's place among others; without it a path is alone.
+    #[must_use]
+    pub fn with_exchange(mut self, exchange: Exchange) -> Self {
+        self.exchange = exchange;
+        self
+    }
+
+    /// Carries a fragment that came by `device`, if it is this worker's; else hands it over.
+    pub(super) fn carry_fragment(
+        &mut self,
+        device: DeviceIndex,
+        frame: Frame,
+        packet: &Packet,
+        snapshot: &Snapshot,
+        now: Now,
+        wire: &mut impl Wire,
+    ) {
+        let fragment = Fragment::of_frame(self.memory.octets(&frame));
+        let Some(owner) = fragment.ok().and_then(|fragment| self.exchange.other_owner(&fragment.datagram))
+        else {
+            return self.carry_own_fragment(device, frame, packet, snapshot, now, wire);
+        };
+        if self.exchange.give(owner, device, self.memory.octets(&frame)) {
+            self.counters.handed_over += 1;
+            self.pool.push(frame);
+        } else {
+            self.drop(frame, DropReason::HandOverFull);
+        }
+    }
+
+    /// Carries the fragments that other workers handed over; returns how many there were.
+    ///
+    /// Those that no frame is free for stay where they are.
+    pub fn take_over(&mut self, snapshot: &Snapshot, now: Now, wire: &mut impl Wire) -> usize {
+        let mut taken = 0;
+        for giver in 0..self.exchange.workers() {
+            for _ in 0..PARCELS {
+                let Some(mut frame) = self.pool.pop() else { return taken };
+                let memory = &self.memory;
+                let device = self.exchange.take(giver, |parcel| {
+                    let octets = parcel.octets();
+                    for (place, octet) in memory.octets_mut(&mut frame).iter_mut().zip(octets) {
+                        *place = *octet;
+                    }
+                    frame.set_len(octets.len());
+                    parcel.device
+                });
+                let Some(device) = device else {
+                    self.pool.push(frame);
+                    break;
+                };
+                taken += 1;
+                self.counters.taken_over += 1;
+                match Packet::parse(self.memory.octets(&frame)) {
+                    Ok(packet) => self.carry_own_fragment(device, frame, &packet, snapshot, now, wire),
+                    Err(_) => self.drop(frame, DropReason::MalformedFragment),
+                }
+            }
+        }
+        taken
+    }
+
+    /// Wakes the workers that fragments were handed to.
+    pub fn wake_takers(&mut self) {
+        self.exchange.wake_takers();
+    }
+
+    fn carry_own_fragment(
+        &mut self,
+        device: DeviceIndex,
+        mut frame: Frame,
+        packet: &Packet,
+        snapshot: &Snapshot,
+        now: Now,
+        wire: &mut impl Wire,
+    ) {
+        if packet.has_martian_source() {
+            return self.drop(frame, DropReason::MartianSource);
+        }
+        let fragment = Fragment::of_frame(self.memory.octets(&frame));
+        let admitted = fragment.and_then(|fragment| self.fragments.admit(&fragment, now));
+        self.release_fragments(snapshot, now, wire);
+        let verdict = match admitted {
+            Ok(Admitted::Early(datagram)) => {
+                return match self.fragments.wait(datagram, frame, device) {
+                    Ok(()) => self.counters.held += 1,
+                    Err((frame, reason)) => self.drop(frame, reason),
+                };
+            }
+            Ok(Admitted::First(datagram)) => {
+                let hash = self.hash(packet);
+                let verdict = self.process(device, &mut frame, packet, hash, snapshot, now);
+                let fate = Fate::of_first(verdict, packet, self.memory.octets(&frame));
+                self.fragments.decide(datagram, fate, now);
+                verdict
+            }
+            Ok(Admitted::Later(fate)) => fate.apply(self.memory.octets_mut(&mut frame), packet, snapshot),
+            Err(reason) => Err(reason),
+        };
+        self.send(device, frame, verdict, snapshot, now, wire);
+        self.release_fragments(snapshot, now, wire);
+    }
+
+    /// Forgets datagrams whose time is over, and drops what waited for their first fragments.
+    pub fn expire_fragments(&mut self, snapshot: &Snapshot, now: Now, wire: &mut impl Wire) {
+        self.fragments.expire(now);
+        self.release_fragments(snapshot, now, wire);
+    }
+
+    /// Sends on the fragments whose wait is over, or drops them.
+    fn release_fragments(&mut self, snapshot: &Snapshot, now: Now, wire: &mut impl Wire) {
+        while let Some(Departure { mut frame, device, fate }) = self.fragments.leave() {
+            self.counters.held -= 1;
+            let verdict = match Packet::parse(self.memory.octets(&frame)) {
+                Ok(packet) => fate.apply(self.memory.octets_mut(&mut frame), &packet, snapshot),
+                Err(_) => Err(DropReason::MalformedFragment),
+            };
+            self.send(device, frame, verdict, snapshot, now, wire);
+        }
+    }
+
+    /// Sends a packet that is too long for its link in pieces, all or as many as leave.
+    ///
+    /// All frames are had before the first piece leaves. If the transmit ring gets full on the way, the packet is
+    /// dropped for that; the pieces that have left count as originated.
+    pub(super) fn forward_in_pieces(
+        &mut self,
+        mut frame: Frame,
+        device: DeviceIndex,
+        mtu: usize,
+        wire: &mut impl Wire,
+    ) {
+        match Cut::plan(self.memory.octets(&frame), mtu) {
+            Ok(None) => return self.forward_whole(frame, device, wire),
+            Err(reason) => return self.drop(frame, reason),
+            Ok(Some(cut)) => {
+                if let Err(reason) = self.cut(&cut, &mut frame) {
+                    return self.drop(frame, reason);
+                }
+            }
+        }
+        let mut others = std::mem::take(&mut self.pieces);
+        let mut unsent = others.len();
+        let mut failed = false;
+        for piece in std::iter::once(frame).chain(others.drain(..)) {
+            let bytes = piece.len() as u64;
+            if failed {
+                self.pool.push(piece);
+                continue;
+            }
+            match wire.transmit(device, piece) {
+                Ok(()) => {
+                    self.count_sent(bytes);
+                    *(if unsent == 0 {
+                        &mut self.counters.forwarded
+                    } else {
+                        &mut self.counters.originated
+                    }) += 1;
+                }
+                Err((piece, reason)) => {
+                    failed = true;
+                    self.drop(piece, reason);
+                }
+            }
+            unsent = unsent.saturating_sub(1);
+        }
+        self.pieces = others;
+    }
+
+    /// Makes the packet in `frame` its first piece, and the others in frames of the pool.
+    fn cut(&mut self, cut: &Cut, frame: &mut Frame) -> Result<(), DropReason> {
+        if self.pool.len() + 1 < cut.pieces() {
+            return Err(DropReason::NoFrame);
+        }
+        for number in 1..cut.pieces() {
+            let mut piece = self.pool.pop().ok_or(DropReason::NoFrame)?;
+            let written = cut.write(number, self.memory.octets(frame), self.memory.octets_mut(&mut piece));
+            piece.set_len(written.unwrap_or_default());
+            self.pieces.push(piece);
+        }
+        let length = cut.shorten(self.memory.octets_mut(frame));
+        frame.set_len(length.unwrap_or_default());
+        Ok(())
+    }
+}
