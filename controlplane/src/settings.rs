@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 
 use crate::cli::RunArguments;
 use crate::dns::{self, Zone, ZoneSettings};
@@ -98,6 +99,36 @@ pub async fn served_links(arguments: &RunArguments, netlink: &Netlink) -> anyhow
         served.push(link.clone());
     }
     Ok(served)
+}
+
+/// Refuses a service CIDR that shares addresses with a network of the box or of pods: what goes to an address there
+/// that no Service has is dropped (K23).
+///
+/// # Errors
+/// Names the CIDR and the network.
+pub async fn require_free_service_cidrs(arguments: &RunArguments, netlink: &Netlink) -> anyhow::Result<()> {
+    let local = netlink.addresses().await?.into_iter().filter_map(|local| {
+        let host = if local.address.is_ipv4() { 32 } else { 128 };
+        let network = IpNet::new(local.address, local.prefix_length).ok()?.trunc();
+        (local.prefix_length < host).then_some((network, "is a network of this box"))
+    });
+    let pods = arguments.pod_cidrs.iter().map(|pods| (pods.trunc(), "is a --pod-cidr"));
+    require_disjoint(&arguments.service_cidrs, local.chain(pods)).map_err(Into::into)
+}
+
+fn require_disjoint(
+    cidrs: &[IpNet],
+    others: impl Iterator<Item = (IpNet, &'static str)>,
+) -> Result<(), BadConfiguration> {
+    for (network, what) in others {
+        let shares = |cidr: &&IpNet| cidr.contains(&network) || network.contains(&cidr.trunc());
+        if let Some(cidr) = cidrs.iter().find(shares) {
+            return Err(BadConfiguration(format!(
+                "--service-cidr {cidr}: shares addresses with {network}, which {what}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn require_servable(link: &Link, links: &[Link]) -> Result<(), BadConfiguration> {

@@ -48,6 +48,7 @@ pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     settings::check_dns(arguments)?;
     let netlink = Arc::new(Netlink::connect()?);
     let served = settings::served_links(arguments, &netlink).await?;
+    settings::require_free_service_cidrs(arguments, &netlink).await?;
     settings::require_queues(&served, cores.len())?;
     // From here on a signal must not end the process before it has taken back what it did.
     let mut signals = EndSignals::listen()?;

@@ -31,6 +31,7 @@ pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     settings::check_dns(arguments)?;
     let netlink = Netlink::connect()?;
     let served = settings::served_links(arguments, &netlink).await?;
+    settings::require_free_service_cidrs(arguments, &netlink).await?;
     settings::require_queues(&served, cores.len())?;
     let mut source = start::open_source(arguments, None)?;
     let mut cluster = Cluster::default();
