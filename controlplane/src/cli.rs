@@ -10,6 +10,8 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+use crate::instance::DEFAULT_DIRECTORY;
+
 use crate::masquerade;
 
 /// Kubernetes service gateway on AF_XDP: forwards Services to their pods and answers cluster DNS.
@@ -143,7 +145,7 @@ pub struct RunArguments {
     pub metrics: Option<SocketAddr>,
 
     /// Directory of what outlives the process: flow table, lock, journal, assigned ClusterIPs.
-    #[arg(long, value_name = "DIR", default_value = "/run/tidegate", env = "TIDEGATE_STATE_DIR")]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DIRECTORY, env = "TIDEGATE_STATE_DIR")]
     pub state_dir: PathBuf,
 
     /// `generic`: do not try the driver's native XDP mode.

@@ -3,8 +3,7 @@
 //! [`manifests`] what it follows, [`counters`] what it shows, [`traces`] what it leaves behind, [`conversation`] a
 //! client that stays, [`traffic`] one that keeps sending.
 
-// Each test program takes what it needs.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program takes what it needs")]
 
 pub(crate) mod conversation;
 pub(crate) mod counters;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::mapping::{HUGE_PAGE_BYTES, Mapping};
+use super::mapping::Mapping;
 
 /// Octets of a frame; also the unit in which the kernel is told where frames begin.
 pub const FRAME_BYTES: usize = 4096;
@@ -31,7 +31,6 @@ static NEXT_AREA: AtomicU32 = AtomicU32::new(0);
 pub struct FrameMemory {
     mapping: Mapping,
     frames: u32,
-    page_bytes: usize,
     area: u32,
     /// For each frame, whether the kernel has it. Checks that the kernel gives back only what it was given.
     #[cfg(debug_assertions)]
@@ -69,15 +68,11 @@ impl FrameMemory {
     pub fn new(frames: u32) -> io::Result<(Arc<Self>, FramePool)> {
         let bytes = (frames as usize).checked_mul(FRAME_BYTES).filter(|bytes| *bytes > 0);
         let bytes = bytes.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let (mapping, page_bytes) = match Mapping::huge(bytes) {
-            Ok(mapping) => (mapping, HUGE_PAGE_BYTES),
-            Err(_) => (Mapping::ordinary(bytes)?, ordinary_page_bytes()),
-        };
+        let mapping = Mapping::huge(bytes).or_else(|_| Mapping::ordinary(bytes))?;
         let area = NEXT_AREA.fetch_add(1, Ordering::Relaxed);
         let memory = Self {
             mapping,
             frames,
-            page_bytes,
             area,
             #[cfg(debug_assertions)]
             lent: (0..frames).map(|_| AtomicBool::new(false)).collect(),
@@ -90,12 +85,6 @@ impl FrameMemory {
     #[must_use]
     pub fn frames(&self) -> u32 {
         self.frames
-    }
-
-    /// Returns the size of the pages that were asked for: 2 MiB, or the ordinary size.
-    #[must_use]
-    pub fn page_size_bytes(&self) -> usize {
-        self.page_bytes
     }
 
     /// Returns the packet's octets, exactly `frame.len()`; none for a frame of another memory.
@@ -237,12 +226,6 @@ impl FramePool {
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }
-}
-
-fn ordinary_page_bytes() -> usize {
-    // SAFETY: reads a constant of the running system.
-    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    usize::try_from(bytes).unwrap_or(FRAME_BYTES)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! A network namespace of the test's own, and ways to send and see packets in it.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program takes what it needs")]
 
 use std::ffi::CString;
 use std::fs::File;
