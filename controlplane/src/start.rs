@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
-use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tidegate_dataplane::flows::{FlowTable, Timeouts};
+use tidegate_dataplane::net::Prefix;
 use tidegate_dataplane::services::Services;
 use tidegate_dataplane::snapshot::{Publisher, Snapshot};
 use tidegate_dataplane::worker::Shared;
@@ -145,10 +145,8 @@ async fn start(
     let punt = PuntDevice::create(netlink, instance, cores.len() as u32, served).await?;
     instance.record(Change::ManagedNeighbours)?;
     let topology = Topology::read(netlink, served).await?;
-    let cidrs = arguments.service_cidrs.iter().filter_map(|cidr| match cidr {
-        IpNet::V4(cidr) => Some((cidr.network(), cidr.prefix_len())),
-        IpNet::V6(_) => None,
-    });
+    let cidrs = arguments.service_cidrs.iter();
+    let cidrs = cidrs.map(|cidr| Prefix { address: cidr.network(), length: cidr.prefix_len() });
     let masquerade = masquerade::policy(arguments);
     if let Some(ports) = masquerade::ports_in_use(&masquerade) {
         reserved_ports::reserve(ports, instance).context("--masquerade-ports")?;

@@ -88,8 +88,8 @@ fn rewrite(octets: &mut [u8], packet: &Packet, key: &Key, found: &Found) -> Opti
     let Key { source, destination, .. } = found.leaves_as;
     let source = if packet.source == key.source { source } else { packet.source };
     let difference = Difference::NONE
-        .ipv4(packet.source.octets(), source.octets())
-        .ipv4(packet.destination.octets(), destination.octets());
+        .octets(packet.source.octets(), source.octets())
+        .octets(packet.destination.octets(), destination.octets());
     let (headers, message) = octets.get_mut(..packet.end)?.split_at_mut_checked(packet.transport_offset)?;
     let (icmp, quote) = message.split_at_mut_checked(icmpv4::HEADER_BYTES)?;
     icmpv4::Header::writable(icmp)?.amend(rewrite_quote(quote, found)?);

@@ -69,7 +69,7 @@ fn decide(octets: &mut [u8], packet: &Packet, hash: KeyHash, context: &mut Conte
     {
         return process_established(octets, packet, &found, context);
     }
-    match context.snapshot.services.lookup(key.destination) {
+    match context.snapshot.services.lookup(key.destination.into()) {
         Destination::Service(_) if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
         Destination::Service(address) => match address.port(key.protocol, key.destination_port) {
             Some(port) => process_new(octets, packet, key, port, context),
@@ -88,7 +88,7 @@ fn process_portless(octets: &mut [u8], packet: &Packet, context: &mut Context<'_
     {
         return Ok(way);
     }
-    match (context.snapshot.services.lookup(packet.destination), packet.transport) {
+    match (context.snapshot.services.lookup(packet.destination.into()), packet.transport) {
         (Destination::Other, _) => Ok(Egress::Punt),
         (Destination::Unallocated, _) => Err(DropReason::UnallocatedAddress),
         (Destination::Service(_), Transport::Echo) if packet.ttl <= 1 => Err(DropReason::TtlExceeded),

@@ -1,34 +1,37 @@
 //! A flow's compiled rewrite: the new header fields and the checksum differences, computed once.
 
+use std::net::Ipv4Addr;
+
 use crate::flows::Key;
 use crate::net::checksum::Difference;
-use crate::net::{Protocol, ethernet, ipv4, tcp, udp};
+use crate::net::{Address, Protocol, ethernet, ipv4, tcp, udp};
 use crate::packet::Packet;
 
 /// What changes in every packet of one direction of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Rewrite {
+pub struct Rewrite<A = Ipv4Addr> {
     /// The header fields as the packet leaves.
-    pub leaves_as: Key,
-    /// Change of the IPv4 header checksum, TTL not included.
+    pub leaves_as: Key<A>,
+    /// Change of a sum over both addresses: that of the IPv4 header checksum, TTL not included.
     pub ip: Difference,
     /// Change of the transport checksum.
     pub transport: Difference,
 }
 
-impl Rewrite {
+impl<A: Address> Rewrite<A> {
     /// Computes the rewrite from the fields as a packet arrives to those it leaves with.
     #[must_use]
-    pub const fn between(arrives_as: &Key, leaves_as: &Key) -> Self {
-        let ip = Difference::NONE
-            .ipv4(arrives_as.source.octets(), leaves_as.source.octets())
-            .ipv4(arrives_as.destination.octets(), leaves_as.destination.octets());
+    pub fn between(arrives_as: &Key<A>, leaves_as: &Key<A>) -> Self {
+        let ip = arrives_as.source.replaced(leaves_as.source, Difference::NONE);
+        let ip = arrives_as.destination.replaced(leaves_as.destination, ip);
         let transport = ip
             .word(arrives_as.source_port.0, leaves_as.source_port.0)
             .word(arrives_as.destination_port.0, leaves_as.destination_port.0);
         Self { leaves_as: *leaves_as, ip, transport }
     }
+}
 
+impl Rewrite {
     /// Applies the rewrite and takes one from the TTL.
     ///
     /// Returns `None`, with nothing changed in the transport header, only if `octets` is not the frame that

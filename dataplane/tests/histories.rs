@@ -23,7 +23,7 @@ use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::flows::{Cursor, Direction, EndpointId, ServicePortId, Timeouts};
 use tidegate_dataplane::masquerade::{Masquerade, Mode, PortRange};
 use tidegate_dataplane::neighbours::{NeighbourState, NextHop};
-use tidegate_dataplane::net::{Mac, Port, Protocol};
+use tidegate_dataplane::net::{Mac, Port, Prefix, Protocol};
 use tidegate_dataplane::routes::{self, DeviceIndex, RouteKind, RouteTable, Routes};
 use tidegate_dataplane::services::{Backend, Backends, ServicePort, Services, VirtualAddress};
 use tidegate_dataplane::snapshot::Snapshot;
@@ -495,7 +495,7 @@ impl Pair {
             punt: (PUNT.source.0, PUNT.destination.0),
         };
         let mut rig = Rig::with_flows(capacity);
-        let services = Services::new([(Ipv4Addr::new(10, 96, 0, 0), 16)]);
+        let services = Services::new([Prefix { address: Ipv4Addr::new(10, 96, 0, 0).into(), length: 16 }]);
         let ports = PortRange::new(MASQUERADE_PORT, MASQUERADE_PORT).unwrap();
         rig.snapshot = Snapshot {
             devices: Arc::clone(&rig.snapshot.devices),

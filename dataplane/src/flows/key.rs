@@ -10,11 +10,11 @@ use crate::net::{Port, Protocol};
 
 /// What the header of every packet of one direction says.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Key {
+pub struct Key<A = Ipv4Addr> {
     /// Source address in the header.
-    pub source: Ipv4Addr,
+    pub source: A,
     /// Destination address in the header.
-    pub destination: Ipv4Addr,
+    pub destination: A,
     /// Source port in the header.
     pub source_port: Port,
     /// Destination port in the header.
@@ -23,7 +23,7 @@ pub struct Key {
     pub protocol: Protocol,
 }
 
-impl Key {
+impl<A: Copy> Key<A> {
     /// Returns the key of a packet that goes the other way between the same two ends.
     #[must_use]
     pub const fn reversed(self) -> Self {
@@ -36,14 +36,16 @@ impl Key {
         }
     }
 
-    /// Returns source and destination address as one word, source first.
-    pub(super) const fn addresses(self) -> u64 {
-        (self.source.to_bits() as u64) << 32 | self.destination.to_bits() as u64
-    }
-
     /// Returns source and destination port as one number, source first.
     pub(super) const fn ports(self) -> u32 {
         (self.source_port.number() as u32) << 16 | self.destination_port.number() as u32
+    }
+}
+
+impl Key {
+    /// Returns source and destination address as one word, source first.
+    pub(super) const fn addresses(self) -> u64 {
+        (self.source.to_bits() as u64) << 32 | self.destination.to_bits() as u64
     }
 
     /// Unpacks what [`Key::addresses`] and [`Key::ports`] made.

@@ -46,8 +46,8 @@ impl Fate {
             Ok(way @ (Egress::Forward { .. } | Egress::Hold(_) | Egress::Punt)) => {
                 let (source, destination) = (header.source(), header.destination());
                 let difference = Difference::NONE
-                    .ipv4(packet.source.octets(), source.octets())
-                    .ipv4(packet.destination.octets(), destination.octets());
+                    .octets(packet.source.octets(), source.octets())
+                    .octets(packet.destination.octets(), destination.octets());
                 Self::Translate { source, destination, difference, way }
             }
             Ok(Egress::Answer { answer: Answer::EchoReply, .. }) => Self::TurnRound,

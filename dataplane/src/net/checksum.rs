@@ -18,12 +18,11 @@ impl Difference {
         Self(fold(sum))
     }
 
-    /// Adds the replacement of one IPv4 address by another.
+    /// Adds the replacement of some octets by as many others; an even number of them.
     #[must_use]
-    pub const fn ipv4(self, old: [u8; 4], new: [u8; 4]) -> Self {
-        let [a, b, c, d] = old;
-        let [e, f, g, h] = new;
-        self.word([a, b], [e, f]).word([c, d], [g, h])
+    pub fn octets<const N: usize>(self, old: [u8; N], new: [u8; N]) -> Self {
+        let (old, new) = (old.as_chunks::<2>().0, new.as_chunks::<2>().0);
+        old.iter().zip(new).fold(self, |difference, (old, new)| difference.word(*old, *new))
     }
 
     /// Returns the difference that undoes this one: in ones' complement, the complement.
@@ -105,7 +104,7 @@ mod tests {
             let old: [u8; 4] = octets[4..8].try_into().unwrap();
             octets[4..8].copy_from_slice(&new);
             let after = Sum::default().octets(&octets).checksum();
-            let difference = Difference::NONE.ipv4(old, new);
+            let difference = Difference::NONE.octets(old, new);
             prop_assert_eq!(difference.apply(before), after);
             prop_assert_eq!(difference.inverse().apply(after), before);
         }

@@ -7,7 +7,9 @@ pub mod checksum;
 pub mod ethernet;
 pub mod icmpv4;
 pub mod ipv4;
+mod prefix;
 pub mod tcp;
 pub mod udp;
 
-pub use address::{Mac, Port, Protocol};
+pub use address::{Address, Mac, Port, Protocol};
+pub use prefix::Prefix;

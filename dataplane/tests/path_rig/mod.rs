@@ -10,10 +10,10 @@ use etherparse::PacketBuilder;
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::flows::{EndpointId, FlowTable, ServicePortId};
 use tidegate_dataplane::neighbours::{NeighbourState, Neighbours, NextHop};
-use tidegate_dataplane::net::{Mac, Port, Protocol};
+use tidegate_dataplane::net::{Mac, Port, Prefix, Protocol};
 use tidegate_dataplane::routes::{DeviceIndex, Route, RouteKind, RouteTable, Routes};
 use tidegate_dataplane::services::{Backend, Backends, ServicePort, Services, VirtualAddress};
-use tidegate_dataplane::snapshot::{Device, OwnAddress, Snapshot};
+use tidegate_dataplane::snapshot::{Device, Snapshot};
 use tidegate_dataplane::verdict::DropReason;
 use tidegate_dataplane::worker::{Path, PuntAddresses, Wire};
 use tidegate_dataplane::xsk::{Frame, FrameMemory};
@@ -218,16 +218,17 @@ fn route(table: RouteTable, destination: [u8; 4], prefix_length: u8, kind: Route
 }
 
 pub fn snapshot() -> Snapshot {
-    let services = Services::new([(Ipv4Addr::new(10, 96, 0, 0), 16)]).with([
-        (ip(VIP), Some(both(10, &[(POD, 8080)]))),
-        (ip(OTHER_VIP), Some(both(20, &[(POD, 8080)]))),
-        (ip(EMPTY_VIP), Some(both(30, &[]))),
-        (ip(ELSEWHERE_VIP), Some(both(40, &[([172, 16, 0, 5], 8080)]))),
-        (ip(LOCAL_VIP), Some(both(50, &[([10, 1, 0, 1], 8080)]))),
-        (ip(UNROUTED_VIP), Some(both(60, &[([203, 0, 113, 1], 8080)]))),
-        (ip(QUIET_VIP), Some(both(70, &[(QUIET_POD, 8080)]))),
-        (ip(HAIRPIN_VIP), Some(both(80, &[(CLIENT, 8080)]))),
-    ]);
+    let services =
+        Services::new([Prefix { address: Ipv4Addr::new(10, 96, 0, 0).into(), length: 16 }]).with([
+            (ip(VIP), Some(both(10, &[(POD, 8080)]))),
+            (ip(OTHER_VIP), Some(both(20, &[(POD, 8080)]))),
+            (ip(EMPTY_VIP), Some(both(30, &[]))),
+            (ip(ELSEWHERE_VIP), Some(both(40, &[([172, 16, 0, 5], 8080)]))),
+            (ip(LOCAL_VIP), Some(both(50, &[([10, 1, 0, 1], 8080)]))),
+            (ip(UNROUTED_VIP), Some(both(60, &[([203, 0, 113, 1], 8080)]))),
+            (ip(QUIET_VIP), Some(both(70, &[(QUIET_POD, 8080)]))),
+            (ip(HAIRPIN_VIP), Some(both(80, &[(CLIENT, 8080)]))),
+        ]);
     let link = |device| RouteKind::Unicast { device, gateway: None };
     let routes = Routes::new([
         route(RouteTable::Local, [10, 1, 0, 1], 32, RouteKind::Local),
@@ -236,7 +237,7 @@ pub fn snapshot() -> Snapshot {
         route(RouteTable::Main, [172, 16, 0, 0], 16, link(ELSEWHERE)),
     ]);
     let device = |index, mac, address: [u8; 4]| {
-        let own = OwnAddress { address: address.into(), prefix_length: 24 };
+        let own = Prefix { address: address.into(), length: 24 };
         Device { index, mac, mtu: 1500, addresses: Arc::new([own]) }
     };
     Snapshot {
