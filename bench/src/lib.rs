@@ -6,5 +6,7 @@
 pub mod bursts;
 pub mod cluster;
 pub mod gateway;
+pub mod netns;
 pub mod order;
 pub mod packet;
+pub mod traffic;
