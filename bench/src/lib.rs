@@ -5,6 +5,7 @@
 
 pub mod bursts;
 pub mod cluster;
+pub mod compare;
 pub mod gateway;
 pub mod netns;
 pub mod order;
