@@ -144,6 +144,29 @@ impl Ends {
     }
 }
 
+/// The program `collect` alone, on a device all of whose UDP and TCP goes to sockets.
+pub struct Collector {
+    sockets: XskMap<MapData>,
+    _program: Ebpf,
+}
+
+impl Collector {
+    /// Attaches it to a device in the namespace of the calling thread.
+    pub fn attach(device: &str) -> Result<Self> {
+        let mut program = EbpfLoader::new().load(&OBJECT.0).context("programs of the traffic's ends")?;
+        let collect: &mut Xdp = program.program_mut("collect").context("collect")?.try_into()?;
+        collect.load()?;
+        collect.attach(device, XdpMode::default())?;
+        let sockets = program.take_map("sockets").context("map sockets")?.try_into()?;
+        Ok(Self { sockets, _program: program })
+    }
+
+    /// Gives what comes by a queue to a socket.
+    pub fn give(&mut self, queue: u32, socket: &impl AsRawFd) -> Result<()> {
+        Ok(self.sockets.set(queue, socket.as_raw_fd(), 0)?)
+    }
+}
+
 /// How many packets fell into each bucket of latencies.
 #[derive(Clone, Debug)]
 pub struct Buckets(Vec<u64>);

@@ -37,16 +37,21 @@ pub struct Port {
 impl Port {
     /// Opens a socket in the namespace of the calling thread. No program is attached: that is the caller's.
     pub fn open(device: &str, queue: u32) -> Result<Self> {
+        let (umem, frames) = memory(1)?;
+        Self::with_memory(umem, frames, device, queue)
+    }
+
+    /// Opens sockets on queues 0 to `queues` of a device, all on one memory.
+    pub fn open_sharing(device: &str, queues: u32) -> Result<Vec<Self>> {
+        let (umem, mut frames) = memory(queues)?;
+        let of_one = SEND_FRAMES + RECEIVE_FRAMES;
+        let open =
+            |queue| Self::with_memory(umem.clone(), frames.split_off(frames.len() - of_one), device, queue);
+        (0..queues).map(open).collect()
+    }
+
+    fn with_memory(umem: Umem, mut free: Vec<FrameDesc>, device: &str, queue: u32) -> Result<Self> {
         let ring = QueueSize::new(RING).context("length of rings")?;
-        let frame = FrameSize::new(4096).context("size of frames")?;
-        let memory = UmemConfig::builder()
-            .fill_queue_size(ring)
-            .comp_queue_size(QueueSize::new(2 * RING)?)
-            .frame_size(frame)
-            .build()
-            .context("layout of frames")?;
-        let frames = NonZeroU32::new((SEND_FRAMES + RECEIVE_FRAMES) as u32).context("no frames")?;
-        let (umem, mut free) = Umem::new(memory, frames, false)?;
         let socket = SocketConfig::builder()
             .rx_queue_size(ring)
             .tx_queue_size(ring)
@@ -128,6 +133,18 @@ impl AsRawFd for Port {
     fn as_raw_fd(&self) -> RawFd {
         self.tx.fd().as_raw_fd()
     }
+}
+
+/// Makes memory for some sockets.
+fn memory(sockets: u32) -> Result<(Umem, Vec<FrameDesc>)> {
+    let config = UmemConfig::builder()
+        .fill_queue_size(QueueSize::new(RING)?)
+        .comp_queue_size(QueueSize::new(2 * RING)?)
+        .frame_size(FrameSize::new(4096).context("size of frames")?)
+        .build()
+        .context("layout of frames")?;
+    let frames = NonZeroU32::new((SEND_FRAMES + RECEIVE_FRAMES) as u32 * sockets).context("no frames")?;
+    Ok(Umem::new(config, frames, false)?)
 }
 
 type Rings = (TxQueue, RxQueue, Option<(FillQueue, CompQueue)>);

@@ -1,4 +1,5 @@
-//! A client and a sink, each in a namespace, joined by a pair of devices.
+//! Namespaces for the tests of both ends: a client and a sink, or two wires.
+#![allow(dead_code, reason = "each test program takes what it needs")]
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -75,4 +76,72 @@ fn run(command: &str) {
     let mut words = command.split_whitespace();
     let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The station of every device of [`Wires`].
+pub(crate) const STATION: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+/// Two wires in one namespace: `client` to `west`, `east` to `backend`.
+pub(crate) struct Wires {
+    name: String,
+    _turn: File,
+}
+
+impl Wires {
+    /// Builds them, or says why not.
+    pub(crate) fn new(name: &str, queues: u32) -> Option<Self> {
+        if !std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) {
+            println!("skipped: needs root");
+            return None;
+        }
+        let turn = File::options().create(true).append(true).open("/tmp/tidegate-rig.lock").unwrap();
+        turn.lock().unwrap();
+        let wires = Self { name: format!("tgwires-{name}-{}", std::process::id()), _turn: turn };
+        run(&format!("ip netns add {}", wires.name));
+        for (one, other) in [("client", "west"), ("east", "backend")] {
+            let with = format!("numrxqueues {queues} numtxqueues {queues}");
+            run(&format!(
+                "ip -n {} link add {one} {with} address 02:00:00:00:00:01 type veth peer name {other} {with}
+                 address 02:00:00:00:00:01",
+                wires.name
+            ));
+        }
+        for device in ["client", "west", "east", "backend"] {
+            for command in [
+                "sysctl -qw net.ipv6.conf.DEVICE.disable_ipv6=1",
+                "ethtool -K DEVICE tx off tso off gso off",
+                "ip link set DEVICE up",
+            ] {
+                run(&format!("ip netns exec {} {}", wires.name, command.replace("DEVICE", device)));
+            }
+        }
+        Some(wires)
+    }
+
+    /// Its namespace.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs a piece of work in its namespace.
+    pub(crate) fn enter(&self, work: impl FnOnce() + Send) {
+        tidegate_bench::netns::within(&self.name, || {
+            work();
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    /// The index of a device in the namespace of the calling thread.
+    pub(crate) fn index(name: &str) -> u32 {
+        let links = Command::new("ip").args(["-o", "link", "show", "dev", name]).output().unwrap();
+        let text = String::from_utf8_lossy(&links.stdout).into_owned();
+        text.split(':').next().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Wires {
+    fn drop(&mut self) {
+        let _may_not_exist = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
 }
