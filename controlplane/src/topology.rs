@@ -231,25 +231,27 @@ mod tests {
     }
 
     #[test]
-    fn a_device_has_its_own_ipv4_addresses_that_may_be_a_source() {
-        let local = |device, address: &str, is_source| LocalAddress {
+    fn a_device_has_its_own_addresses_of_both_families_that_may_be_a_source() {
+        let local = |device, address: &str, prefix_length, is_source| LocalAddress {
             device: DeviceIndex(device),
             address: address.parse().unwrap(),
-            prefix_length: 24,
+            prefix_length,
             is_source,
         };
         let addresses = [
-            local(1, "10.9.0.1", true),
-            local(2, "fe80::1", true),
-            local(2, "10.1.0.5", false),
-            local(2, "10.1.0.1", true),
-            local(2, "10.1.0.9", true),
+            local(1, "10.9.0.1", 24, true),
+            local(2, "10.1.0.5", 24, false),
+            local(2, "10.1.0.1", 24, true),
+            local(2, "10.1.0.9", 24, true),
+            local(2, "fe80::1", 64, false),
+            local(2, "fd01::1", 64, true),
         ];
         let of = |device| {
             let own = source_addresses(&addresses, DeviceIndex(device));
             own.iter().map(|own| (own.address.to_string(), own.length)).collect::<Vec<_>>()
         };
-        assert_eq!(of(2), [("10.1.0.1".to_owned(), 24), ("10.1.0.9".to_owned(), 24)]);
+        let expected = [("10.1.0.1", 24), ("10.1.0.9", 24), ("fd01::1", 64)];
+        assert_eq!(of(2), expected.map(|(address, length)| (address.to_owned(), length)));
         assert_eq!(of(3), []);
     }
 

@@ -157,7 +157,7 @@ fn print_limits_of_service(service: &Service, own: &BTreeSet<IpAddr>) {
 
 /// Says why replies of an endpoint would not come back through us, if so.
 fn passes_by(endpoint: IpAddr, routes: &Routes, served: &[Link]) -> Option<String> {
-    match routes.lookup(endpoint) {
+    match routes.lookup(endpoint, 0) {
         Some(RouteKind::Unicast { device, .. }) if served.iter().any(|link| link.index == device) => None,
         Some(RouteKind::Unicast { device, .. }) => {
             Some(format!("is reached by device {} that is not served", device.0))
