@@ -9,7 +9,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use tidegate_dataplane::routes::{DeviceIndex, MultipathRoute, Path, Route, RouteKind, RouteTable};
 
-use super::Netlink;
+use super::{Link, Netlink};
 
 /// Why a route of the kernel is not taken over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,6 +63,30 @@ impl Netlink {
             );
         }
         Ok(routes)
+    }
+}
+
+impl Netlink {
+    /// Removes the route of all IPv6 multicast by a device; says whether it was there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn remove_multicast_route(&self, link: &Link) -> anyhow::Result<bool> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet6;
+        message.header.destination_prefix_length = 8;
+        message.header.kind = RouteType::Multicast;
+        message.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::Inet6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0))),
+            RouteAttribute::Table(number_of(RouteTable::Local)),
+            RouteAttribute::Oif(link.index.0),
+        ];
+        match self.change(RouteNetlinkMessage::DelRoute(message), 0).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+            Err(error) => Err(error)
+                .with_context(|| format!("device {}: cannot remove the route of ff00::/8", link.name)),
+        }
     }
 }
 
