@@ -290,6 +290,24 @@ mod tests {
         assert_eq!(OBJECT.0.as_ptr().align_offset(8), 0);
     }
 
+    /// Linux 6.1 and up look at a million and give up (`BPF_COMPLEXITY_LIMIT_INSNS`, `include/linux/bpf.h`); how many
+    /// are needed differs between kernels.
+    #[test]
+    fn the_verifier_looks_at_a_tenth_of_the_instructions_that_it_may() {
+        let mut steering = match Steering::load() {
+            Ok(steering) => steering,
+            Err(error) => {
+                assert!(error.to_string().contains("run as root"), "{error}");
+                println!("skipped: needs root");
+                return;
+            }
+        };
+        let info = program(&mut steering.ebpf).unwrap().info().unwrap();
+        let looked_at = info.verified_instruction_count().unwrap();
+        println!("{looked_at} instructions verified");
+        assert!((1..100_000).contains(&looked_at), "{looked_at}");
+    }
+
     #[test]
     fn the_sizes_are_those_of_the_program() {
         let source = include_str!("steer.bpf.c");

@@ -1,7 +1,7 @@
 //! The XDP program on a device of a namespace of its own, with rules of both families.
 #![allow(dead_code, reason = "each test program takes what it needs")]
 
-mod packet6;
+pub(crate) mod packet6;
 
 use std::fmt::Debug;
 use std::net::Ipv6Addr;
@@ -13,7 +13,6 @@ use tidegate_dataplane::xdp::{AttachPreference, Steering};
 use tidegate_dataplane::xsk::{FrameMemory, FramePool, Socket, SocketConfig};
 
 use crate::xsk_rig::{Namespace, Packet, device, now};
-pub(crate) use packet6::{DESTINATION_OPTIONS, Extension, HOP_BY_HOP, ICMPV6, Packet6, ROUTING, UDP};
 
 pub(crate) const CLIENT: [u8; 4] = [192, 0, 2, 7];
 /// Of the service CIDR 10.96.0.0/16.
