@@ -45,7 +45,7 @@ impl Both {
 
     /// Returns a fragment of the packet that begins at so many octets of it.
     fn fragment(&self, at: u16) -> Self {
-        let ipv4 = Packet { fragment: 0x2000 | at / 8, ..self.0.clone() };
+        let ipv4 = Packet { fragment: 0x2000 | (at / 8), ..self.0.clone() };
         Self(ipv4, self.1.behind([Extension::fragment(at, true)]))
     }
 

@@ -316,7 +316,7 @@ static __always_inline bool read_ipv4(const struct frame *frame, __u32 at, __u32
 	const struct iphdr *ip = octets(frame, at, sizeof(*ip));
 	__u32 header_bytes;
 
-	if (!ip || at + sizeof(*ip) > limit || ip->version != 4)
+	if (!ip || ip->version != 4)
 		return false;
 	packet->source.address.words[2] = bpf_htonl(0xffff);
 	packet->source.address.words[3] = ip->saddr;
@@ -397,7 +397,7 @@ static __always_inline bool read_ipv6(const struct frame *frame, __u32 at, __u32
 {
 	const struct ipv6hdr *ip = octets(frame, at, sizeof(*ip));
 
-	if (!ip || at + sizeof(*ip) > limit || ip->version != 6)
+	if (!ip || ip->version != 6)
 		return false;
 	__builtin_memcpy(&packet->source.address, &ip->saddr, sizeof(struct address));
 	__builtin_memcpy(&packet->destination.address, &ip->daddr, sizeof(struct address));

@@ -1,6 +1,7 @@
 //! The XDP program on a device of a namespace of its own, with rules of both families.
 #![allow(dead_code, reason = "each test program takes what it needs")]
 
+pub(crate) mod model;
 pub(crate) mod packet6;
 
 use std::fmt::Debug;
@@ -51,6 +52,20 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn new() -> Self {
+        let mut served = Self::without_rules();
+        let steering = &mut served.steering;
+        steering.insert_vip([10, 96, 0, 0].into(), 16).unwrap();
+        steering.insert_vip(LONE_VIP.into(), 32).unwrap();
+        steering.insert_own_address(OWN.into()).unwrap();
+        steering.insert_endpoint(ENDPOINT.into(), Port::new(8080), Protocol::Udp).unwrap();
+        steering.insert_vip(VIP6.into(), 112).unwrap();
+        steering.insert_vip(LONE_VIP6.into(), 128).unwrap();
+        steering.insert_own_address(OWN6.into()).unwrap();
+        steering.insert_endpoint(ENDPOINT6.into(), Port::new(8080), Protocol::Udp).unwrap();
+        served
+    }
+
+    pub(crate) fn without_rules() -> Self {
         let device = device("near");
         let mut steering = Steering::load().unwrap();
         steering.attach(device, "near", 2, AttachPreference::NativeThenGeneric).unwrap();
@@ -67,14 +82,6 @@ impl Served {
         };
         let socket = Socket::bind(&memory, &config, &mut pool).unwrap();
         steering.serve_queue(device, 0, socket.as_fd(), 3).unwrap();
-        steering.insert_vip([10, 96, 0, 0].into(), 16).unwrap();
-        steering.insert_vip(LONE_VIP.into(), 32).unwrap();
-        steering.insert_own_address(OWN.into()).unwrap();
-        steering.insert_endpoint(ENDPOINT.into(), Port::new(8080), Protocol::Udp).unwrap();
-        steering.insert_vip(VIP6.into(), 112).unwrap();
-        steering.insert_vip(LONE_VIP6.into(), 128).unwrap();
-        steering.insert_own_address(OWN6.into()).unwrap();
-        steering.insert_endpoint(ENDPOINT6.into(), Port::new(8080), Protocol::Udp).unwrap();
         Self { steering, device, socket, _pool: pool }
     }
 
