@@ -70,6 +70,14 @@ impl DeviceSteering {
         }
     }
 
+    /// Takes the program off a device that is gone.
+    pub fn leave(&mut self, device: DeviceIndex, name: &str) {
+        self.macs.remove(&device);
+        if let Err(error) = self.program.detach(device) {
+            tracing::error!("device {name}: {error}");
+        }
+    }
+
     /// Returns the first of so many workers whose queues the program passes to the kernel, if there is one.
     #[must_use]
     pub fn silent_worker(&self, workers: usize, now: Now) -> Option<SilentWorker> {

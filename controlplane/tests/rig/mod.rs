@@ -140,6 +140,16 @@ impl Rig {
         }
     }
 
+    /// Deletes the gateway's device to the pods, as a driver that is unloaded does.
+    pub(crate) fn delete_pods_device(&self) {
+        self.output("gw", &["ip", "link", "del", "pods0"]);
+    }
+
+    /// Makes the gateway's device to the pods anew: the same name and addresses, another number and MAC.
+    pub(crate) fn make_pods_device(&self) {
+        run_script(&["reconnect"]);
+    }
+
     /// Removes a pod's namespace and the server in it.
     pub(crate) fn remove_pod(&self, name: &str) {
         run_script(&["remove", name]);
