@@ -1,5 +1,7 @@
 //! The Internet checksum, and its change by difference. Read RFC 1071 and RFC 1624 first.
 
+use super::Address;
+
 /// The change of a ones' complement sum when octets it covers change.
 ///
 /// A flow computes it once; each packet then costs one addition per checksum, whatever its length.
@@ -81,10 +83,13 @@ impl Sum {
     }
 }
 
-/// Sums the pseudo-header of TCP and UDP over IPv4. Source: RFC 9293 §3.1, RFC 768.
+/// Sums the pseudo-header of TCP, UDP and ICMPv6. Source: RFC 9293 §3.1, RFC 768, RFC 8200 §8.1.
+///
+/// One for both families: the octets by which they differ are zero for every length that a frame can have.
 #[must_use]
-pub fn pseudo_header_ipv4(source: [u8; 4], destination: [u8; 4], protocol: u8, length: u16) -> Sum {
-    Sum::default().octets(&source).octets(&destination).octets(&[0, protocol]).octets(&length.to_be_bytes())
+pub fn pseudo_header<A: Address>(source: A, destination: A, protocol: u8, length: u32) -> Sum {
+    let addresses = destination.sum(source.sum(Sum::default()));
+    addresses.octets(&[0, protocol]).octets(&length.to_be_bytes())
 }
 
 #[cfg(test)]
