@@ -101,7 +101,7 @@ fn reset(octets: &mut [u8], packet: &Packet) -> Option<usize> {
         tcp::Header::reset(segment.destination(), segment.source(), 0, Some(next))
     };
     let (from, to) = (packet.destination, packet.source);
-    let sum = checksum::pseudo_header_ipv4(from.octets(), to.octets(), 6, tcp::HEADER_BYTES as u16);
+    let sum = checksum::pseudo_header(from, to, 6, tcp::HEADER_BYTES as u16);
     answer.set_checksum(sum.octets(answer.as_bytes()).checksum());
 
     let ip_bytes = ipv4::HEADER_BYTES + tcp::HEADER_BYTES;
