@@ -99,7 +99,7 @@ fn reset<A: Family>(octets: &mut [u8], packet: &Packet<A>) -> Option<usize> {
         tcp::Header::reset(segment.destination(), segment.source(), 0, Some(next))
     };
     let (from, to) = (packet.destination, packet.source);
-    let sum = checksum::pseudo_header(from, to, Protocol::Tcp.number(), tcp::HEADER_BYTES as u32);
+    let sum = checksum::pseudo_header(from, to, Protocol::Tcp.number(), tcp::HEADER_BYTES as u16);
     answer.set_checksum(sum.octets(answer.as_bytes()).checksum());
 
     ethernet::Header::writable(octets)?.turn_round();

@@ -56,11 +56,21 @@ pub struct Context<'a, A: Family = Ipv4Addr> {
 ///
 /// # Errors
 /// The reason why the packet is dropped.
-pub fn process<A: Family>(octets: &mut [u8], packet: &Packet<A>, hash: KeyHash, context: &mut Context<'_, A>) -> Verdict {
+pub fn process<A: Family>(
+    octets: &mut [u8],
+    packet: &Packet<A>,
+    hash: KeyHash,
+    context: &mut Context<'_, A>,
+) -> Verdict {
     decide(octets, packet, hash, context).or_else(|reason| answer::explain(reason, octets, packet, context))
 }
 
-fn decide<A: Family>(octets: &mut [u8], packet: &Packet<A>, hash: KeyHash, context: &mut Context<'_, A>) -> Verdict {
+fn decide<A: Family>(
+    octets: &mut [u8],
+    packet: &Packet<A>,
+    hash: KeyHash,
+    context: &mut Context<'_, A>,
+) -> Verdict {
     if packet.source.is_martian_source() {
         return Err(DropReason::MartianSource);
     }
@@ -83,7 +93,11 @@ fn decide<A: Family>(octets: &mut [u8], packet: &Packet<A>, hash: KeyHash, conte
 
 /// Decides about packets without ports: errors about a flow are its own, ping is answered, the rest is not for
 /// virtual addresses.
-fn process_portless<A: Family>(octets: &mut [u8], packet: &Packet<A>, context: &mut Context<'_, A>) -> Verdict {
+fn process_portless<A: Family>(
+    octets: &mut [u8],
+    packet: &Packet<A>,
+    context: &mut Context<'_, A>,
+) -> Verdict {
     if packet.transport == Transport::IcmpError
         && let Some(way) = icmp_error::translate(octets, packet, context)?
     {

@@ -83,7 +83,8 @@ fn a_udp_checksum_that_comes_to_zero_is_sent_as_all_ones() {
     over_both_families(|| {
         let payloads = (0..=u16::MAX).map(u16::to_be_bytes);
         let packets = payloads.map(|octets| (octets, udp(TO_POD, (C, P), 63, &octets)));
-        let (payload, expected) = packets.into_iter().find(|(_, packet)| packet[transport() + 6..][..2] == [0xff, 0xff]).unwrap();
+        let (payload, expected) =
+            packets.into_iter().find(|(_, packet)| packet[transport() + 6..][..2] == [0xff, 0xff]).unwrap();
         let mut rig = Rig::new();
         let sent = rig.one(CLIENT_SIDE, &udp(FROM_CLIENT, (C, V), 64, &payload));
         assert_eq!(sent, (Out::Device(POD_SIDE), expected));
@@ -95,7 +96,7 @@ fn padding_of_the_link_is_carried_along_and_not_looked_at() {
     over_both_families(|| {
         let mut rig = Rig::new();
         let padded = |mut packet: Vec<u8>| {
-            packet.resize(60, 0xee);
+            packet.resize(packet.len() + 7, 0xee);
             packet
         };
         let sent = rig.one(CLIENT_SIDE, &padded(udp(FROM_CLIENT, (C, V), 64, b"x")));
@@ -351,7 +352,12 @@ fn packets_wait_for_a_next_hop_only_in_bounded_number_and_time() {
         let mut rig = Rig::new();
         let packets: Vec<_> = (0..40).map(|n| udp(FROM_CLIENT, (C, (QUIET_VIP, 80)), 64, &[n])).collect();
         assert!(rig.carry(CLIENT_SIDE, &packets).is_empty());
-        rig.assert_counters(&[("rx_packets", 40), ("held", 32), ("drop_hold_full", 8), ("flows_inserted", 1)]);
+        rig.assert_counters(&[
+            ("rx_packets", 40),
+            ("held", 32),
+            ("drop_hold_full", 8),
+            ("flows_inserted", 1),
+        ]);
         rig.now = Now::from_seconds(104);
         assert!(rig.release().is_empty());
         rig.assert_counters(&[
@@ -416,7 +422,8 @@ fn each_packet_that_cannot_be_carried_is_a_named_drop() {
 #[test]
 fn a_source_that_no_sender_can_have_is_a_named_drop() {
     let ipv4 = [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [255, 255, 255, 255]];
-    let ipv6 = ["::", "::1", "ff02::1", "::ffff:10.1.0.2"].map(|address| address.parse::<Ipv6Addr>().unwrap());
+    let ipv6 =
+        ["::", "::1", "ff02::1", "::ffff:10.1.0.2"].map(|address| address.parse::<Ipv6Addr>().unwrap());
     let from_ipv4 = ipv4.map(|source| udp(FROM_CLIENT, ((source, 1), V), 64, b""));
     let from_ipv6 = ipv6.map(|source| {
         let link = PacketBuilder::ethernet2(CLIENT_MAC.0, CLIENT_SIDE_MAC.0);
@@ -465,7 +472,9 @@ fn a_full_flow_table_is_a_named_drop_and_established_flows_go_on() {
 #[test]
 fn every_cut_of_a_packet_is_counted_and_none_is_forwarded() {
     over_both_families(|| {
-        for packet in [tcp(FROM_CLIENT, (C, V), 64, "S", b"payload"), udp(FROM_CLIENT, (C, V), 64, b"payload")] {
+        for packet in
+            [tcp(FROM_CLIENT, (C, V), 64, "S", b"payload"), udp(FROM_CLIENT, (C, V), 64, b"payload")]
+        {
             for length in 0..packet.len() {
                 let mut rig = Rig::new();
                 let left = rig.carry(CLIENT_SIDE, &[packet[..length].to_vec()]);

@@ -2,8 +2,6 @@
 
 use std::net::Ipv4Addr;
 
-use zerocopy::IntoBytes;
-
 use super::{Family, IcmpError, Quoted};
 use crate::flows::{FlowTable, FlowTables};
 use crate::fragments::{DatagramId, Fragment};
@@ -90,12 +88,7 @@ impl Family for Ipv4Addr {
         Some(())
     }
 
-    fn answer_echo(
-        network: &mut [u8],
-        message_at: usize,
-        end: usize,
-        _is_fragment: bool,
-    ) -> Option<usize> {
+    fn answer_echo(network: &mut [u8], message_at: usize, end: usize, _is_fragment: bool) -> Option<usize> {
         Self::turn_round(network)?;
         icmpv4::Header::writable(network.get_mut(message_at..)?)?.answer_echo();
         Some(end)

@@ -2,8 +2,6 @@
 
 use std::net::Ipv6Addr;
 
-use zerocopy::IntoBytes;
-
 use super::{Family, IcmpError, Quoted};
 use crate::flows::{FlowTable, FlowTables};
 use crate::fragments::{DatagramId, Fragment};
@@ -99,12 +97,7 @@ impl Family for Ipv6Addr {
 
     /// Leaves out the extension headers, which were for the way here; those of a fragment stay, since every fragment
     /// has them.
-    fn answer_echo(
-        network: &mut [u8],
-        message_at: usize,
-        end: usize,
-        is_fragment: bool,
-    ) -> Option<usize> {
+    fn answer_echo(network: &mut [u8], message_at: usize, end: usize, is_fragment: bool) -> Option<usize> {
         icmpv6::Header::writable(network.get_mut(message_at..)?)?.answer_echo();
         if message_at == ipv6::HEADER_BYTES || is_fragment {
             Self::turn_round(network)?;
@@ -138,9 +131,7 @@ impl Family for Ipv6Addr {
             IcmpError::TimeExceeded => {
                 icmpv6::Header::new(icmpv6::TIME_EXCEEDED, icmpv6::EXCEEDED_IN_TRANSIT)
             }
-            IcmpError::TooBig(mtu) => {
-                icmpv6::Header::packet_too_big(u32::try_from(mtu).unwrap_or(u32::MAX))
-            }
+            IcmpError::TooBig(mtu) => icmpv6::Header::packet_too_big(u32::try_from(mtu).unwrap_or(u32::MAX)),
         };
         zerocopy::transmute!(header)
     }

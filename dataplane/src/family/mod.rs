@@ -5,9 +5,10 @@
 mod ipv4;
 mod ipv6;
 
-use crate::flows::{self, FlowTables};
+use crate::flows::{FlowTable, FlowTables};
 use crate::fragments::Fragment;
 use crate::masquerade::{PortSearch, PortSearches};
+use crate::net::Address;
 use crate::net::checksum::{Difference, Sum};
 use crate::packet::{Packet, Transport};
 use crate::verdict::DropReason;
@@ -40,7 +41,7 @@ pub struct Quoted<A> {
 
 /// An address family on the packet path. All functions over octets take them from the start of the IP header, and
 /// return `None` only where the octets are not those of a packet that was parsed before.
-pub trait Family: flows::Address {
+pub trait Family: Address {
     /// Octets of a header without options or extension headers.
     const HEADER_BYTES: usize;
     /// Protocol number of the family's ICMP.
@@ -53,7 +54,7 @@ pub trait Family: flows::Address {
     const MALFORMED: DropReason;
 
     /// Returns the flows of this family.
-    fn flows(tables: &FlowTables) -> &flows::FlowTable<Self>;
+    fn flows(tables: &FlowTables) -> &FlowTable<Self>;
 
     /// Returns the port search of this family.
     fn ports(searches: &mut PortSearches) -> &mut PortSearch<Self>;
@@ -86,12 +87,7 @@ pub trait Family: flows::Address {
     fn turn_round(network: &mut [u8]) -> Option<()>;
 
     /// Turns an Echo, which starts and ends where told, into its Echo Reply; returns where that ends.
-    fn answer_echo(
-        network: &mut [u8],
-        message_at: usize,
-        end: usize,
-        is_fragment: bool,
-    ) -> Option<usize>;
+    fn answer_echo(network: &mut [u8], message_at: usize, end: usize, is_fragment: bool) -> Option<usize>;
 
     /// Writes the header of a packet of ours.
     fn originate(
@@ -122,7 +118,7 @@ pub trait Family: flows::Address {
     #[must_use]
     fn icmp_sum(source: Self, destination: Self, message_bytes: usize) -> Sum {
         if Self::ICMP_COVERS_ADDRESSES {
-            crate::net::checksum::pseudo_header(source, destination, Self::ICMP, message_bytes as u32)
+            crate::net::checksum::pseudo_header(source, destination, Self::ICMP, message_bytes as u16)
         } else {
             Sum::default()
         }

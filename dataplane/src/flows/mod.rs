@@ -36,7 +36,7 @@ pub use key::{Direction, Key, KeyHash};
 pub use record::NEXT_HOP_BITS;
 pub use removal::Cursor;
 pub use state::{State, Timeouts};
-pub use tables::{Cursors, Family, FlowTables};
+pub use tables::{Cursors, FlowTables};
 
 use crate::clock::Now;
 use crate::net::Address;

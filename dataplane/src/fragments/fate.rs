@@ -58,12 +58,7 @@ impl Fate {
     /// # Errors
     /// The reason why this fragment is dropped. No ICMP error is due: those are about first fragments only.
     /// Source: RFC 1122 §3.2.2, "MUST NOT be sent as the result of receiving [...] a non-initial fragment".
-    pub fn apply<A: Family>(
-        &self,
-        octets: &mut [u8],
-        packet: &Packet<A>,
-        snapshot: &Snapshot,
-    ) -> Verdict {
+    pub fn apply<A: Family>(&self, octets: &mut [u8], packet: &Packet<A>, snapshot: &Snapshot) -> Verdict {
         match *self {
             Self::Translate { source, destination, difference, way } => {
                 let way = way_out(packet, way, snapshot)?;

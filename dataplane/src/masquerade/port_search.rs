@@ -126,7 +126,12 @@ impl<A: Family> PortSearch<A> {
     }
 
     /// Goes on with the search for the flow's destination, or begins it.
-    fn begin(&self, flow: &NewFlow<A>, range: PortRange, flows: &FlowTable<A>) -> Result<Search<A>, DropReason> {
+    fn begin(
+        &self,
+        flow: &NewFlow<A>,
+        range: PortRange,
+        flows: &FlowTable<A>,
+    ) -> Result<Search<A>, DropReason> {
         let destination = Key { destination_port: Port::new(0), ..flow.reply };
         let kept = self.paused.get(place_of(&destination, flows)).copied().flatten();
         match kept.filter(|kept| kept.destination == destination && kept.range == range) {
@@ -171,7 +176,7 @@ impl PortSearches {
 }
 
 impl<A: Family> Search<A> {
-    fn new(flow: &NewFlow<A>, destination: Key, range: PortRange, flows: &FlowTable<A>) -> Self {
+    fn new(flow: &NewFlow<A>, destination: Key<A>, range: PortRange, flows: &FlowTable<A>) -> Self {
         let [first, second] = flows.hash(&flow.request).halves();
         let own = range.place(flow.request.source_port);
         let stride = STRIDES.get(first as usize % STRIDES.len()).copied().unwrap_or(1);
@@ -248,7 +253,7 @@ mod tests {
     }
 
     /// Has every port of the range but `spare` taken.
-    fn fill(flows: &FlowTable<A>, range: PortRange, spare: Option<u16>) {
+    fn fill(flows: &FlowTable, range: PortRange, spare: Option<u16>) {
         for number in (range.first()..=range.last()).filter(|number| Some(*number) != spare) {
             let mut taken = flow(u32::from(number));
             taken.request.destination = Ipv4Addr::new(10, 96, 0, 2);
@@ -257,7 +262,7 @@ mod tests {
         }
     }
 
-    fn port_of(flows: &FlowTable<A>, request: &Key) -> u16 {
+    fn port_of(flows: &FlowTable, request: &Key) -> u16 {
         flows.lookup(flows.hash(request), request).unwrap().leaves_as.source_port.number()
     }
 

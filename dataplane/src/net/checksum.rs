@@ -83,13 +83,13 @@ impl Sum {
     }
 }
 
-/// Sums the pseudo-header of TCP, UDP and ICMPv6. Source: RFC 9293 §3.1, RFC 768, RFC 8200 §8.1.
+/// Sums the pseudo-header of TCP, UDP and `ICMPv6`; `length` is that of the upper layer, header and data.
 ///
-/// One for both families: the octets by which they differ are zero for every length that a frame can have.
+/// Both families' have the same terms, and a sum does not tell where they stand.
+/// Source: RFC 9293 §3.1, RFC 768; RFC 8200 §8.1.
 #[must_use]
-pub fn pseudo_header<A: Address>(source: A, destination: A, protocol: u8, length: u32) -> Sum {
-    let addresses = destination.sum(source.sum(Sum::default()));
-    addresses.octets(&[0, protocol]).octets(&length.to_be_bytes())
+pub fn pseudo_header<A: Address>(source: A, destination: A, protocol: u8, length: u16) -> Sum {
+    destination.sum(source.sum(Sum::default())).octets(&[0, protocol]).octets(&length.to_be_bytes())
 }
 
 #[cfg(test)]

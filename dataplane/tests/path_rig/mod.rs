@@ -191,9 +191,15 @@ thread_local! {
 /// Runs a case over IPv4, then over IPv6.
 pub fn over_both_families(case: impl Fn()) {
     case();
+    over_ipv6(case);
+}
+
+/// Runs a case over IPv6.
+pub fn over_ipv6<T>(case: impl Fn() -> T) -> T {
     IS_IPV6.set(true);
-    case();
+    let result = case();
     IS_IPV6.set(false);
+    result
 }
 
 pub fn is_ipv6() -> bool {
@@ -253,17 +259,16 @@ fn route(table: RouteTable, destination: [u8; 4], prefix_length: u8, kind: Route
 }
 
 pub fn snapshot() -> Snapshot {
-    let services =
-        Services::new([prefix([10, 96, 0, 0], 16)]).with([
-            (ip(VIP), Some(both(10, &[(POD, 8080)]))),
-            (ip(OTHER_VIP), Some(both(20, &[(POD, 8080)]))),
-            (ip(EMPTY_VIP), Some(both(30, &[]))),
-            (ip(ELSEWHERE_VIP), Some(both(40, &[([172, 16, 0, 5], 8080)]))),
-            (ip(LOCAL_VIP), Some(both(50, &[([10, 1, 0, 1], 8080)]))),
-            (ip(UNROUTED_VIP), Some(both(60, &[([203, 0, 113, 1], 8080)]))),
-            (ip(QUIET_VIP), Some(both(70, &[(QUIET_POD, 8080)]))),
-            (ip(HAIRPIN_VIP), Some(both(80, &[(CLIENT, 8080)]))),
-        ]);
+    let services = Services::new([prefix([10, 96, 0, 0], 16)]).with([
+        (ip(VIP), Some(both(10, &[(POD, 8080)]))),
+        (ip(OTHER_VIP), Some(both(20, &[(POD, 8080)]))),
+        (ip(EMPTY_VIP), Some(both(30, &[]))),
+        (ip(ELSEWHERE_VIP), Some(both(40, &[([172, 16, 0, 5], 8080)]))),
+        (ip(LOCAL_VIP), Some(both(50, &[([10, 1, 0, 1], 8080)]))),
+        (ip(UNROUTED_VIP), Some(both(60, &[([203, 0, 113, 1], 8080)]))),
+        (ip(QUIET_VIP), Some(both(70, &[(QUIET_POD, 8080)]))),
+        (ip(HAIRPIN_VIP), Some(both(80, &[(CLIENT, 8080)]))),
+    ]);
     let link = |device| RouteKind::Unicast { device, gateway: None };
     let routes = Routes::new([
         route(RouteTable::Local, [10, 1, 0, 1], 32, RouteKind::Local),
@@ -271,8 +276,11 @@ pub fn snapshot() -> Snapshot {
         route(RouteTable::Main, [10, 244, 0, 0], 24, link(POD_SIDE)),
         route(RouteTable::Main, [172, 16, 0, 0], 16, link(ELSEWHERE)),
     ]);
-    let device = |index, mac, address: [u8; 4]| {
-        Device { index, mac, mtu: 1500, addresses: Arc::new([prefix(address, 24)]) }
+    let device = |index, mac, address: [u8; 4]| Device {
+        index,
+        mac,
+        mtu: 1500,
+        addresses: Arc::new([prefix(address, 24)]),
     };
     Snapshot {
         links_generation: 1,
@@ -305,8 +313,7 @@ pub fn udp(macs: (Mac, Mac), ends: Ends, ttl: u8, payload: &[u8]) -> Vec<u8> {
 /// A TCP segment; flags as letters of `SAFR`.
 pub fn tcp(macs: (Mac, Mac), ends: Ends, ttl: u8, flags: &str, payload: &[u8]) -> Vec<u8> {
     let ((source, source_port), (destination, destination_port)) = ends;
-    let mut builder =
-        network(macs, source, destination, ttl).tcp(source_port, destination_port, 1000, 4096);
+    let mut builder = network(macs, source, destination, ttl).tcp(source_port, destination_port, 1000, 4096);
     for flag in flags.chars() {
         builder = match flag {
             'S' => builder.syn(),
@@ -323,14 +330,15 @@ pub fn tcp(macs: (Mac, Mac), ends: Ends, ttl: u8, flags: &str, payload: &[u8]) -
 
 pub fn ping(macs: (Mac, Mac), from: [u8; 4], to: [u8; 4], ttl: u8, reply: bool) -> Vec<u8> {
     let builder = network(macs, from, to, ttl);
-    let builder = match (is_ipv6(), reply) {
-        (false, false) => builder.icmpv4_echo_request(7, 1),
-        (false, true) => builder.icmpv4_echo_reply(7, 1),
-        (true, false) => builder.icmpv6_echo_request(7, 1),
-        (true, true) => builder.icmpv6_echo_reply(7, 1),
-    };
     let mut packet = Vec::new();
-    builder.write(&mut packet, b"is anybody there").unwrap();
+    let payload = b"is anybody there";
+    match (is_ipv6(), reply) {
+        (false, false) => builder.icmpv4_echo_request(7, 1).write(&mut packet, payload),
+        (false, true) => builder.icmpv4_echo_reply(7, 1).write(&mut packet, payload),
+        (true, false) => builder.icmpv6_echo_request(7, 1).write(&mut packet, payload),
+        (true, true) => builder.icmpv6_echo_reply(7, 1).write(&mut packet, payload),
+    }
+    .unwrap();
     packet
 }
 
@@ -369,13 +377,12 @@ pub fn icmp_error(
     quote: &[u8],
 ) -> Vec<u8> {
     let builder = network(macs, from, to, ttl);
-    let builder = if is_ipv6() {
-        builder.icmpv6_raw(says.0, says.1, says.2)
-    } else {
-        builder.icmpv4_raw(says.0, says.1, says.2)
-    };
     let mut packet = Vec::new();
-    builder.write(&mut packet, quote).unwrap();
+    if is_ipv6() {
+        builder.icmpv6_raw(says.0, says.1, says.2).write(&mut packet, quote).unwrap();
+    } else {
+        builder.icmpv4_raw(says.0, says.1, says.2).write(&mut packet, quote).unwrap();
+    }
     packet
 }
 
