@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
-use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tidegate_dataplane::flows::{FlowTable, Timeouts};
+use tidegate_dataplane::flows::{FlowTables, Timeouts};
+use tidegate_dataplane::net::Prefix;
 use tidegate_dataplane::services::Services;
 use tidegate_dataplane::snapshot::{Publisher, Snapshot};
 use tidegate_dataplane::worker::Shared;
@@ -145,10 +145,8 @@ async fn start(
     let punt = PuntDevice::create(netlink, instance, cores.len() as u32, served).await?;
     instance.record(Change::ManagedNeighbours)?;
     let topology = Topology::read(netlink, served).await?;
-    let cidrs = arguments.service_cidrs.iter().filter_map(|cidr| match cidr {
-        IpNet::V4(cidr) => Some((cidr.network(), cidr.prefix_len())),
-        IpNet::V6(_) => None,
-    });
+    let cidrs = arguments.service_cidrs.iter();
+    let cidrs = cidrs.map(|cidr| Prefix { address: cidr.network(), length: cidr.prefix_len() });
     let masquerade = masquerade::policy(arguments);
     if let Some(ports) = masquerade::ports_in_use(&masquerade) {
         reserved_ports::reserve(ports, instance).context("--masquerade-ports")?;
@@ -237,16 +235,14 @@ pub(crate) fn open_source(arguments: &RunArguments, state: Option<&Path>) -> any
 }
 
 fn share(arguments: &RunArguments, instance: &Instance) -> anyhow::Result<(Shared, UnixDatagram)> {
-    let path = instance.directory().join("flows");
-    let (flows, recovery) = FlowTable::open(&path, arguments.flows)?;
-    tracing::info!(
-        "flow table {}: {} flows kept, {} dropped",
-        path.display(),
-        recovery.kept,
-        recovery.dropped
-    );
-    if let Some(refusal) = recovery.refused {
-        tracing::warn!("flow table {}: emptied: {refusal}", path.display());
+    let (flows, recoveries) = FlowTables::open(instance.directory(), arguments.flows)?;
+    for (name, recovery) in FlowTables::FILES.iter().zip(recoveries) {
+        let path = instance.directory().join(name);
+        let (kept, dropped) = (recovery.kept, recovery.dropped);
+        tracing::info!("flow table {}: {kept} flows kept, {dropped} dropped", path.display());
+        if let Some(refusal) = recovery.refused {
+            tracing::warn!("flow table {}: emptied: {refusal}", path.display());
+        }
     }
     let (bell, rings) = std::os::unix::net::UnixDatagram::pair().context("a pair of sockets")?;
     for end in [&bell, &rings] {

@@ -8,8 +8,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use tidegate_dataplane::neighbours::{NeighbourState, Neighbours, NextHop};
+use tidegate_dataplane::net::Prefix;
 use tidegate_dataplane::routes::{DeviceIndex, Routes};
-use tidegate_dataplane::snapshot::{Device, OwnAddress};
+use tidegate_dataplane::snapshot::Device;
 
 use crate::netlink::{KernelEvent, Link, LocalAddress, Netlink};
 
@@ -200,13 +201,9 @@ impl Topology {
 }
 
 /// Returns what a device may masquerade with, in the kernel's order.
-fn source_addresses(all: &[LocalAddress], device: DeviceIndex) -> Arc<[OwnAddress]> {
+fn source_addresses(all: &[LocalAddress], device: DeviceIndex) -> Arc<[Prefix]> {
     let own = all.iter().filter(|local| local.device == device && local.is_source);
-    own.filter_map(|local| match local.address {
-        IpAddr::V4(address) => Some(OwnAddress { address, prefix_length: local.prefix_length }),
-        IpAddr::V6(_) => None,
-    })
-    .collect()
+    own.map(|local| Prefix { address: local.address, length: local.prefix_length }).collect()
 }
 
 #[cfg(test)]
@@ -250,7 +247,7 @@ mod tests {
         ];
         let of = |device| {
             let own = source_addresses(&addresses, DeviceIndex(device));
-            own.iter().map(|own| (own.address.to_string(), own.prefix_length)).collect::<Vec<_>>()
+            own.iter().map(|own| (own.address.to_string(), own.length)).collect::<Vec<_>>()
         };
         assert_eq!(of(2), [("10.1.0.1".to_owned(), 24), ("10.1.0.9".to_owned(), 24)]);
         assert_eq!(of(3), []);
