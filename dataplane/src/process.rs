@@ -109,6 +109,7 @@ fn process_portless<A: Family>(
         (Destination::Service(_), Transport::Echo) if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
         (Destination::Service(_), Transport::Echo) => answer::echo_reply(octets, packet),
         (Destination::Service(_), Transport::Icmp | Transport::IcmpError) => Err(DropReason::UnsupportedIcmp),
+        (Destination::Service(_), Transport::Hidden) => Err(DropReason::HeaderChainTooLong),
         (Destination::Service(_), Transport::Fragment) => Err(DropReason::FragmentRefused),
         (Destination::Service(_), _) => Err(DropReason::UnsupportedProtocol),
     }
