@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use tidegate_dataplane::counters::Published;
-use tidegate_dataplane::flows::Cursor;
+use tidegate_dataplane::flows::Cursors;
 use tidegate_dataplane::routes::DeviceIndex;
 use tidegate_dataplane::snapshot::Subscriber;
 use tidegate_dataplane::worker::{
@@ -175,7 +175,7 @@ impl Workers {
             punt,
             subscriber,
             heartbeat: steering.heartbeat(number as u32)?,
-            cursor: Cursor::part(number as u32, plan.cores.len() as u32),
+            cursors: Cursors::part(number as u32, plan.cores.len() as u32),
             published,
             bell: Arc::clone(&place.bell),
             orders: Arc::clone(&place.orders),

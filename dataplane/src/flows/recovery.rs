@@ -33,8 +33,7 @@ impl<M: Memory> Table<M> {
         index::clear_all(&table.memory);
         let mut scan = Scan::default();
         for number in 0..table.memory.capacity() {
-            let Some(words) = table.memory.record(number) else { break };
-            let record = Record::new(words);
+            let Some(record) = Record::of(&table.memory, number) else { break };
             let meta = record.meta();
             if table.is_kept(number, &record, meta) {
                 record.forget_next_hops(meta.generation());

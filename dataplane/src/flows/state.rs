@@ -1,11 +1,12 @@
-//! Where a flow stands in its life, and how long it may be silent there.
+//! Where a flow stands in its life.
 
 use super::Direction;
+use crate::net::Protocol;
 
-/// The state of a flow; TCP states carry the names and numbers of Linux.
+/// The state of a flow; those of TCP and SCTP carry the names of Linux, those of TCP its numbers, too.
 ///
-/// Source: `include/uapi/linux/netfilter/nf_conntrack_tcp.h`, `enum tcp_conntrack`. No state is zero, so that memory
-/// never written holds none.
+/// Source: `include/uapi/linux/netfilter/nf_conntrack_tcp.h`, `enum tcp_conntrack`; `nf_conntrack_sctp.h`, `enum
+/// sctp_conntrack`. No state is zero, so that memory never written holds none.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum State {
@@ -33,11 +34,27 @@ pub enum State {
     UdpStream = 11,
     /// Picked up in mid-stream from a segment of the client; the backend has not spoken yet.
     PickedUp = 12,
+    /// SCTP: an INIT of the client was seen, or an ABORT.
+    SctpClosed = 13,
+    /// SCTP: an INIT ACK is expected, or was seen.
+    SctpCookieWait = 14,
+    /// SCTP: a COOKIE ECHO was seen.
+    SctpCookieEchoed = 15,
+    /// SCTP: the COOKIE ACK was seen.
+    SctpEstablished = 16,
+    /// SCTP: a SHUTDOWN of the client was seen.
+    SctpShutdownSent = 17,
+    /// SCTP: a SHUTDOWN of the backend was seen.
+    SctpShutdownRecd = 18,
+    /// SCTP: a SHUTDOWN ACK was seen.
+    SctpShutdownAckSent = 19,
+    /// SCTP: picked up at a HEARTBEAT of the client, on another of its paths; the backend has not answered yet.
+    SctpHeartbeatSent = 20,
 }
 
 impl State {
     /// Every state, in the order of the numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 20] = [
         Self::SynSent,
         Self::SynRecv,
         Self::Established,
@@ -50,6 +67,14 @@ impl State {
         Self::UdpUnreplied,
         Self::UdpStream,
         Self::PickedUp,
+        Self::SctpClosed,
+        Self::SctpCookieWait,
+        Self::SctpCookieEchoed,
+        Self::SctpEstablished,
+        Self::SctpShutdownSent,
+        Self::SctpShutdownRecd,
+        Self::SctpShutdownAckSent,
+        Self::SctpHeartbeatSent,
     ];
 
     /// Returns the state of a number, or `None` for a number that is none.
@@ -68,6 +93,14 @@ impl State {
             10 => Self::UdpUnreplied,
             11 => Self::UdpStream,
             12 => Self::PickedUp,
+            13 => Self::SctpClosed,
+            14 => Self::SctpCookieWait,
+            15 => Self::SctpCookieEchoed,
+            16 => Self::SctpEstablished,
+            17 => Self::SctpShutdownSent,
+            18 => Self::SctpShutdownRecd,
+            19 => Self::SctpShutdownAckSent,
+            20 => Self::SctpHeartbeatSent,
             _ => return None,
         })
     }
@@ -76,6 +109,60 @@ impl State {
     #[must_use]
     pub const fn number(self) -> u8 {
         self as u8
+    }
+
+    /// Returns the protocol that has this state.
+    #[must_use]
+    pub const fn protocol(self) -> Protocol {
+        match self {
+            Self::SynSent
+            | Self::SynRecv
+            | Self::Established
+            | Self::FinWait
+            | Self::CloseWait
+            | Self::LastAck
+            | Self::TimeWait
+            | Self::Close
+            | Self::SynSent2
+            | Self::PickedUp => Protocol::Tcp,
+            Self::UdpUnreplied | Self::UdpStream => Protocol::Udp,
+            Self::SctpClosed
+            | Self::SctpCookieWait
+            | Self::SctpCookieEchoed
+            | Self::SctpEstablished
+            | Self::SctpShutdownSent
+            | Self::SctpShutdownRecd
+            | Self::SctpShutdownAckSent
+            | Self::SctpHeartbeatSent => Protocol::Sctp,
+        }
+    }
+
+    /// Says whether a flow may be dropped for another when the table is full: half-open, in one direction only, or over
+    /// (design decision 13).
+    #[must_use]
+    pub const fn gives_way(self) -> bool {
+        match self {
+            Self::SynSent
+            | Self::SynRecv
+            | Self::SynSent2
+            | Self::PickedUp
+            | Self::TimeWait
+            | Self::Close
+            | Self::UdpUnreplied
+            | Self::SctpClosed
+            | Self::SctpCookieWait
+            | Self::SctpCookieEchoed
+            | Self::SctpHeartbeatSent => true,
+            Self::Established
+            | Self::FinWait
+            | Self::CloseWait
+            | Self::LastAck
+            | Self::UdpStream
+            | Self::SctpEstablished
+            | Self::SctpShutdownSent
+            | Self::SctpShutdownRecd
+            | Self::SctpShutdownAckSent => false,
+        }
     }
 
     /// Returns the state of a UDP flow after a packet: the first reply makes it a stream.
@@ -155,6 +242,14 @@ impl Timeouts {
             State::UdpUnreplied => self.udp_unreplied,
             State::UdpStream => self.udp_stream,
             State::PickedUp => self.tcp_picked_up,
+            State::SctpClosed => 10,
+            State::SctpEstablished => 210,
+            State::SctpHeartbeatSent => 30,
+            State::SctpCookieWait
+            | State::SctpCookieEchoed
+            | State::SctpShutdownSent
+            | State::SctpShutdownRecd
+            | State::SctpShutdownAckSent => 3,
         }
     }
 }
@@ -182,6 +277,9 @@ mod tests {
     fn the_default_timeouts_are_those_promised() {
         let timeouts = Timeouts::default();
         let seconds: Vec<u32> = State::ALL.iter().map(|&state| timeouts.seconds(state)).collect();
-        assert_eq!(seconds, [120, 60, 86_400, 120, 3_600, 30, 120, 10, 120, 30, 120, 300]);
+        assert_eq!(
+            seconds,
+            [120, 60, 86_400, 120, 3_600, 30, 120, 10, 120, 30, 120, 300, 10, 3, 3, 210, 3, 3, 3, 30]
+        );
     }
 }

@@ -25,7 +25,7 @@ pub use path::{BURST, Path, Wire};
 
 use crate::clock::Now;
 use crate::counters::Published;
-use crate::flows::{Cursor, FlowTable, Timeouts};
+use crate::flows::{Cursors, FlowTables, Timeouts};
 use crate::neighbours::NextHop;
 use crate::net::Mac;
 use crate::routes::DeviceIndex;
@@ -66,7 +66,7 @@ pub struct ServedQueue {
 #[derive(Clone, Debug)]
 pub struct Shared {
     /// The flows of all workers.
-    pub flows: Arc<FlowTable>,
+    pub flows: Arc<FlowTables>,
     /// Seconds that a flow may be idle in each state.
     pub timeouts: Arc<Timeouts>,
     /// Next hops that workers wait for.
@@ -89,8 +89,8 @@ pub struct Worker {
     pub subscriber: Subscriber,
     /// What the XDP program looks at before it sends us packets.
     pub heartbeat: Heartbeat,
-    /// The part of the flow table that it expires.
-    pub cursor: Cursor,
+    /// The part of the flow tables that it expires.
+    pub cursors: Cursors,
     /// Where others read its counters.
     pub published: Arc<Published>,
     /// Ends its sleep.
@@ -110,7 +110,7 @@ impl Worker {
             punt,
             mut subscriber,
             heartbeat,
-            mut cursor,
+            mut cursors,
             published,
             bell,
             orders,
@@ -144,7 +144,7 @@ impl Worker {
             }
             sockets.finish(&mut path);
             path.counters.flows_expired +=
-                shared.flows.expire(&mut cursor, now, EXPIRE_BUDGET, &shared.timeouts) as u64;
+                shared.flows.expire(&mut cursors, now, EXPIRE_BUDGET, &shared.timeouts) as u64;
             if now.ns().saturating_sub(statistics_at.ns()) >= STATISTICS_INTERVAL_NS {
                 statistics_at = now;
                 sockets.read_statistics(&mut path);

@@ -282,6 +282,7 @@ pub(super) fn map_error(map: &'static str, key: impl ToString, error: MapError) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::header_chain::{CHAIN_BYTES_MAX, HEADERS_MAX};
     use crate::xdp::HEARTBEAT_LIMIT;
     use crate::xdp::entries::{MAX_ENDPOINTS, MAX_LISTENERS, MAX_OWN_ADDRESSES, MAX_VIP_PREFIXES};
 
@@ -319,6 +320,8 @@ mod tests {
             ("MAX_ENDPOINTS", MAX_ENDPOINTS),
             ("MAX_OWN_ADDRESSES", MAX_OWN_ADDRESSES),
             ("MAX_LISTENERS", MAX_LISTENERS),
+            ("MAX_EXTENSION_HEADERS", HEADERS_MAX as u32),
+            ("MAX_EXTENSION_BYTES", CHAIN_BYTES_MAX as u32),
         ];
         for (name, size) in sizes {
             let line = source.lines().find(|line| line.starts_with(&format!("#define {name} "))).unwrap();

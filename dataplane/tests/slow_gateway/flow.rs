@@ -30,17 +30,17 @@ const REQUEST: [(&str, &str); 5] = [
     ("syn", "SS .  .  .  .  .  .  .  S2 . "),
     ("synack", ".  .  .  .  .  .  .  .  SR . "),
     ("fin", ".  FW FW LA LA LA TW CL .  FW"),
-    ("ack", ".  ES ES CW CW TW TW CL .  . "),
+    ("ack", ".  ES ES CW CW TW TW PU .  . "),
     ("rst", "CL CL CL CL CL CL CL CL CL CL"),
 ];
 const REPLY: [(&str, &str); 5] = [
     ("syn", "S2 .  .  .  .  .  .  .  S2 . "),
     ("synack", "SR .  .  .  .  .  .  .  SR . "),
     ("fin", ".  FW FW LA LA LA TW CL .  FW"),
-    ("ack", ".  .  ES CW CW TW TW CL .  ES"),
+    ("ack", ".  .  ES CW CW TW TW PU .  ES"),
     ("rst", "CL CL CL CL CL CL CL CL CL CL"),
 ];
-const NAMES: [(&str, State); 9] = [
+const NAMES: [(&str, State); 10] = [
     ("SS", SynSent),
     ("SR", SynRecv),
     ("ES", Established),
@@ -50,6 +50,7 @@ const NAMES: [(&str, State); 9] = [
     ("TW", TimeWait),
     ("CL", Close),
     ("S2", SynSent2),
+    ("PU", PickedUp),
 ];
 
 /// Which row a segment is in; `None` if no flag counts.

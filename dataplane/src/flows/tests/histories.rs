@@ -72,35 +72,34 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// A flow as the model remembers it.
 #[derive(Clone, Debug)]
-struct Remembered {
+struct Remembered<A> {
     name: FlowRef,
-    new: NewFlow,
+    new: NewFlow<A>,
     state: State,
     last_seen: u32,
     next_hops: [u64; 2],
 }
 
-#[derive(Default)]
-struct Model {
-    live: Vec<Remembered>,
+struct Model<A> {
+    live: Vec<Remembered<A>>,
     names: Vec<FlowRef>,
     second: u32,
 }
 
-impl Model {
+impl<A: Address> Model<A> {
     fn now(&self) -> Now {
         Now::from_seconds(self.second)
     }
 
-    fn by_name(&mut self, name: FlowRef) -> Option<&mut Remembered> {
+    fn by_name(&mut self, name: FlowRef) -> Option<&mut Remembered<A>> {
         self.live.iter_mut().find(|flow| flow.name == name)
     }
 
-    fn has(&self, key: Key) -> bool {
+    fn has(&self, key: Key<A>) -> bool {
         self.live.iter().any(|flow| flow.new.request == key || flow.new.reply == key)
     }
 
-    fn refusal(&self, new: &NewFlow) -> Option<InsertError> {
+    fn refusal(&self, new: &NewFlow<A>) -> Option<InsertError> {
         if new.request != new.reply && self.has(new.request) {
             return Some(InsertError::RequestTaken);
         }
@@ -110,7 +109,7 @@ impl Model {
         (self.live.len() == CAPACITY as usize).then_some(InsertError::Full)
     }
 
-    fn lookup(&self, key: Key) -> Option<Found> {
+    fn lookup(&self, key: Key<A>) -> Option<Found<A>> {
         self.live.iter().find_map(|flow| {
             let [request_next_hop, reply_next_hop] = flow.next_hops;
             let request = Found {
@@ -145,7 +144,7 @@ impl Model {
 }
 
 /// Does one step on both and compares what they say.
-fn take(step: &Step, table: &Table<&Heap>, model: &mut Model) -> Result<(), TestCaseError> {
+fn take<A: Address>(step: &Step, table: &Table<&Heap<A>>, model: &mut Model<A>) -> Result<(), TestCaseError> {
     let now = model.now();
     match *step {
         Step::Insert { request, reply, state } => {
@@ -190,11 +189,11 @@ fn take(step: &Step, table: &Table<&Heap>, model: &mut Model) -> Result<(), Test
 }
 
 /// Does a step that names a flow, live or long gone.
-fn take_by_name(
+fn take_by_name<A: Address>(
     step: &Step,
     name: FlowRef,
-    table: &Table<&Heap>,
-    model: &mut Model,
+    table: &Table<&Heap<A>>,
+    model: &mut Model<A>,
 ) -> Result<(), TestCaseError> {
     let (now, second) = (model.now(), model.second);
     let live = model.by_name(name);
@@ -228,24 +227,30 @@ fn take_by_name(
     Ok(())
 }
 
+fn live_through<A: Address>(steps: &[Step]) -> Result<(), TestCaseError> {
+    let heap = Heap::<A>::new(CAPACITY);
+    let (mut table, _) = Table::start(&heap, SECRET);
+    let mut model = Model { live: Vec::new(), names: Vec::new(), second: 1 };
+    for step in steps {
+        take(step, &table, &mut model)?;
+        if matches!(step, Step::Restart) {
+            let scan;
+            (table, scan) = Table::start(&heap, SECRET);
+            prop_assert_eq!((scan.kept as usize, scan.dropped), (model.live.len(), 0));
+            // What was remembered of next hops meant something only to the process that ended.
+            model.live.iter_mut().for_each(|flow| flow.next_hops = [0; 2]);
+        }
+        prop_assert_eq!(assert_sound(&table).len(), model.live.len());
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_table_and_a_list_of_flows_agree_in_every_result(steps in prop::collection::vec(step(), 1..120)) {
-        let heap = Heap::new(CAPACITY);
-        let (mut table, _) = Table::start(&heap, SECRET);
-        let mut model = Model { second: 1, ..Model::default() };
-        for step in &steps {
-            take(step, &table, &mut model)?;
-            if matches!(step, Step::Restart) {
-                let scan;
-                (table, scan) = Table::start(&heap, SECRET);
-                prop_assert_eq!((scan.kept as usize, scan.dropped), (model.live.len(), 0));
-                // What was remembered of next hops meant something only to the process that ended.
-                model.live.iter_mut().for_each(|flow| flow.next_hops = [0; 2]);
-            }
-            prop_assert_eq!(assert_sound(&table).len(), model.live.len());
-        }
+        live_through::<Ipv4Addr>(&steps)?;
+        live_through::<Ipv6Addr>(&steps)?;
     }
 }

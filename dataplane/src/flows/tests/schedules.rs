@@ -87,7 +87,11 @@ fn interleave(seed: u64, roles: Vec<Role<'_>>) {
 }
 
 /// Inserts two flows at the same time; returns both results.
-fn insert_both(seed: u64, table: &Table<&Heap>, flows: [NewFlow; 2]) -> [Result<FlowRef, InsertError>; 2] {
+fn insert_both<A: Address>(
+    seed: u64,
+    table: &Table<&Heap<A>>,
+    flows: [NewFlow<A>; 2],
+) -> [Result<FlowRef, InsertError>; 2] {
     let mut results = [Err(InsertError::Full); 2];
     let roles = results
         .iter_mut()
@@ -97,8 +101,17 @@ fn insert_both(seed: u64, table: &Table<&Heap>, flows: [NewFlow; 2]) -> [Result<
     results
 }
 
-#[test]
-fn of_two_insertions_with_a_common_key_at_most_one_wins() {
+for_both_families! {
+    of_two_insertions_with_a_common_key_at_most_one_wins,
+    a_look_up_finds_no_flow_whose_insertion_fails,
+    two_insertions_without_a_common_key_both_win,
+    an_insertion_during_the_removal_of_its_key_ends_in_one_flow_or_none,
+    a_flow_is_removed_by_one_of_those_who_try,
+    a_look_up_never_mixes_two_flows_of_one_record,
+    a_flow_that_stays_is_found_whatever_comes_and_goes_beside_it,
+}
+
+fn of_two_insertions_with_a_common_key_at_most_one_wins<A: Address>() {
     let pairs = [
         [flow(1, 2), flow(1, 2)],
         [flow(1, 2), flow(1, 3)],
@@ -109,7 +122,7 @@ fn of_two_insertions_with_a_common_key_at_most_one_wins() {
     let mut outcomes = Vec::new();
     for seed in 0..SEEDS {
         for pair in pairs {
-            let heap = Heap::new(2);
+            let heap = Heap::<A>::new(2);
             let (table, _) = Table::start(&heap, SECRET);
             let results = insert_both(seed, &table, pair);
             let winners = results.iter().filter(|result| result.is_ok()).count();
@@ -122,10 +135,9 @@ fn of_two_insertions_with_a_common_key_at_most_one_wins() {
     assert!(outcomes.contains(&Some(InsertError::Contended)), "the threads met");
 }
 
-#[test]
-fn a_look_up_finds_no_flow_whose_insertion_fails() {
+fn a_look_up_finds_no_flow_whose_insertion_fails<A: Address>() {
     for seed in 0..SEEDS {
-        let heap = Heap::new(2);
+        let heap = Heap::<A>::new(2);
         let (table, _) = Table::start(&heap, SECRET);
         let mut results = [Err(InsertError::Full); 2];
         let [first, second] = &mut results;
@@ -137,7 +149,7 @@ fn a_look_up_finds_no_flow_whose_insertion_fails() {
                 Box::new(|| *second = table.insert(&flow(3, 2), NOW)),
                 Box::new(|| {
                     for number in [1, 2, 3, 1, 2, 3] {
-                        found.extend(table.lookup(table.hasher.hash(&key(number)), &key(number)));
+                        found.extend(table.lookup(table.hasher.hash(&key::<A>(number)), &key(number)));
                     }
                 }),
             ],
@@ -149,10 +161,9 @@ fn a_look_up_finds_no_flow_whose_insertion_fails() {
     }
 }
 
-#[test]
-fn two_insertions_without_a_common_key_both_win() {
+fn two_insertions_without_a_common_key_both_win<A: Address>() {
     for seed in 0..SEEDS {
-        let heap = Heap::new(2);
+        let heap = Heap::<A>::new(2);
         let (table, _) = Table::start(&heap, SECRET);
         let results = insert_both(seed, &table, [flow(1, 2), flow(3, 4)]);
         assert!(results.iter().all(Result::is_ok), "seed {seed}: {results:?}");
@@ -160,10 +171,9 @@ fn two_insertions_without_a_common_key_both_win() {
     }
 }
 
-#[test]
-fn an_insertion_during_the_removal_of_its_key_ends_in_one_flow_or_none() {
+fn an_insertion_during_the_removal_of_its_key_ends_in_one_flow_or_none<A: Address>() {
     for seed in 0..SEEDS {
-        let heap = Heap::new(2);
+        let heap = Heap::<A>::new(2);
         let (table, _) = Table::start(&heap, SECRET);
         let old = table.insert(&flow(1, 2), NOW).unwrap();
         let mut inserted = Err(InsertError::Full);
@@ -179,10 +189,9 @@ fn an_insertion_during_the_removal_of_its_key_ends_in_one_flow_or_none() {
     }
 }
 
-#[test]
-fn a_flow_is_removed_by_one_of_those_who_try() {
+fn a_flow_is_removed_by_one_of_those_who_try<A: Address>() {
     for seed in 0..SEEDS {
-        let heap = Heap::new(2);
+        let heap = Heap::<A>::new(2);
         let (table, _) = Table::start(&heap, SECRET);
         let old = table.insert(&flow(1, 2), NOW).unwrap();
         let mut counts = [0; 3];
@@ -203,14 +212,13 @@ fn a_flow_is_removed_by_one_of_those_who_try() {
     }
 }
 
-#[test]
-fn a_look_up_never_mixes_two_flows_of_one_record() {
+fn a_look_up_never_mixes_two_flows_of_one_record<A: Address>() {
     for seed in 0..SEEDS {
-        let heap = Heap::new(1);
+        let heap = Heap::<A>::new(1);
         let (table, _) = Table::start(&heap, SECRET);
         let flows = [flow(1, 2), flow(1, 3)];
         let first = table.insert(&flows[0], NOW).unwrap();
-        let hash = table.hasher.hash(&key(1));
+        let hash = table.hasher.hash(&key::<A>(1));
         let look = || {
             if let Some(found) = table.lookup(hash, &key(1)) {
                 let whole =
@@ -235,10 +243,9 @@ fn a_look_up_never_mixes_two_flows_of_one_record() {
     }
 }
 
-#[test]
-fn a_flow_that_stays_is_found_whatever_comes_and_goes_beside_it() {
+fn a_flow_that_stays_is_found_whatever_comes_and_goes_beside_it<A: Address>() {
     for seed in 0..SEEDS {
-        let heap = Heap::new(3);
+        let heap = Heap::<A>::new(3);
         let (table, _) = Table::start(&heap, SECRET);
         let stays = table.insert(&flow(1, 2), NOW).unwrap();
         let churn = |number| {
@@ -254,7 +261,7 @@ fn a_flow_that_stays_is_found_whatever_comes_and_goes_beside_it() {
                 Box::new(|| churn(5)),
                 Box::new(|| {
                     for number in [1, 2, 1, 2] {
-                        let found = table.lookup(table.hasher.hash(&key(number)), &key(number));
+                        let found = table.lookup(table.hasher.hash(&key::<A>(number)), &key(number));
                         assert_eq!(found.map(|found| found.flow), Some(stays), "seed {seed}");
                     }
                 }),
