@@ -288,7 +288,9 @@ pub(crate) fn egress<A: Family>(
     {
         return leave(packet, next_hop, state, cache, context);
     }
-    let next_hop = match snapshot.routes.lookup(destination.into()) {
+    // Hashed anew, so that whoever knows its next hop need not hand the hash down.
+    let flow_hash = packet.key().map_or(0, |key| context.flows.hash(&key).halves()[1]);
+    let next_hop = match snapshot.routes.lookup(destination.into(), flow_hash) {
         Some(RouteKind::Unicast { device, gateway }) => {
             NextHop { device, address: gateway.unwrap_or(destination.into()) }
         }
