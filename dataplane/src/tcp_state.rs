@@ -6,6 +6,7 @@
 //! `nf_conntrack_tcp_loose`. What the kernel calls invalid or ignores leaves the state as it is.
 
 use crate::flows::{Direction, State};
+use crate::net::Protocol;
 use crate::net::tcp::Flags;
 
 /// What counts of a segment; the first of these that fits.
@@ -74,9 +75,9 @@ pub const fn is_reopening(state: State, direction: Direction, flags: Flags) -> b
 
 /// A RST ends the connection in whatever state.
 const fn after_rst(state: State) -> State {
-    match state {
-        State::UdpUnreplied | State::UdpStream => state,
-        _ => State::Close,
+    match state.protocol() {
+        Protocol::Tcp => State::Close,
+        Protocol::Udp | Protocol::Sctp => state,
     }
 }
 
@@ -189,7 +190,7 @@ mod tests {
     #[test]
     fn a_reset_closes_every_tcp_state_and_no_other() {
         for state in State::ALL {
-            let expected = if matches!(state, UdpUnreplied | UdpStream) { state } else { Close };
+            let expected = if state.protocol() == Protocol::Tcp { Close } else { state };
             assert_eq!(next(state, Request, RST), expected);
             assert_eq!(next(state, Reply, RST.with(ACK).with(SYN)), expected);
         }
