@@ -9,7 +9,7 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tidegate_dataplane::flows::FlowTable;
+use tidegate_dataplane::flows::FlowTables;
 use tidegate_dataplane::net::Prefix;
 use tidegate_dataplane::services::Services;
 use tidegate_dataplane::snapshot::{Publisher, Snapshot};
@@ -235,16 +235,14 @@ pub(crate) fn open_source(arguments: &RunArguments, state: Option<&Path>) -> any
 }
 
 fn share(arguments: &RunArguments, instance: &Instance) -> anyhow::Result<(Shared, UnixDatagram)> {
-    let path = instance.directory().join("flows");
-    let (flows, recovery) = FlowTable::open(&path, arguments.flows)?;
-    tracing::info!(
-        "flow table {}: {} flows kept, {} dropped",
-        path.display(),
-        recovery.kept,
-        recovery.dropped
-    );
-    if let Some(refusal) = recovery.refused {
-        tracing::warn!("flow table {}: emptied: {refusal}", path.display());
+    let (flows, recoveries) = FlowTables::open(instance.directory(), arguments.flows)?;
+    for (name, recovery) in FlowTables::FILES.iter().zip(recoveries) {
+        let path = instance.directory().join(name);
+        let (kept, dropped) = (recovery.kept, recovery.dropped);
+        tracing::info!("flow table {}: {kept} flows kept, {dropped} dropped", path.display());
+        if let Some(refusal) = recovery.refused {
+            tracing::warn!("flow table {}: emptied: {refusal}", path.display());
+        }
     }
     let (bell, rings) = std::os::unix::net::UnixDatagram::pair().context("a pair of sockets")?;
     for end in [&bell, &rings] {

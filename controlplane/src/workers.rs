@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tidegate_dataplane::counters::Published;
-use tidegate_dataplane::flows::Cursor;
+use tidegate_dataplane::flows::Cursors;
 use tidegate_dataplane::routes::DeviceIndex;
 use tidegate_dataplane::snapshot::Subscriber;
 use tidegate_dataplane::worker::{Bell, Exchange, Path, PuntAddresses, ServedQueue, Shared, Worker};
@@ -134,7 +134,7 @@ impl Workers {
             punt,
             subscriber,
             heartbeat: steering.heartbeat(number as u32)?,
-            cursor: Cursor::part(number as u32, plan.cores.len() as u32),
+            cursors: Cursors::part(number as u32, plan.cores.len() as u32),
             published,
             bell,
             shared: plan.shared.clone(),

@@ -11,6 +11,7 @@
 pub mod answer;
 pub mod clock;
 pub mod counters;
+pub mod family;
 pub mod flows;
 pub mod fragments;
 pub mod held;

@@ -1,9 +1,10 @@
 //! The packet path, in order, on one screen. No socket, no clock, no allocation; pure but for the flow table.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use crate::clock::Now;
 use crate::counters::Counters;
+use crate::family::Family;
 use crate::flows::{
     Direction, FlowRef, FlowTable, Found, InsertError, Key, KeyHash, NEXT_HOP_BITS, NewFlow, State,
 };
@@ -28,11 +29,11 @@ const PORT_ATTEMPTS: u16 = 128;
 const POSITION_BITS: u32 = 20;
 
 /// What a decision reads, and where it counts.
-pub struct Context<'a> {
+pub struct Context<'a, A: Family = Ipv4Addr> {
     /// The tables in force.
     pub snapshot: &'a Snapshot,
     /// The flows of all workers.
-    pub flows: &'a FlowTable,
+    pub flows: &'a FlowTable<A>,
     /// When the burst was received.
     pub now: Now,
     /// The device that it came by.
@@ -42,7 +43,7 @@ pub struct Context<'a> {
     /// The MTU of the link that the packet is too long for; says something only with [`DropReason::ExceedsMtu`].
     pub next_link_mtu: usize,
     /// Finds the ports of masqueraded flows.
-    pub ports: &'a mut PortSearch,
+    pub ports: &'a mut PortSearch<A>,
     /// Flow events are counted here; packets by whoever carries the verdict out.
     pub counters: &'a mut Counters,
 }
@@ -55,16 +56,26 @@ pub struct Context<'a> {
 ///
 /// # Errors
 /// The reason why the packet is dropped.
-pub fn process(octets: &mut [u8], packet: &Packet, hash: KeyHash, context: &mut Context<'_>) -> Verdict {
+pub fn process<A: Family>(
+    octets: &mut [u8],
+    packet: &Packet<A>,
+    hash: KeyHash,
+    context: &mut Context<'_, A>,
+) -> Verdict {
     decide(octets, packet, hash, context).or_else(|reason| answer::explain(reason, octets, packet, context))
 }
 
-fn decide(octets: &mut [u8], packet: &Packet, hash: KeyHash, context: &mut Context<'_>) -> Verdict {
-    if packet.has_martian_source() {
+fn decide<A: Family>(
+    octets: &mut [u8],
+    packet: &Packet<A>,
+    hash: KeyHash,
+    context: &mut Context<'_, A>,
+) -> Verdict {
+    if packet.source.is_martian_source() {
         return Err(DropReason::MartianSource);
     }
     let Some(key) = packet.key() else { return process_portless(octets, packet, context) };
-    if let Some(found) = context.flows.lookup(hash, key)
+    if let Some(found) = context.flows.lookup(hash, &key)
         && !is_replaced(&found, packet, context)
     {
         return process_established(octets, packet, &found, context);
@@ -72,7 +83,7 @@ fn decide(octets: &mut [u8], packet: &Packet, hash: KeyHash, context: &mut Conte
     match context.snapshot.services.lookup(key.destination.into()) {
         Destination::Service(_) if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
         Destination::Service(address) => match address.port(key.protocol, key.destination_port) {
-            Some(port) => process_new(octets, packet, key, port, context),
+            Some(port) => process_new(octets, packet, &key, port, context),
             None => answer::refuse(octets, packet, context),
         },
         Destination::Unallocated => Err(DropReason::UnallocatedAddress),
@@ -82,7 +93,11 @@ fn decide(octets: &mut [u8], packet: &Packet, hash: KeyHash, context: &mut Conte
 
 /// Decides about packets without ports: errors about a flow are its own, ping is answered, the rest is not for
 /// virtual addresses.
-fn process_portless(octets: &mut [u8], packet: &Packet, context: &mut Context<'_>) -> Verdict {
+fn process_portless<A: Family>(
+    octets: &mut [u8],
+    packet: &Packet<A>,
+    context: &mut Context<'_, A>,
+) -> Verdict {
     if packet.transport == Transport::IcmpError
         && let Some(way) = icmp_error::translate(octets, packet, context)?
     {
@@ -100,7 +115,7 @@ fn process_portless(octets: &mut [u8], packet: &Packet, context: &mut Context<'_
 }
 
 /// Removes a closed flow when its client opens a connection anew, so that the rules are asked again.
-fn is_replaced(found: &Found, packet: &Packet, context: &mut Context<'_>) -> bool {
+fn is_replaced<A: Family>(found: &Found<A>, packet: &Packet<A>, context: &mut Context<'_, A>) -> bool {
     match packet.transport {
         Transport::Tcp(_, flags) if tcp_state::is_reopening(found.state, found.direction, flags) => {
             context.ports.note_removal();
@@ -111,11 +126,11 @@ fn is_replaced(found: &Found, packet: &Packet, context: &mut Context<'_>) -> boo
 }
 
 /// Rewrites a packet of a known flow. The rules are not consulted (design decision 5).
-fn process_established(
+fn process_established<A: Family>(
     octets: &mut [u8],
-    packet: &Packet,
-    found: &Found,
-    context: &mut Context<'_>,
+    packet: &Packet<A>,
+    found: &Found<A>,
+    context: &mut Context<'_, A>,
 ) -> Verdict {
     let egress = egress(packet, found.leaves_as.destination, found.next_hop, context)?;
     let state = match packet.transport {
@@ -140,16 +155,16 @@ fn process_established(
 }
 
 /// Opens a flow to a backend, or says no on the Service's behalf.
-fn process_new(
+fn process_new<A: Family>(
     octets: &mut [u8],
-    packet: &Packet,
-    request: &Key,
+    packet: &Packet<A>,
+    request: &Key<A>,
     port: &ServicePort,
-    context: &mut Context<'_>,
+    context: &mut Context<'_, A>,
 ) -> Verdict {
     let Some(state) = opening_state(packet.transport) else { return answer::refuse(octets, packet, context) };
     let Some(backend) = port.backends.choose(request) else { return answer::refuse(octets, packet, context) };
-    let IpAddr::V4(address) = backend.address else { return Err(DropReason::AddressFamily) };
+    let Some(address) = A::of(backend.address) else { return Err(DropReason::AddressFamily) };
     let egress = egress(packet, address, 0, context)?;
     let own = masquerade::source(request, address, context.arrived_by, egress.next_hop, context.snapshot)?;
     let is_picked_up = !matches!(state, State::SynSent | State::UdpUnreplied);
@@ -197,11 +212,11 @@ const fn opening_state(transport: Transport) -> Option<State> {
 }
 
 /// Inserts a flow; if its reply key is taken, another source port tells the replies apart, as nf_nat does.
-fn insert(
-    mut flow: NewFlow,
-    mut rewrite: Rewrite,
-    context: &mut Context<'_>,
-) -> Result<(FlowRef, Rewrite), DropReason> {
+fn insert<A: Family>(
+    mut flow: NewFlow<A>,
+    mut rewrite: Rewrite<A>,
+    context: &mut Context<'_, A>,
+) -> Result<(FlowRef, Rewrite<A>), DropReason> {
     let first = flow.request.source_port.number();
     for attempt in 0..PORT_ATTEMPTS {
         match context.flows.insert(&flow, context.now) {
@@ -241,13 +256,16 @@ pub(crate) struct Way {
 ///
 /// The cache holds the generation of routes and neighbours (28 bits) above the neighbour's position (20 bits); a
 /// generation that does not match means: look up again.
-pub(crate) fn egress(
-    packet: &Packet,
-    destination: Ipv4Addr,
+pub(crate) fn egress<A: Family>(
+    packet: &Packet<A>,
+    destination: A,
     cache: u64,
-    context: &mut Context<'_>,
+    context: &mut Context<'_, A>,
 ) -> Result<Way, DropReason> {
     let snapshot = context.snapshot;
+    if packet.source.is_link_local() {
+        return Err(DropReason::BeyondScope);
+    }
     if packet.ttl <= 1 {
         return Err(DropReason::TtlExceeded);
     }
@@ -257,9 +275,9 @@ pub(crate) fn egress(
     {
         return leave(packet, next_hop, state, cache, context);
     }
-    let next_hop = match snapshot.routes.lookup(IpAddr::V4(destination)) {
+    let next_hop = match snapshot.routes.lookup(destination.into()) {
         Some(RouteKind::Unicast { device, gateway }) => {
-            NextHop { device, address: gateway.unwrap_or(IpAddr::V4(destination)) }
+            NextHop { device, address: gateway.unwrap_or(destination.into()) }
         }
         Some(RouteKind::Local) => return Ok(Way { way: Egress::Punt, next_hop: None, cache: 0 }),
         Some(RouteKind::Unreachable) | None => return Err(DropReason::NoRoute),
@@ -280,12 +298,12 @@ const fn links_tag(snapshot: &Snapshot) -> u64 {
 }
 
 /// Leaves by a device that we serve; what leaves by another is the kernel's to send.
-fn leave(
-    packet: &Packet,
+fn leave<A: Family>(
+    packet: &Packet<A>,
     next_hop: NextHop,
     state: NeighbourState,
     cache: u64,
-    context: &mut Context<'_>,
+    context: &mut Context<'_, A>,
 ) -> Result<Way, DropReason> {
     let Some(device) = context.snapshot.device(next_hop.device) else {
         return Ok(Way { way: Egress::Punt, next_hop: None, cache: 0 });

@@ -2,9 +2,10 @@
 
 use std::net::Ipv4Addr;
 
+use crate::family::Family;
 use crate::flows::Key;
 use crate::net::checksum::Difference;
-use crate::net::{Address, Protocol, ethernet, ipv4, tcp, udp};
+use crate::net::{Protocol, ethernet, tcp, udp};
 use crate::packet::Packet;
 
 /// What changes in every packet of one direction of a flow.
@@ -18,7 +19,7 @@ pub struct Rewrite<A = Ipv4Addr> {
     pub transport: Difference,
 }
 
-impl<A: Address> Rewrite<A> {
+impl<A: Family> Rewrite<A> {
     /// Computes the rewrite from the fields as a packet arrives to those it leaves with.
     #[must_use]
     pub fn between(arrives_as: &Key<A>, leaves_as: &Key<A>) -> Self {
@@ -29,18 +30,16 @@ impl<A: Address> Rewrite<A> {
             .word(arrives_as.destination_port.0, leaves_as.destination_port.0);
         Self { leaves_as: *leaves_as, ip, transport }
     }
-}
 
-impl Rewrite {
-    /// Applies the rewrite and takes one from the TTL.
+    /// Applies the rewrite and takes one from the TTL or hop limit.
     ///
     /// Returns `None`, with nothing changed in the transport header, only if `octets` is not the frame that
     /// `packet` was parsed from.
-    pub fn apply(&self, octets: &mut [u8], packet: &Packet) -> Option<()> {
+    pub fn apply(&self, octets: &mut [u8], packet: &Packet<A>) -> Option<()> {
         let Key { source, destination, source_port, destination_port, protocol } = self.leaves_as;
         let (headers, transport) = octets.split_at_mut_checked(packet.transport_offset)?;
         let network = headers.get_mut(ethernet::HEADER_BYTES..)?;
-        ipv4::Header::writable(network)?.translate(source, destination, self.ip);
+        A::translate(network, source, destination, self.ip)?;
         match protocol {
             Protocol::Tcp => {
                 tcp::Header::writable(transport)?.translate(source_port, destination_port, self.transport);

@@ -73,7 +73,7 @@ pub enum Direction {
 }
 
 /// The hash of a key under the secret of one table; it decides both buckets and the tag.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct KeyHash(pub(super) u64);
 
 impl KeyHash {

@@ -5,27 +5,6 @@ use std::path::Path;
 
 use super::{Cursor, EndpointId, FlowTable, OpenError, Recovery, ServicePortId, Timeouts};
 use crate::clock::Now;
-use crate::net::Address;
-
-/// A family that has a flow table; code for both takes its address type as a parameter.
-pub trait Family: Address {
-    /// Returns the table of this family.
-    fn table(tables: &FlowTables) -> &FlowTable<Self>;
-}
-
-impl Family for Ipv4Addr {
-    #[inline]
-    fn table(tables: &FlowTables) -> &FlowTable<Self> {
-        &tables.ipv4
-    }
-}
-
-impl Family for Ipv6Addr {
-    #[inline]
-    fn table(tables: &FlowTables) -> &FlowTable<Self> {
-        &tables.ipv6
-    }
-}
 
 /// One table of each family.
 #[derive(Debug)]
@@ -59,13 +38,6 @@ impl FlowTables {
         let (ipv4, recovery4) = FlowTable::open(&ipv4, capacity)?;
         let (ipv6, recovery6) = FlowTable::open(&ipv6, capacity)?;
         Ok((Self { ipv4, ipv6 }, [recovery4, recovery6]))
-    }
-
-    /// Returns the table of a family.
-    #[inline]
-    #[must_use]
-    pub fn of<A: Family>(&self) -> &FlowTable<A> {
-        A::table(self)
     }
 
     /// Looks at up to `budget` records of each cursor's part, removes the flows that were silent for longer than their

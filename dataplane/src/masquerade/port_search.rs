@@ -14,7 +14,10 @@
 //! holds for the rest of the burst, or until this worker removes a flow. In a wider range a port that is freed behind a
 //! search that breaks off is found by the next search.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use crate::clock::Now;
+use crate::family::Family;
 use crate::flows::{FlowRef, FlowTable, InsertError, Key, NewFlow};
 use crate::masquerade::PortRange;
 use crate::net::Port;
@@ -35,9 +38,9 @@ const STRIDES: [u32; 8] = [65_537, 131_101, 262_147, 524_309, 1_048_583, 2_097_1
 
 /// How far a search through the range has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Search {
+struct Search<A> {
     /// The reply key without its destination port.
-    destination: Key,
+    destination: Key<A>,
     range: PortRange,
     /// Where the next port stands in the range.
     place: u32,
@@ -48,24 +51,24 @@ struct Search {
     moment: u64,
 }
 
-/// The port searches of one worker.
+/// The port searches of one worker in one family.
 #[derive(Debug)]
-pub struct PortSearch {
+pub struct PortSearch<A = Ipv4Addr> {
     shared_probes: u32,
     /// Counts bursts, and removals within them: what was seen in an earlier one may have changed.
     moment: u64,
-    paused: Box<[Option<Search>]>,
+    paused: Box<[Option<Search<A>>]>,
 }
 
-impl Default for PortSearch {
+impl<A: Copy> Default for PortSearch<A> {
     fn default() -> Self {
         Self { shared_probes: SHARED_PROBES, moment: 0, paused: vec![None; PLACES as usize].into() }
     }
 }
 
-impl PortSearch {
+impl<A: Family> PortSearch<A> {
     /// Begins a burst, with a fresh share of probes.
-    pub const fn begin_burst(&mut self) {
+    const fn begin_burst(&mut self) {
         self.shared_probes = SHARED_PROBES;
         self.moment += 1;
     }
@@ -86,11 +89,11 @@ impl PortSearch {
     /// Why no flow was inserted.
     pub fn insert(
         &mut self,
-        mut flow: NewFlow,
+        mut flow: NewFlow<A>,
         range: PortRange,
-        flows: &FlowTable,
+        flows: &FlowTable<A>,
         now: Now,
-    ) -> Result<(FlowRef, Rewrite), DropReason> {
+    ) -> Result<(FlowRef, Rewrite<A>), DropReason> {
         let mut search = self.begin(&flow, range, flows)?;
         let mut own_probes = OWN_PROBES;
         let mut is_contended = false;
@@ -123,7 +126,12 @@ impl PortSearch {
     }
 
     /// Goes on with the search for the flow's destination, or begins it.
-    fn begin(&self, flow: &NewFlow, range: PortRange, flows: &FlowTable) -> Result<Search, DropReason> {
+    fn begin(
+        &self,
+        flow: &NewFlow<A>,
+        range: PortRange,
+        flows: &FlowTable<A>,
+    ) -> Result<Search<A>, DropReason> {
         let destination = Key { destination_port: Port::new(0), ..flow.reply };
         let kept = self.paused.get(place_of(&destination, flows)).copied().flatten();
         match kept.filter(|kept| kept.destination == destination && kept.range == range) {
@@ -133,14 +141,14 @@ impl PortSearch {
         }
     }
 
-    fn keep(&mut self, search: Search, flows: &FlowTable) {
+    fn keep(&mut self, search: Search<A>, flows: &FlowTable<A>) {
         if let Some(place) = self.paused.get_mut(place_of(&search.destination, flows)) {
             *place = Some(search);
         }
     }
 
     /// Forgets what was kept of a search that has found a port; another destination's stays.
-    fn forget(&mut self, search: Search, flows: &FlowTable) {
+    fn forget(&mut self, search: Search<A>, flows: &FlowTable<A>) {
         let place = self.paused.get_mut(place_of(&search.destination, flows));
         if let Some(place) = place
             && place.is_some_and(|kept| kept.destination == search.destination)
@@ -150,8 +158,25 @@ impl PortSearch {
     }
 }
 
-impl Search {
-    fn new(flow: &NewFlow, destination: Key, range: PortRange, flows: &FlowTable) -> Self {
+/// The port searches of one worker, of each family its own.
+#[derive(Debug, Default)]
+pub struct PortSearches {
+    /// Of masqueraded IPv4 flows.
+    pub ipv4: PortSearch<Ipv4Addr>,
+    /// Of masqueraded IPv6 flows.
+    pub ipv6: PortSearch<Ipv6Addr>,
+}
+
+impl PortSearches {
+    /// Begins a burst, with a fresh share of probes.
+    pub const fn begin_burst(&mut self) {
+        self.ipv4.begin_burst();
+        self.ipv6.begin_burst();
+    }
+}
+
+impl<A: Family> Search<A> {
+    fn new(flow: &NewFlow<A>, destination: Key<A>, range: PortRange, flows: &FlowTable<A>) -> Self {
         let [first, second] = flows.hash(&flow.request).halves();
         let own = range.place(flow.request.source_port);
         let stride = STRIDES.get(first as usize % STRIDES.len()).copied().unwrap_or(1);
@@ -177,7 +202,11 @@ impl Search {
 /// Inserts the flow with the port that its reply key has by now.
 ///
 /// A look at the reply key comes first: it costs half of what a refused insertion costs.
-fn insert(flow: &mut NewFlow, flows: &FlowTable, now: Now) -> Result<(FlowRef, Rewrite), InsertError> {
+fn insert<A: Family>(
+    flow: &mut NewFlow<A>,
+    flows: &FlowTable<A>,
+    now: Now,
+) -> Result<(FlowRef, Rewrite<A>), InsertError> {
     if flows.lookup(flows.hash(&flow.reply), &flow.reply).is_some() {
         return Err(InsertError::ReplyTaken);
     }
@@ -187,7 +216,7 @@ fn insert(flow: &mut NewFlow, flows: &FlowTable, now: Now) -> Result<(FlowRef, R
     flows.insert(flow, now).map(|inserted| (inserted, rewrite))
 }
 
-fn place_of(destination: &Key, flows: &FlowTable) -> usize {
+fn place_of<A: Family>(destination: &Key<A>, flows: &FlowTable<A>) -> usize {
     let [first, _] = flows.hash(destination).halves();
     (first % PLACES) as usize
 }
@@ -195,7 +224,6 @@ fn place_of(destination: &Key, flows: &FlowTable) -> usize {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::net::Ipv4Addr;
 
     use super::*;
     use crate::flows::{EndpointId, ServicePortId, State};

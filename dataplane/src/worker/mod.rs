@@ -22,7 +22,7 @@ pub use path::{BURST, Path, Wire};
 
 use crate::clock::Now;
 use crate::counters::Published;
-use crate::flows::{Cursor, FlowTable, Timeouts};
+use crate::flows::{Cursors, FlowTables, Timeouts};
 use crate::neighbours::NextHop;
 use crate::net::Mac;
 use crate::routes::DeviceIndex;
@@ -63,7 +63,7 @@ pub struct ServedQueue {
 #[derive(Clone, Debug)]
 pub struct Shared {
     /// The flows of all workers.
-    pub flows: Arc<FlowTable>,
+    pub flows: Arc<FlowTables>,
     /// Seconds that a flow may be idle in each state.
     pub timeouts: Arc<Timeouts>,
     /// Next hops that workers wait for.
@@ -86,8 +86,8 @@ pub struct Worker {
     pub subscriber: Subscriber,
     /// What the XDP program looks at before it sends us packets.
     pub heartbeat: Heartbeat,
-    /// The part of the flow table that it expires.
-    pub cursor: Cursor,
+    /// The part of the flow tables that it expires.
+    pub cursors: Cursors,
     /// Where others read its counters.
     pub published: Arc<Published>,
     /// Ends its sleep.
@@ -99,7 +99,7 @@ pub struct Worker {
 impl Worker {
     /// Polls until `stop` is set. Nothing in here allocates, locks or logs.
     pub fn run(self) {
-        let Self { mut path, queues, punt, mut subscriber, heartbeat, mut cursor, published, bell, shared } =
+        let Self { mut path, queues, punt, mut subscriber, heartbeat, mut cursors, published, bell, shared } =
             self;
         let descriptors = queues.iter().map(|queue| queue.socket.as_raw_fd());
         let mut alarm = bell::Alarm::new(descriptors.chain([bell.as_raw_fd()]));
@@ -120,7 +120,7 @@ impl Worker {
             }
             sockets.finish(&mut path);
             path.counters.flows_expired +=
-                shared.flows.expire(&mut cursor, now, EXPIRE_BUDGET, &shared.timeouts) as u64;
+                shared.flows.expire(&mut cursors, now, EXPIRE_BUDGET, &shared.timeouts) as u64;
             if now.ns().saturating_sub(statistics_at.ns()) >= STATISTICS_INTERVAL_NS {
                 statistics_at = now;
                 sockets.read_statistics(&mut path);

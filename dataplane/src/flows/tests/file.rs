@@ -207,9 +207,9 @@ fn both_families_are_kept_in_files_of_their_own() {
     fs::create_dir(&place.0).unwrap();
     let (tables, recovery) = FlowTables::open(&place.0, CAPACITY).unwrap();
     assert_eq!(recovery, [Recovery::default(); 2]);
-    tables.of::<Ipv4Addr>().insert(&own_flow(1), NOW).unwrap();
-    tables.of::<Ipv6Addr>().insert(&own_flow(1), NOW).unwrap();
-    tables.of::<Ipv6Addr>().insert(&own_flow(2), NOW).unwrap();
+    tables.ipv4.insert(&own_flow(1), NOW).unwrap();
+    tables.ipv6.insert(&own_flow(1), NOW).unwrap();
+    tables.ipv6.insert(&own_flow(2), NOW).unwrap();
     assert_eq!((tables.ipv4.len(), tables.ipv6.len(), tables.len()), (1, 2, 3));
     drop(tables);
     let (tables, recovery) = FlowTables::open(&place.0, CAPACITY).unwrap();
