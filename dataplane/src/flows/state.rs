@@ -152,6 +152,7 @@ impl State {
             | Self::SctpClosed
             | Self::SctpCookieWait
             | Self::SctpCookieEchoed
+            | Self::SctpShutdownAckSent
             | Self::SctpHeartbeatSent => true,
             Self::Established
             | Self::FinWait
@@ -160,8 +161,7 @@ impl State {
             | Self::UdpStream
             | Self::SctpEstablished
             | Self::SctpShutdownSent
-            | Self::SctpShutdownRecd
-            | Self::SctpShutdownAckSent => false,
+            | Self::SctpShutdownRecd => false,
         }
     }
 

@@ -123,10 +123,10 @@ impl Path {
         for (frame, parsed) in burst.drain(..).zip(&parsed) {
             match parsed {
                 Ok((Parsed::Ipv4(packet), hash)) => {
-                    self.carry_packet(device, frame, packet, *hash, snapshot, now, wire);
+                    self.carry_packet(device, frame, (packet, *hash), snapshot, now, wire);
                 }
                 Ok((Parsed::Ipv6(packet), hash)) => {
-                    self.carry_packet(device, frame, packet, *hash, snapshot, now, wire);
+                    self.carry_packet(device, frame, (packet, *hash), snapshot, now, wire);
                 }
                 Err(Unparsed::Foreign) => self.send(device, frame, Ok(Egress::Punt), snapshot, now, wire),
                 Err(Unparsed::Malformed(reason)) => self.drop(frame, *reason),
@@ -140,8 +140,7 @@ impl Path {
         &mut self,
         device: DeviceIndex,
         mut frame: Frame,
-        packet: &Packet<A>,
-        hash: KeyHash,
+        (packet, hash): (&Packet<A>, KeyHash),
         snapshot: &Snapshot,
         now: Now,
         wire: &mut impl Wire,

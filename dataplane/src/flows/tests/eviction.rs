@@ -41,6 +41,7 @@ fn in_a_full_table_only_half_open_one_way_and_ended_flows_give_way<A: Address>()
         State::SctpClosed,
         State::SctpCookieWait,
         State::SctpCookieEchoed,
+        State::SctpShutdownAckSent,
         State::SctpHeartbeatSent,
     ];
     for state in State::ALL {
