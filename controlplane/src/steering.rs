@@ -81,12 +81,12 @@ impl DeviceSteering {
     pub fn replace_own_addresses(&mut self, addresses: &BTreeSet<IpAddr>) {
         let next: BTreeSet<Ipv4Addr> = addresses.iter().filter_map(|address| ipv4(*address)).collect();
         for address in next.difference(&self.own) {
-            if let Err(error) = self.program.insert_own_address(*address) {
+            if let Err(error) = self.program.insert_own_address((*address).into()) {
                 tracing::error!("own address {address}: {error}");
             }
         }
         for address in self.own.difference(&next) {
-            if let Err(error) = self.program.remove_own_address(*address) {
+            if let Err(error) = self.program.remove_own_address((*address).into()) {
                 tracing::error!("own address {address}: {error}");
             }
         }
@@ -100,7 +100,7 @@ impl DeviceSteering {
     pub fn insert_listener(&mut self, listener: SocketAddr) -> anyhow::Result<()> {
         if let Some(address) = ipv4(listener.ip()) {
             for protocol in [Protocol::Udp, Protocol::Tcp] {
-                self.program.insert_listener(address, Port::new(listener.port()), protocol)?;
+                self.program.insert_listener(address.into(), Port::new(listener.port()), protocol)?;
             }
         }
         Ok(())
@@ -112,7 +112,7 @@ impl DeviceSteering {
     /// The program's.
     pub fn insert_service_cidr(&mut self, cidr: &IpNet) -> anyhow::Result<()> {
         if let IpNet::V4(cidr) = cidr {
-            self.program.insert_vip(cidr.network(), cidr.prefix_len())?;
+            self.program.insert_vip(cidr.network().into(), cidr.prefix_len())?;
         }
         Ok(())
     }
@@ -127,28 +127,28 @@ impl DeviceSteering {
 impl publish::Steering for DeviceSteering {
     fn insert_endpoint(&mut self, endpoint: &EndpointKey) -> anyhow::Result<()> {
         if let Some(address) = ipv4(endpoint.address) {
-            self.program.insert_endpoint(address, endpoint.port, endpoint.protocol)?;
+            self.program.insert_endpoint(address.into(), endpoint.port, endpoint.protocol)?;
         }
         Ok(())
     }
 
     fn remove_endpoint(&mut self, endpoint: &EndpointKey) -> anyhow::Result<()> {
         if let Some(address) = ipv4(endpoint.address) {
-            self.program.remove_endpoint(address, endpoint.port, endpoint.protocol)?;
+            self.program.remove_endpoint(address.into(), endpoint.port, endpoint.protocol)?;
         }
         Ok(())
     }
 
     fn insert_virtual_address(&mut self, address: IpAddr) -> anyhow::Result<()> {
         if let Some(address) = ipv4(address) {
-            self.program.insert_vip(address, 32)?;
+            self.program.insert_vip(address.into(), 32)?;
         }
         Ok(())
     }
 
     fn remove_virtual_address(&mut self, address: IpAddr) -> anyhow::Result<()> {
         if let Some(address) = ipv4(address) {
-            self.program.remove_vip(address, 32)?;
+            self.program.remove_vip(address.into(), 32)?;
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::services::{Destination, ServicePort};
 use crate::snapshot::Snapshot;
 use crate::tcp_state;
 use crate::verdict::{DropReason, Egress, Verdict};
-use crate::{answer, icmp_error};
+use crate::{answer, icmp_error, sctp_state};
 
 /// Source ports tried before a flow whose reply key is taken is refused.
 const PORT_ATTEMPTS: u16 = 128;
@@ -135,10 +135,13 @@ fn process_established<A: Family>(
     let egress = egress(packet, found.leaves_as.destination, found.next_hop, context)?;
     let state = match packet.transport {
         Transport::Tcp(_, flags) => tcp_state::next(found.state, found.direction, flags),
+        Transport::Sctp(_, chunks) => sctp_state::next(found.state, found.direction, chunks),
         _ => found.state.next_udp(found.direction),
     };
     if state == found.state {
-        context.flows.touch(found, context.now);
+        if keeps_alive(packet.transport, found) {
+            context.flows.touch(found, context.now);
+        }
     } else {
         context.flows.change_state(found.flow, found.state, state, context.now);
     }
@@ -150,8 +153,16 @@ fn process_established<A: Family>(
         ip: Difference(found.ip_difference),
         transport: Difference(found.transport_difference),
     };
-    rewrite.apply(octets, packet).ok_or(DropReason::MalformedTransport)?;
+    rewrite.apply(octets, packet)?;
     Ok(egress.way)
+}
+
+/// Says whether a packet that changes no state keeps its flow alive.
+const fn keeps_alive<A>(transport: Transport, found: &Found<A>) -> bool {
+    match transport {
+        Transport::Sctp(_, chunks) => sctp_state::keeps_alive(found.state, found.direction, chunks),
+        _ => true,
+    }
 }
 
 /// Opens a flow to a backend, or says no on the Service's behalf.
@@ -167,7 +178,7 @@ fn process_new<A: Family>(
     let Some(address) = A::of(backend.address) else { return Err(DropReason::AddressFamily) };
     let egress = egress(packet, address, 0, context)?;
     let own = masquerade::source(request, address, context.arrived_by, egress.next_hop, context.snapshot)?;
-    let is_picked_up = !matches!(state, State::SynSent | State::UdpUnreplied);
+    let is_picked_up = !matches!(state, State::SynSent | State::UdpUnreplied | State::SctpClosed);
     if own.is_some() && is_picked_up {
         // What it was masqueraded as is not known any more (design decision 7).
         return answer::refuse(octets, packet, context);
@@ -200,7 +211,7 @@ fn process_new<A: Family>(
     context.counters.flows_inserted += 1;
     context.counters.flows_masqueraded += u64::from(own.is_some());
     context.counters.flows_picked_up += u64::from(is_picked_up);
-    rewrite.apply(octets, packet).ok_or(DropReason::MalformedTransport)?;
+    rewrite.apply(octets, packet)?;
     Ok(egress.way)
 }
 
@@ -208,6 +219,7 @@ fn process_new<A: Family>(
 const fn opening_state(transport: Transport) -> Option<State> {
     match transport {
         Transport::Tcp(_, flags) => tcp_state::first(flags),
+        Transport::Sctp(_, chunks) => sctp_state::first(chunks),
         _ => Some(State::UdpUnreplied),
     }
 }

@@ -129,7 +129,9 @@ drop_reasons! {
     ExceedsMtu => "drop_exceeds_mtu",
     /// An address of a service CIDR that no Service has (K23).
     UnallocatedAddress => "drop_unallocated_address",
-    /// A RST that belongs to no flow; a RST is never answered by a RST (RFC 9293 3.10.7.1).
+    /// A fragment of an SCTP packet whose port would change: the checksum depends on how long the whole is.
+    SctpFragment => "drop_sctp_fragment",
+    /// A RST or an ABORT that belongs to no flow; neither is answered (RFC 9293 3.10.7.1, RFC 9260 8.4).
     StrayReset => "drop_stray_reset",
     /// The Service has endpoints of the other address family only.
     AddressFamily => "drop_address_family",
