@@ -9,7 +9,7 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tidegate_dataplane::flows::{FlowTables, Timeouts};
+use tidegate_dataplane::flows::FlowTables;
 use tidegate_dataplane::net::Prefix;
 use tidegate_dataplane::services::Services;
 use tidegate_dataplane::snapshot::{Publisher, Snapshot};
@@ -253,7 +253,7 @@ fn share(arguments: &RunArguments, instance: &Instance) -> anyhow::Result<(Share
     }
     let shared = Shared {
         flows: Arc::new(flows),
-        timeouts: Arc::new(Timeouts::default()),
+        timeouts: Arc::new(arguments.flow_timeouts()),
         wanted: Arc::new(ArrayQueue::new(WANTED)),
         control_bell: Arc::new(bell),
         stop: Arc::new(AtomicBool::new(false)),

@@ -203,7 +203,8 @@ fn process_new<A: Family>(
     };
     let (flow, rewrite) = match own {
         Some(_) => {
-            context.ports.insert(flow, context.snapshot.masquerade.ports, context.flows, context.now)?
+            let (ports, evicted) = (context.snapshot.masquerade.ports, &mut context.counters.flows_evicted);
+            context.ports.insert(flow, ports, context.flows, context.now, evicted)?
         }
         None => insert(flow, rewrite, context)?,
     };
@@ -232,7 +233,7 @@ fn insert<A: Family>(
 ) -> Result<(FlowRef, Rewrite<A>), DropReason> {
     let first = flow.request.source_port.number();
     for attempt in 0..PORT_ATTEMPTS {
-        match context.flows.insert(&flow, context.now) {
+        match context.flows.insert_evicting(&flow, context.now, &mut context.counters.flows_evicted) {
             Ok(inserted) => {
                 context.counters.flows_port_changed += u64::from(attempt > 0);
                 return Ok((inserted, rewrite));

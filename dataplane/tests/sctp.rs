@@ -244,7 +244,7 @@ fn fragments(macs: (Mac, Mac), ends: Ends, ttl: u8) -> Vec<Vec<u8>> {
         }
         let mut packet = packet(macs, ends, ttl, data);
         packet[18..20].copy_from_slice(&[0, 9]);
-        packet[20..22].copy_from_slice(&(offset / 8 | if more { 0x2000 } else { 0 }).to_be_bytes());
+        packet[20..22].copy_from_slice(&((offset / 8) | if more { 0x2000 } else { 0 }).to_be_bytes());
         packet[24..26].fill(0);
         let sum = packet[14..34]
             .chunks(2)
