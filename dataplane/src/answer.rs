@@ -6,7 +6,7 @@
 use zerocopy::IntoBytes;
 
 use crate::family::{Family, IcmpError};
-use crate::net::{Protocol, checksum, ethernet, icmpv4, tcp};
+use crate::net::{Protocol, checksum, ethernet, icmpv4, sctp, tcp};
 use crate::packet::{Packet, Transport};
 use crate::process::Context;
 use crate::snapshot::Device;
@@ -14,6 +14,9 @@ use crate::verdict::{Answer, DropReason, Egress, Verdict};
 
 /// Octets in front of what an ICMP error quotes, behind the IP header.
 const MESSAGE_BYTES: usize = 8;
+
+/// Chunks after which nobody waits for an answer. Source: RFC 9260 §8.4, rules 2 and 6.
+const ENDS: sctp::Chunks = sctp::Chunks::ABORT.with(sctp::Chunks::SHUTDOWN_COMPLETE);
 
 /// Answers an Echo (RFC 792, RFC 4443 §4.2).
 pub fn echo_reply<A: Family>(octets: &mut [u8], packet: &Packet<A>) -> Verdict {
@@ -32,6 +35,7 @@ fn turn_into_reply<A: Family>(octets: &mut [u8], packet: &Packet<A>) -> Option<u
 pub fn refuse<A: Family>(octets: &mut [u8], packet: &Packet<A>, context: &mut Context<'_, A>) -> Verdict {
     match packet.transport {
         Transport::Tcp(_, flags) if flags.contains(tcp::Flags::RST) => Err(DropReason::StrayReset),
+        Transport::Sctp(_, chunks) if chunks.intersects(ENDS) => Err(DropReason::StrayReset),
         _ if !context.limit.admit(context.now) => Err(DropReason::IcmpRateLimited),
         Transport::Tcp(..) => answered(Answer::Reset, reset(octets, packet)),
         _ => {

@@ -7,7 +7,7 @@
 use crate::family::{Family, Quoted};
 use crate::flows::{Found, Key};
 use crate::net::checksum::{Difference, Sum};
-use crate::net::{Port, Protocol, ethernet, icmpv4, udp};
+use crate::net::{Port, Protocol, ethernet, icmpv4, sctp, udp};
 use crate::packet::Packet;
 use crate::process::{Context, egress};
 use crate::verdict::{DropReason, Egress};
@@ -115,18 +115,24 @@ fn rewrite<A: Family>(
 /// destination. Nothing behind the transport checksum changes, so only the headers are summed. A checksum that is
 /// cut off, or cut in two, stays as it is.
 fn rewrite_quote<A: Family>(quote: &mut [u8], quoted: &Quoted<A>, found: &Found<A>) -> Option<Difference> {
-    let Key { source, destination, source_port, destination_port, protocol } = found.leaves_as.reversed();
+    let sent_as = found.leaves_as.reversed();
     let transport_bytes = quoted_transport(quote, quoted)?.len();
     let changed = quote.len().min(quoted.transport_at + TCP_CHECKSUM_OFFSET + size_of::<[u8; 2]>());
     let changed = quote.get_mut(..changed)?;
     let before = Sum::default().octets(changed).word();
     let (network, transport) = changed.split_at_mut_checked(quoted.transport_at)?;
-    A::readdress(network, source, destination, Difference(found.ip_difference))?;
+    A::readdress(network, sent_as.source, sent_as.destination, Difference(found.ip_difference))?;
+    if sent_as.protocol == Protocol::Sctp
+        && let Some(header) = sctp::Header::writable(transport)
+    {
+        let packet_bytes = quoted.end.saturating_sub(quoted.transport_at) as u16;
+        header.translate(sent_as.source_port, sent_as.destination_port, packet_bytes);
+    }
     let (ports, _) = transport.split_first_chunk_mut()?;
-    let ([a, b], [c, d]) = (source_port.0, destination_port.0);
+    let ([a, b], [c, d]) = (sent_as.source_port.0, sent_as.destination_port.0);
     *ports = [a, b, c, d];
     let difference = Difference(found.transport_difference);
-    match protocol {
+    match sent_as.protocol {
         Protocol::Tcp if transport_bytes >= TCP_CHECKSUM_OFFSET + size_of::<[u8; 2]>() => {
             let checksum = transport.get_mut(TCP_CHECKSUM_OFFSET..)?.first_chunk_mut()?;
             *checksum = difference.apply(*checksum);

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use crate::family::Family;
 use crate::flows::Key;
 use crate::fragments::Fragment;
-use crate::net::{Address, Port, Protocol, ethernet, tcp, udp};
+use crate::net::{Address, Port, Protocol, ethernet, sctp, tcp, udp};
 use crate::verdict::DropReason;
 
 /// The ports of a packet.
@@ -24,6 +24,8 @@ pub enum Transport {
     Tcp(Ports, tcp::Flags),
     /// A UDP datagram.
     Udp(Ports),
+    /// An SCTP packet.
+    Sctp(Ports, sctp::Chunks),
     /// An ICMP Echo.
     Echo,
     /// An ICMP error: it quotes the packet that it is about.
@@ -32,6 +34,8 @@ pub enum Transport {
     Icmp,
     /// A piece of a larger datagram that is not the first: it has no transport header.
     Fragment,
+    /// More extension headers than we walk hide what it is.
+    Hidden,
     /// Any other protocol.
     Other,
 }
@@ -110,6 +114,7 @@ impl<A: Address> Packet<A> {
         let (ports, protocol) = match &self.transport {
             Transport::Tcp(ports, _) => (ports, Protocol::Tcp),
             Transport::Udp(ports) => (ports, Protocol::Udp),
+            Transport::Sctp(ports, _) => (ports, Protocol::Sctp),
             _ => return None,
         };
         Some(Key {
@@ -143,9 +148,15 @@ impl Transport {
                 let ports = Ports { source: datagram.source(), destination: datagram.destination() };
                 Some(Self::Udp(ports))
             }
+            Some(Protocol::Sctp) => Self::sctp(payload, sctp::Chunks::parse(payload)?),
             None if protocol == A::ICMP => A::message(payload),
-            Some(Protocol::Sctp) | None => Some(Self::Other),
+            None => Some(Self::Other),
         }
+    }
+
+    fn sctp(payload: &[u8], chunks: sctp::Chunks) -> Option<Self> {
+        let header = sctp::Header::parse(payload)?;
+        Some(Self::Sctp(Ports { source: header.source(), destination: header.destination() }, chunks))
     }
 
     /// Parses what a fragment carries: the first the whole transport header (RFC 1858 §3, RFC 7112 §5), the others
@@ -157,12 +168,14 @@ impl Transport {
         payload: &[u8],
     ) -> Result<Self, DropReason> {
         if fragment.is_first() {
-            let transport = if protocol == Protocol::Udp.number() {
-                udp::Header::parse_first(payload).map(|start| {
+            let transport = match Protocol::from_number(protocol) {
+                Some(Protocol::Udp) => udp::Header::parse_first(payload).map(|start| {
                     Self::Udp(Ports { source: start.source(), destination: start.destination() })
-                })
-            } else {
-                Self::parse::<A>(protocol, payload)
+                }),
+                Some(Protocol::Sctp) => {
+                    sctp::Chunks::parse_first(payload).and_then(|chunks| Self::sctp(payload, chunks))
+                }
+                _ => Self::parse::<A>(protocol, payload),
             };
             return transport.ok_or(DropReason::TinyFragment);
         }

@@ -20,7 +20,7 @@ use crate::services::{Destination, ServicePort};
 use crate::snapshot::Snapshot;
 use crate::tcp_state;
 use crate::verdict::{DropReason, Egress, Verdict};
-use crate::{answer, icmp_error};
+use crate::{answer, icmp_error, sctp_state};
 
 /// Source ports tried before a flow whose reply key is taken is refused.
 const PORT_ATTEMPTS: u16 = 128;
@@ -109,6 +109,7 @@ fn process_portless<A: Family>(
         (Destination::Service(_), Transport::Echo) if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
         (Destination::Service(_), Transport::Echo) => answer::echo_reply(octets, packet),
         (Destination::Service(_), Transport::Icmp | Transport::IcmpError) => Err(DropReason::UnsupportedIcmp),
+        (Destination::Service(_), Transport::Hidden) => Err(DropReason::HeaderChainTooLong),
         (Destination::Service(_), Transport::Fragment) => Err(DropReason::FragmentRefused),
         (Destination::Service(_), _) => Err(DropReason::UnsupportedProtocol),
     }
@@ -135,10 +136,13 @@ fn process_established<A: Family>(
     let egress = egress(packet, found.leaves_as.destination, found.next_hop, context)?;
     let state = match packet.transport {
         Transport::Tcp(_, flags) => tcp_state::next(found.state, found.direction, flags),
+        Transport::Sctp(_, chunks) => sctp_state::next(found.state, found.direction, chunks),
         _ => found.state.next_udp(found.direction),
     };
     if state == found.state {
-        context.flows.touch(found, context.now);
+        if keeps_alive(packet.transport, found) {
+            context.flows.touch(found, context.now);
+        }
     } else {
         context.flows.change_state(found.flow, found.state, state, context.now);
     }
@@ -150,8 +154,16 @@ fn process_established<A: Family>(
         ip: Difference(found.ip_difference),
         transport: Difference(found.transport_difference),
     };
-    rewrite.apply(octets, packet).ok_or(DropReason::MalformedTransport)?;
+    rewrite.apply(octets, packet)?;
     Ok(egress.way)
+}
+
+/// Says whether a packet that changes no state keeps its flow alive.
+const fn keeps_alive<A>(transport: Transport, found: &Found<A>) -> bool {
+    match transport {
+        Transport::Sctp(_, chunks) => sctp_state::keeps_alive(found.state, found.direction, chunks),
+        _ => true,
+    }
 }
 
 /// Opens a flow to a backend, or says no on the Service's behalf.
@@ -167,7 +179,7 @@ fn process_new<A: Family>(
     let Some(address) = A::of(backend.address) else { return Err(DropReason::AddressFamily) };
     let egress = egress(packet, address, 0, context)?;
     let own = masquerade::source(request, address, context.arrived_by, egress.next_hop, context.snapshot)?;
-    let is_picked_up = !matches!(state, State::SynSent | State::UdpUnreplied);
+    let is_picked_up = !matches!(state, State::SynSent | State::UdpUnreplied | State::SctpClosed);
     if own.is_some() && is_picked_up {
         // What it was masqueraded as is not known any more (design decision 7).
         return answer::refuse(octets, packet, context);
@@ -191,7 +203,8 @@ fn process_new<A: Family>(
     };
     let (flow, rewrite) = match own {
         Some(_) => {
-            context.ports.insert(flow, context.snapshot.masquerade.ports, context.flows, context.now)?
+            let (ports, evicted) = (context.snapshot.masquerade.ports, &mut context.counters.flows_evicted);
+            context.ports.insert(flow, ports, context.flows, context.now, evicted)?
         }
         None => insert(flow, rewrite, context)?,
     };
@@ -199,7 +212,7 @@ fn process_new<A: Family>(
     context.counters.flows_inserted += 1;
     context.counters.flows_masqueraded += u64::from(own.is_some());
     context.counters.flows_picked_up += u64::from(is_picked_up);
-    rewrite.apply(octets, packet).ok_or(DropReason::MalformedTransport)?;
+    rewrite.apply(octets, packet)?;
     Ok(egress.way)
 }
 
@@ -207,6 +220,7 @@ fn process_new<A: Family>(
 const fn opening_state(transport: Transport) -> Option<State> {
     match transport {
         Transport::Tcp(_, flags) => tcp_state::first(flags),
+        Transport::Sctp(_, chunks) => sctp_state::first(chunks),
         _ => Some(State::UdpUnreplied),
     }
 }
@@ -219,7 +233,7 @@ fn insert<A: Family>(
 ) -> Result<(FlowRef, Rewrite<A>), DropReason> {
     let first = flow.request.source_port.number();
     for attempt in 0..PORT_ATTEMPTS {
-        match context.flows.insert(&flow, context.now) {
+        match context.flows.insert_evicting(&flow, context.now, &mut context.counters.flows_evicted) {
             Ok(inserted) => {
                 context.counters.flows_port_changed += u64::from(attempt > 0);
                 return Ok((inserted, rewrite));
@@ -275,7 +289,9 @@ pub(crate) fn egress<A: Family>(
     {
         return leave(packet, next_hop, state, cache, context);
     }
-    let next_hop = match snapshot.routes.lookup(destination.into()) {
+    // Hashed anew, so that whoever knows its next hop need not hand the hash down.
+    let flow_hash = packet.key().map_or(0, |key| context.flows.hash(&key).halves()[1]);
+    let next_hop = match snapshot.routes.lookup(destination.into(), flow_hash) {
         Some(RouteKind::Unicast { device, gateway }) => {
             NextHop { device, address: gateway.unwrap_or(destination.into()) }
         }

@@ -79,7 +79,7 @@ drop_reasons! {
     MalformedIpv4 => "drop_malformed_ipv4",
     /// The IPv6 header, its length or its extension headers do not agree with the octets received.
     MalformedIpv6 => "drop_malformed_ipv6",
-    /// More extension headers than we walk: 8, or 512 octets.
+    /// A packet to a virtual address with more extension headers than we walk: 8, or 1024 octets.
     HeaderChainTooLong => "drop_header_chain_too_long",
     /// A routing header with segments left: the packet's last destination is not in its header (RFC 5095).
     RoutingHeader => "drop_routing_header",
@@ -129,7 +129,9 @@ drop_reasons! {
     ExceedsMtu => "drop_exceeds_mtu",
     /// An address of a service CIDR that no Service has (K23).
     UnallocatedAddress => "drop_unallocated_address",
-    /// A RST that belongs to no flow; a RST is never answered by a RST (RFC 9293 3.10.7.1).
+    /// A fragment of an SCTP packet whose port would change: the checksum depends on how long the whole is.
+    SctpFragment => "drop_sctp_fragment",
+    /// A RST or an ABORT that belongs to no flow; neither is answered (RFC 9293 3.10.7.1, RFC 9260 8.4).
     StrayReset => "drop_stray_reset",
     /// The Service has endpoints of the other address family only.
     AddressFamily => "drop_address_family",

@@ -16,7 +16,8 @@ use history::{CLIENTS, DESTINATIONS, address};
 use path_rig::{CLIENT_MAC, CLIENT_SIDE_MAC};
 use proptest::prelude::*;
 use proptest::test_runner::{TestError, TestRunner};
-use slow_gateway::datagram::{self, Five, Segment};
+use slow_gateway::datagram::Five;
+use slow_gateway::packets::{self, Segment};
 use tidegate_dataplane::masquerade::Mode;
 
 /// Steps that are taken if `TIDEGATE_HISTORY_STEPS` does not say how many.
@@ -79,19 +80,19 @@ proptest! {
         let ends = ((CLIENTS[0], port), (DESTINATIONS[0], 80));
         let stations = [CLIENT_SIDE_MAC.0, CLIENT_MAC.0].concat().try_into().unwrap();
         let encoded = over(&|| path_rig::udp(macs, ends, 64, &payload));
-        prop_assert_eq!(datagram::udp(stations, five, 64, &payload), encoded);
+        prop_assert_eq!(packets::udp(stations, five, 64, &payload), encoded);
         let encoded = over(&|| path_rig::ping(macs, CLIENTS[0], DESTINATIONS[0], 64, is_reply));
         let kind = match (is_ipv6, is_reply) {
             (false, reply) => if reply { 0 } else { 8 },
             (true, reply) => 128 + u8::from(reply),
         };
         let message = [&[kind, 0, 0, 0, 0, 7, 0, 1], &b"is anybody there"[..]].concat();
-        prop_assert_eq!(datagram::icmp(stations, five, 64, message), encoded);
+        prop_assert_eq!(packets::icmp(stations, five, 64, message), encoded);
         let encoded = over(&|| path_rig::tcp(macs, ends, 64, flags, &payload));
         let bits = flags.chars().map(|flag| match flag { 'S' => 2, 'A' => 16, 'F' => 1, _ => 4 }).sum();
         let acknowledgment = if flags.contains('A') { 2000 } else { 0 };
         let segment = Segment { sequence: 1000, acknowledgment, flags: bits, window: 4096, payload };
-        let own = datagram::tcp(stations, Five { protocol: 6, ..five }, 64, &segment);
+        let own = packets::tcp(stations, Five { protocol: 6, ..five }, 64, &segment);
         prop_assert_eq!(own, encoded);
     }
 }

@@ -6,8 +6,9 @@ use crate::path_rig::{CLIENT_MAC, CLIENT_SIDE_MAC};
 use crate::slow_gateway::Gateway;
 use crate::slow_gateway::chain::{self, FRAGMENT};
 use crate::slow_gateway::checksum::{set_word, word};
-use crate::slow_gateway::datagram::{self, Five, Segment};
+use crate::slow_gateway::datagram::Five;
 use crate::slow_gateway::ip::{self, Headers, IPV6, LINK};
+use crate::slow_gateway::packets::{self, Segment};
 
 /// Makes the frames that a packet comes in: one, mostly.
 pub fn frames(sketch: &Sketch, gateway: &Gateway) -> Vec<Vec<u8>> {
@@ -79,17 +80,18 @@ fn become_ipv6_fragment(frame: &mut Vec<u8>, start: usize, offset_and_more: u16)
 fn octets(sketch: &Sketch, gateway: &Gateway) -> Vec<u8> {
     let stations = [CLIENT_SIDE_MAC.0, CLIENT_MAC.0].concat().try_into().unwrap();
     let protocol = match sketch.body {
-        Body::Tcp(_) | Body::IcmpError(Complaint { is_about_tcp: true, .. }) => 6,
-        Body::Udp { .. } | Body::IcmpError(_) => 17,
+        Body::Tcp(_) => 6,
+        Body::Udp { .. } => 17,
+        Body::IcmpError(Complaint { protocol, .. }) => protocol,
         Body::Echo(_) | Body::Icmp(_) => 1,
-        Body::Sctp | Body::Noise(_) => 132,
+        Body::Sctp { .. } | Body::Noise(_) => 132,
     };
     let ends = ends(&sketch.ends, protocol, gateway);
     let is_ipv6 = ends.source.is_ipv6();
     let mut octets = match &sketch.body {
-        Body::Tcp(segment) => datagram::tcp(stations, ends, sketch.ttl, segment),
+        Body::Tcp(segment) => packets::tcp(stations, ends, sketch.ttl, segment),
         Body::Udp { payload, has_checksum } => {
-            let mut octets = datagram::udp(stations, ends, sketch.ttl, payload);
+            let mut octets = packets::udp(stations, ends, sketch.ttl, payload);
             if !has_checksum {
                 let checksum = octets.len() - payload.len() - 2;
                 set_word(&mut octets, checksum, 0);
@@ -99,20 +101,17 @@ fn octets(sketch: &Sketch, gateway: &Gateway) -> Vec<u8> {
         Body::Echo(message) => {
             let mut message = message.clone();
             message[0] = if is_ipv6 { 128 } else { 8 };
-            datagram::icmp(stations, ends, sketch.ttl, message)
+            packets::icmp(stations, ends, sketch.ttl, message)
         }
-        Body::Icmp(message) => datagram::icmp(stations, ends, sketch.ttl, message.clone()),
+        Body::Icmp(message) => packets::icmp(stations, ends, sketch.ttl, message.clone()),
         Body::IcmpError(complaint) => {
             let source = if complaint.is_by_end { ends.source } else { address(ROUTER, is_ipv6) };
             let kind = complaint.kinds[usize::from(is_ipv6)];
             let quote = quote(complaint, ends.reversed());
             let message = [&[kind, complaint.code, 0, 0][..], &complaint.rest, &quote].concat();
-            datagram::icmp(stations, Five { source, ..ends }, sketch.ttl, message)
+            packets::icmp(stations, Five { source, ..ends }, sketch.ttl, message)
         }
-        Body::Sctp => {
-            let (ends, ttl) = ((ends.source, ends.destination), sketch.ttl);
-            ip::packet(stations, ends, ttl, protocol, &[0; 12])
-        }
+        Body::Sctp { chunks, wrong_by } => packets::sctp(stations, ends, sketch.ttl, chunks, *wrong_by),
         Body::Noise(octets) => return octets.clone(),
     };
     extend(&mut octets, &sketch.extensions);
@@ -126,11 +125,13 @@ fn octets(sketch: &Sketch, gateway: &Gateway) -> Vec<u8> {
 /// The packet that went the other way, as it comes back in an error.
 fn quote(complaint: &Complaint, sent: Five) -> Vec<u8> {
     let payload = complaint.payload.clone();
-    let mut packet = if complaint.is_about_tcp {
-        let segment = Segment { sequence: 1, acknowledgment: 2, flags: 16, window: 3, payload };
-        datagram::tcp([0; 12], sent, 61, &segment)
-    } else {
-        datagram::udp([0; 12], sent, 61, &payload)
+    let mut packet = match complaint.protocol {
+        6 => {
+            let segment = Segment { sequence: 1, acknowledgment: 2, flags: 16, window: 3, payload };
+            packets::tcp([0; 12], sent, 61, &segment)
+        }
+        17 => packets::udp([0; 12], sent, 61, &payload),
+        _ => packets::sctp([0; 12], sent, 61, &[(0, payload)], 0),
     };
     extend(&mut packet, &complaint.extensions);
     let mut quote = packet.split_off(LINK);

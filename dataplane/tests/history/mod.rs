@@ -13,8 +13,8 @@ pub mod strategies;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::path_rig::{self, CLIENT_SIDE, ELSEWHERE, POD_SIDE};
-use crate::slow_gateway::datagram::Segment;
 use crate::slow_gateway::links::{Hop, Lead, Route, Station};
+use crate::slow_gateway::packets::Segment;
 
 /// Addresses are written for IPv4; the last of the clients is a martian.
 pub const CLIENTS: [[u8; 4]; 5] = [[10, 1, 0, 2], [10, 1, 0, 3], [10, 2, 0, 7], LINK_LOCAL, LOOPBACK];
@@ -28,7 +28,7 @@ pub const ROUTER: [u8; 4] = [192, 0, 2, 66];
 pub const DESTINATIONS: [[u8; 4]; 6] =
     [[10, 96, 0, 1], [10, 96, 0, 2], [10, 96, 0, 3], [10, 96, 7, 4], [10, 96, 0, 99], [198, 51, 100, 1]];
 pub const SERVICES: usize = 4;
-pub const PORTS: [(u8, u16); 3] = [(6, 80), (17, 80), (17, 53)];
+pub const PORTS: [(u8, u16); 4] = [(6, 80), (17, 80), (17, 53), (132, 80)];
 /// By how they are reached: on their link (two ports of one pod, another pod, one on the clients' link), by a router, by
 /// a device that is not served, on the box, not at all; the client itself; by the other version of IP.
 pub const BACKENDS: [(Option<[u8; 4]>, u16); 10] = [
@@ -148,7 +148,10 @@ pub enum Body {
     Icmp(Vec<u8>),
     /// About a packet that went the other way.
     IcmpError(Complaint),
-    Sctp,
+    Sctp {
+        chunks: Vec<(u8, Vec<u8>)>,
+        wrong_by: u32,
+    },
     Noise(Vec<u8>),
 }
 
@@ -160,7 +163,7 @@ pub struct Complaint {
     pub code: u8,
     pub rest: [u8; 4],
     pub is_by_end: bool,
-    pub is_about_tcp: bool,
+    pub protocol: u8,
     pub payload: Vec<u8>,
     pub extensions: Vec<Extension>,
     /// What was changed in the quote, and how much of it there is.

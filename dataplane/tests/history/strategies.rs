@@ -8,8 +8,8 @@ use super::{
 };
 use crate::path_rig::POD_MAC;
 use crate::slow_gateway::chain;
-use crate::slow_gateway::datagram::Segment;
 use crate::slow_gateway::links::Station;
+use crate::slow_gateway::packets::Segment;
 
 /// Octets that go up in equal steps: as good as random ones for a checksum, and easier to read.
 fn payload() -> impl Strategy<Value = Vec<u8>> {
@@ -46,6 +46,7 @@ fn body() -> impl Strategy<Value = Body> {
         let identity = if is_zero { [0; 4] } else { [0, 1, 2, number] };
         Body::Echo([&[0; 4], &identity[..], &payload].concat())
     });
+    let wrong_by = prop_oneof![9 => Just(0), 1 => any::<u32>()];
     prop_oneof![
         12 => segment.prop_map(Body::Tcp),
         12 => (payload(), prop::bool::weighted(0.9))
@@ -53,9 +54,24 @@ fn body() -> impl Strategy<Value = Body> {
         3 => echo,
         1 => prop::collection::vec(any::<u8>(), 8..40).prop_map(Body::Icmp),
         8 => complaint().prop_map(Body::IcmpError),
-        1 => Just(Body::Sctp),
+        8 => (chunks(), wrong_by).prop_map(|(chunks, wrong_by)| Body::Sctp { chunks, wrong_by }),
         1 => prop::collection::vec(any::<u8>(), 0..80).prop_map(Body::Noise),
     ]
+}
+
+/// Chunks as they stand together in a packet, and now and then any.
+fn chunks() -> impl Strategy<Value = Vec<(u8, Vec<u8>)>> {
+    let value = || prop_oneof![9 => 0..20_usize, 1 => 1300..1440_usize].prop_map(|length| vec![0xab; length]);
+    let alone = prop::sample::select(vec![1_u8, 1, 1, 2, 2, 2, 14]);
+    let first = prop::option::of(prop::sample::select(vec![10_u8, 11]));
+    let others = prop::collection::vec(prop::sample::select(vec![0_u8, 3, 4, 5, 6, 7, 8, 9, 100]), 0..3);
+    let together = (first, others).prop_map(|(first, others)| first.into_iter().chain(others).collect());
+    let any = prop::collection::vec(0..20_u8, 0..20);
+    let kinds = prop_oneof![4 => alone.prop_map(|kind| vec![kind]), 6 => together, 1 => any];
+    (kinds, value()).prop_map(|(kinds, value)| {
+        let (mut values, small) = (vec![value], vec![1; 5]);
+        kinds.into_iter().map(|kind| (kind, values.pop().unwrap_or_else(|| small.clone()))).collect()
+    })
 }
 
 fn complaint() -> impl Strategy<Value = Complaint> {
@@ -67,14 +83,14 @@ fn complaint() -> impl Strategy<Value = Complaint> {
     let flips = prop::collection::vec((0..90_usize, any::<u8>()), 0..3);
     let flips = prop_oneof![4 => Just(vec![]), 1 => flips];
     let quoted = prop_oneof![1 => 0..80_usize, 2 => 28..550_usize, 1 => 500..1300_usize];
-    let ways = any::<[bool; 2]>();
-    (kinds, any::<(u8, [u8; 4])>(), ways, payload(), extensions(), flips, quoted).prop_map(
-        |(kinds, (code, rest), [is_by_end, is_about_tcp], payload, extensions, flips, quoted)| Complaint {
+    let protocol = prop::sample::select(vec![6_u8, 17, 132]);
+    (kinds, any::<(u8, [u8; 4], bool)>(), protocol, payload(), extensions(), flips, quoted).prop_map(
+        |(kinds, (code, rest, is_by_end), protocol, payload, extensions, flips, quoted)| Complaint {
             kinds,
             code,
             rest,
             is_by_end,
-            is_about_tcp,
+            protocol,
             payload,
             extensions,
             flips,

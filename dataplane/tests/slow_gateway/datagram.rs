@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use super::checksum::{long, missing, set_word, sum, word};
 use super::ip::{self, Headers, IPV6, LINK, Piece, Unreadable};
+use super::packets::{self, Segment};
+use super::sctp::{self, Chunks};
 
 /// One direction of a flow, in the order of the headers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -34,11 +36,16 @@ pub enum Kind {
         flags: u8,
     },
     Udp,
+    Sctp {
+        chunks: Chunks,
+    },
     Echo,
     IcmpError,
     OtherIcmp,
     /// A later fragment.
     Fragment,
+    /// Extension headers that are not walked are in front of it.
+    Hidden,
     OtherProtocol,
 }
 
@@ -69,7 +76,7 @@ pub fn is_error(kind: u8, is_ipv6: bool) -> bool {
 /// The octets that a checksum covers: behind a pseudo-header, but for the ICMP of IPv4.
 ///
 /// RFC 768, RFC 9293 §3.1, RFC 8200 §8.1, RFC 4443 §2.3.
-fn covered(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+pub(super) fn covered(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let mut covered = vec![];
     if protocol != icmp_of(false) {
         covered.extend(ip::octets_of(source));
@@ -83,11 +90,12 @@ fn covered(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) ->
 
 impl Datagram {
     pub fn read(octets: &[u8]) -> Result<Self, Unreadable> {
-        let Headers { source, destination, protocol, transport, end, piece } = Headers::read(octets)?;
+        let Headers { source, destination, protocol, transport, end, piece, is_hidden } = Headers::read(octets)?;
         let malformed = Unreadable::Lies("drop_malformed_transport");
         let tiny = Unreadable::Lies("drop_tiny_fragment");
         let payload = &octets[transport..end];
         let kind = match piece {
+            _ if is_hidden => Kind::Hidden,
             None => Kind::read(protocol, payload, source.is_ipv6(), false).ok_or(malformed)?,
             Some(Piece { start: 0, .. }) => {
                 Kind::read(protocol, payload, source.is_ipv6(), true).ok_or(tiny)?
@@ -95,7 +103,7 @@ impl Datagram {
             Some(Piece { start: ..20, .. }) if protocol == 6 && source.is_ipv4() => return Err(tiny),
             Some(_) => Kind::Fragment,
         };
-        let has_ports = matches!(kind, Kind::Tcp { .. } | Kind::Udp);
+        let has_ports = kind.has_ports();
         let port = |at| if has_ports { word(octets, transport + at) } else { 0 };
         let five = Five { protocol, source, source_port: port(0), destination, destination_port: port(2) };
         Ok(Self { octets: octets.to_vec(), transport, end, kind, five, piece })
@@ -139,7 +147,7 @@ impl Datagram {
 
     /// Computes the transport checksum in full, so that one that was right is right, and one that was wrong by `error`
     /// is wrong by as much.
-    fn mend_transport(&mut self, error: u32) {
+    pub(super) fn mend_transport(&mut self, error: u32) {
         let (place, _) = self.checksum_place();
         set_word(&mut self.octets, place, 0);
         let checksum = missing(error, self.sum());
@@ -149,17 +157,41 @@ impl Datagram {
     }
 
     /// Returns the frame as it leaves translated: one link further, with other addresses and ports.
-    pub fn translated(mut self, leaves_as: Five) -> Vec<u8> {
+    pub fn translated(mut self, leaves_as: Five) -> Result<Vec<u8>, &'static str> {
+        if let Kind::Sctp { .. } = self.kind {
+            return self.translated_sctp(leaves_as);
+        }
         let error = self.sum();
         let (place, _) = self.checksum_place();
         let has_checksum = !(self.kind == Kind::Udp && word(&self.octets, place) == 0);
         self.readdress(leaves_as.source, leaves_as.destination);
-        set_word(&mut self.octets, self.transport, leaves_as.source_port);
-        set_word(&mut self.octets, self.transport + 2, leaves_as.destination_port);
+        self.write_ports(leaves_as);
         if has_checksum {
             self.mend_transport(error);
         }
-        self.octets
+        Ok(self.octets)
+    }
+
+    /// The checksum of SCTP covers no addresses, and of a fragment it cannot be computed.
+    fn translated_sctp(mut self, leaves_as: Five) -> Result<Vec<u8>, &'static str> {
+        let ports = (leaves_as.source_port, leaves_as.destination_port);
+        let is_changed = ports != (self.five.source_port, self.five.destination_port);
+        if is_changed && self.piece.is_some() {
+            return Err("drop_sctp_fragment");
+        }
+        self.readdress(leaves_as.source, leaves_as.destination);
+        let packet = self.transport..self.end;
+        let error = sctp::stated(&self.octets[packet.clone()]) ^ sctp::right(&self.octets[packet.clone()]);
+        self.write_ports(leaves_as);
+        let packet = &mut self.octets[packet];
+        let checksum = error ^ sctp::right(packet);
+        sctp::state_checksum(packet, checksum);
+        Ok(self.octets)
+    }
+
+    fn write_ports(&mut self, leaves_as: Five) {
+        set_word(&mut self.octets, self.transport, leaves_as.source_port);
+        set_word(&mut self.octets, self.transport + 2, leaves_as.destination_port);
     }
 
     /// Computes the checksum of an ICMP message in full.
@@ -222,7 +254,7 @@ impl Datagram {
             _ => (long(segment, 8), 0, 0x04),
         };
         let transport = Segment { sequence, acknowledgment, flags, window: 0, payload: vec![] };
-        tcp(self.stations_back(), self.five.reversed(), 64, &transport)
+        packets::tcp(self.stations_back(), self.five.reversed(), 64, &transport)
     }
 
     /// Returns the ICMP error that quotes as much of the packet as 576 octets hold (RFC 1812 §4.3.2.3), or over IPv6
@@ -231,7 +263,7 @@ impl Datagram {
         let most = if self.is_ipv6() { 1280 - 48 } else { 576 - 28 };
         let quoted = self.ip_length().min(most);
         let message = [&header, &self.octets[LINK..LINK + quoted]].concat();
-        icmp(self.stations_back(), Five { source, ..self.five.reversed() }, 64, message)
+        packets::icmp(self.stations_back(), Five { source, ..self.five.reversed() }, 64, message)
     }
 
     fn stations_back(&self) -> [u8; 12] {
@@ -240,6 +272,10 @@ impl Datagram {
 }
 
 impl Kind {
+    pub fn has_ports(self) -> bool {
+        matches!(self, Self::Tcp { .. } | Self::Udp | Self::Sctp { .. })
+    }
+
     /// `None` if the transport header does not agree with the octets there are.
     fn read(protocol: u8, payload: &[u8], is_ipv6: bool, more_follows: bool) -> Option<Self> {
         let length = payload.len();
@@ -263,57 +299,8 @@ impl Kind {
                 let stated = usize::from(word(payload, 4));
                 (stated >= 8 && (stated <= length || more_follows)).then_some(Self::Udp)
             }
+            132 => Chunks::read(payload, more_follows).map(|chunks| Self::Sctp { chunks }),
             _ => Some(Self::OtherProtocol),
         }
     }
-}
-
-/// A segment to be made: what the headers do not have from elsewhere.
-#[derive(Clone, Debug)]
-pub struct Segment {
-    pub sequence: u32,
-    pub acknowledgment: u32,
-    pub flags: u8,
-    pub window: u16,
-    pub payload: Vec<u8>,
-}
-
-fn packet(stations: [u8; 12], ends: Five, ttl: u8, payload: &[u8]) -> Vec<u8> {
-    ip::packet(stations, (ends.source, ends.destination), ttl, ends.protocol, payload)
-}
-
-/// Makes a frame with a TCP segment. `stations` is the receiver's MAC, then the sender's.
-pub fn tcp(stations: [u8; 12], ends: Five, ttl: u8, segment: &Segment) -> Vec<u8> {
-    let mut header = [0; 20];
-    set_word(&mut header, 0, ends.source_port);
-    set_word(&mut header, 2, ends.destination_port);
-    header[4..8].copy_from_slice(&segment.sequence.to_be_bytes());
-    header[8..12].copy_from_slice(&segment.acknowledgment.to_be_bytes());
-    header[12..14].copy_from_slice(&[0x50, segment.flags]);
-    set_word(&mut header, 14, segment.window);
-    with_checksum(&packet(stations, ends, ttl, &[&header[..], &segment.payload].concat()))
-}
-
-/// Makes a frame with a UDP datagram.
-pub fn udp(stations: [u8; 12], ends: Five, ttl: u8, payload: &[u8]) -> Vec<u8> {
-    let mut header = [0; 8];
-    set_word(&mut header, 0, ends.source_port);
-    set_word(&mut header, 2, ends.destination_port);
-    set_word(&mut header, 4, 8 + payload.len() as u16);
-    with_checksum(&packet(stations, ends, ttl, &[&header[..], payload].concat()))
-}
-
-/// Makes a frame with an ICMP message; the ports of `ends` do not count.
-pub fn icmp(stations: [u8; 12], ends: Five, ttl: u8, mut message: Vec<u8>) -> Vec<u8> {
-    let protocol = icmp_of(ends.source.is_ipv6());
-    set_word(&mut message, 2, 0);
-    let checksum = missing(0, sum(&covered(ends.source, ends.destination, protocol, &message)));
-    set_word(&mut message, 2, checksum);
-    packet(stations, Five { protocol, ..ends }, ttl, &message)
-}
-
-fn with_checksum(octets: &[u8]) -> Vec<u8> {
-    let mut datagram = Datagram::read(octets).unwrap();
-    datagram.mend_transport(0);
-    datagram.octets
 }

@@ -4,7 +4,7 @@ use super::chain;
 use super::checksum::{missing, set_word, sum, word};
 use super::datagram::{self, Datagram, Five, Kind};
 use super::ip::{self, IPV6};
-use super::{Fate, Gateway};
+use super::{Fate, Gateway, sctp};
 
 /// A thousand answers a second, and a thousand at once.
 const ANSWER_NS: u64 = 1_000_000;
@@ -27,7 +27,9 @@ impl Default for Allowance {
 struct Quote {
     sent: Five,
     transport: usize,
+    /// Where it ends here, and where the whole ended.
     end: usize,
+    total: usize,
 }
 
 impl Gateway {
@@ -115,11 +117,11 @@ fn read_quote(quote: &[u8], is_ipv6: bool) -> Result<Option<Quote>, &'static str
             if is_error { Err("drop_nested_icmp_error") } else { Ok(None) }
         }
         6 | 17 | 132 if end - transport < 8 => malformed,
-        6 | 17 => {
+        6 | 17 | 132 => {
             let (source, destination) = ip::addresses(quote, is_ipv6);
             let (source_port, destination_port) = (word(quote, transport), word(quote, transport + 2));
             let sent = Five { protocol, source, source_port, destination, destination_port };
-            Ok(Some(Quote { sent, transport, end }))
+            Ok(Some(Quote { sent, transport, end, total }))
         }
         _ => Ok(None),
     }
@@ -155,7 +157,7 @@ fn read_ipv6(quote: &[u8]) -> Result<Parts, ()> {
 
 /// Gives the quoted packet the ends it came with. What its checksums cover has the same sum before and after.
 fn rewrite_quote(octets: &mut [u8], quote: &Quote, came: Five) {
-    let Quote { transport, end, .. } = *quote;
+    let Quote { transport, end, total, .. } = *quote;
     let is_ipv6 = came.source.is_ipv6();
     let checksum = match came.protocol {
         6 if end - transport >= 18 => Some(transport + 16),
@@ -171,8 +173,21 @@ fn rewrite_quote(octets: &mut [u8], quote: &Quote, came: Five) {
     let (whole, header) = (changing(octets), sum(&octets[..transport]));
     let came_from_to = [ip::octets_of(came.source), ip::octets_of(came.destination)].concat();
     octets[addresses.clone()].copy_from_slice(&came_from_to);
+    let ports_before = octets[transport..transport + 4].to_vec();
     set_word(octets, transport, came.source_port);
     set_word(octets, transport + 2, came.destination_port);
+    if came.protocol == 132 && end - transport >= sctp::HEADER {
+        // What is not here of the packet changes both sums alike, so zeros do as well.
+        let of_whole = |ports: &[u8]| {
+            let rest = std::iter::repeat(0).take(total - transport - ports.len());
+            sctp::crc(ports.iter().copied().chain(rest))
+        };
+        let ports = &octets[transport..transport + 4];
+        let change = of_whole(&ports_before) ^ of_whole(ports);
+        let packet = &mut octets[transport..];
+        let checksum = sctp::stated(packet) ^ change;
+        sctp::state_checksum(packet, checksum);
+    }
     if !is_ipv6 {
         set_word(octets, 10, 0);
         let mended = missing(header, sum(&octets[..transport]));

@@ -1,8 +1,10 @@
-//! What the slow gateway remembers of a flow: the kernel's table of TCP states, spelled out.
+//! What the slow gateway remembers of a flow: the kernel's table of TCP states, spelled out; that of SCTP is in `sctp`.
+
+use std::collections::VecDeque;
 
 use super::datagram::Five;
 
-/// The states by the numbers of `enum tcp_conntrack`, with three of ours behind them.
+/// The states by the numbers of `enum tcp_conntrack`, with three of ours and SCTP's behind them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
     SynSent = 1,
@@ -17,6 +19,14 @@ pub enum State {
     UdpUnreplied = 10,
     UdpStream = 11,
     PickedUp = 12,
+    SctpClosed = 13,
+    SctpCookieWait = 14,
+    SctpCookieEchoed = 15,
+    SctpEstablished = 16,
+    SctpShutdownSent = 17,
+    SctpShutdownRecd = 18,
+    SctpShutdownAckSent = 19,
+    SctpHeartbeatSent = 20,
 }
 
 use State::*;
@@ -73,6 +83,42 @@ pub struct Flow {
     pub reply: Five,
     pub state: State,
     pub last_second: u64,
+    /// Where it stands in the table.
+    pub place: usize,
+}
+
+/// The places of a table: the free ones in the order in which they are taken, and where the next flow that gives way
+/// is looked for.
+pub struct Places {
+    pub free: VecDeque<usize>,
+    hand: usize,
+    capacity: usize,
+}
+
+impl Places {
+    pub fn new(capacity: usize) -> Self {
+        Self { free: (0..capacity).collect(), hand: 0, capacity }
+    }
+
+    /// Finds the flow that gives way to another, as a place in the list.
+    pub fn next_to_go(&mut self, flows: &[Flow], is_ipv6: bool) -> Option<usize> {
+        for _ in 0..self.capacity.min(64) {
+            let place = self.hand % self.capacity;
+            self.hand = place + 1;
+            let found = flows.iter().position(|flow| flow.at() == (is_ipv6, place) && flow.state.gives_way());
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
+    }
+}
+
+impl Flow {
+    /// Which table it is in, and where.
+    pub fn at(&self) -> (bool, usize) {
+        (self.request.source.is_ipv6(), self.place)
+    }
 }
 
 impl State {
@@ -101,6 +147,14 @@ impl State {
         matches!(self, TimeWait | Close) && row(flags) == Some("syn")
     }
 
+    /// Says whether the flow may be dropped for another: half-open, one-way or over (design decision 13).
+    fn gives_way(self) -> bool {
+        !matches!(
+            self,
+            Established | FinWait | CloseWait | LastAck | UdpStream | SctpEstablished | SctpShutdownSent | SctpShutdownRecd
+        )
+    }
+
     /// How many seconds of silence end the flow.
     pub fn timeout(self) -> u64 {
         match self {
@@ -109,7 +163,11 @@ impl State {
             Established => 86_400,
             CloseWait => 3_600,
             LastAck | UdpUnreplied => 30,
-            Close => 10,
+            Close | SctpClosed => 10,
+            SctpEstablished => 210,
+            SctpHeartbeatSent => 30,
+            SctpCookieWait | SctpCookieEchoed => 3,
+            SctpShutdownSent | SctpShutdownRecd | SctpShutdownAckSent => 3,
             PickedUp => 300,
         }
     }

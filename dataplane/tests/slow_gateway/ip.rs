@@ -32,6 +32,8 @@ pub struct Headers {
     /// Where the packet ends; what follows is padding.
     pub end: usize,
     pub piece: Option<Piece>,
+    /// Says that not all headers are walked, so that the rest is not known.
+    pub is_hidden: bool,
 }
 
 /// What a frame is if not a packet that can be read.
@@ -112,7 +114,7 @@ impl Headers {
         };
         let (source, destination) = addresses(packet, false);
         let (transport, end) = (LINK + header, LINK + total);
-        Ok(Self { source, destination, protocol: packet[9], transport, end, piece })
+        Ok(Self { source, destination, protocol: packet[9], transport, end, piece, is_hidden: false })
     }
 
     fn read_ipv6(frame: &[u8]) -> Result<Self, &'static str> {
@@ -127,16 +129,20 @@ impl Headers {
             return malformed;
         }
         let packet = &packet[..IPV6 + payload];
+        let (source, destination) = addresses(packet, true);
+        let (end, is_hidden) = (LINK + packet.len(), true);
         let chain = match chain::walk(packet) {
-            Err(Broken::TooLong) => return Err("drop_header_chain_too_long"),
+            Err(Broken::TooLong) => {
+                let (transport, piece) = (LINK + IPV6, None);
+                return Ok(Self { source, destination, protocol: 0, transport, end, piece, is_hidden });
+            }
             Err(Broken::Wrong) => return malformed,
             Ok(chain) if chain.has_segments_left(packet) => return Err("drop_routing_header"),
             Ok(chain) => chain,
         };
-        let (source, destination) = addresses(packet, true);
         let piece = Self::ipv6_piece(&chain, packet)?;
-        let (transport, end) = (LINK + chain.end, LINK + packet.len());
-        Ok(Self { source, destination, protocol: chain.protocol, transport, end, piece })
+        let (protocol, transport, is_hidden) = (chain.protocol, LINK + chain.end, false);
+        Ok(Self { source, destination, protocol, transport, end, piece, is_hidden })
     }
 
     /// `None` if the packet is whole, also if it says so in a fragment header (RFC 6946).

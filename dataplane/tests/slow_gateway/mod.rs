@@ -1,8 +1,8 @@
 //! A gateway that is slow and obviously right: lists, maps, and checksums computed in full. The oracle of the packet
 //! path; it shares no code with it and asks it nothing but the choice of a backend.
 //!
-//! Reading order: [`Gateway::carry`] here · `opening` (new flows) · `datagram`, `ip`, `chain`, `checksum` (octets) ·
-//! `flow` (states) · `links` (next hops, waiting) · `errors` (ICMP errors) · `fragments` (datagrams in pieces).
+//! Reading order: [`Gateway::carry`] here · `opening` (new flows) · `datagram`, `packets`, `ip`, `chain`, `sctp`, `checksum`
+//! (octets) · `flow` (states) · `links` (next hops, waiting) · `errors` (ICMP errors) · `fragments` (datagrams in pieces).
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "a test crate's module")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
@@ -15,6 +15,8 @@ pub mod fragments;
 pub mod ip;
 pub mod links;
 mod opening;
+pub mod packets;
+pub mod sctp;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,7 +25,7 @@ use std::sync::Arc;
 
 use datagram::{Datagram, Five, Kind};
 use errors::Allowance;
-use flow::{Flow, State};
+use flow::{Flow, Places, State};
 use fragments::Fragments;
 use ip::Unreadable;
 use links::{Held, Hop, Lead, Links, Station};
@@ -73,7 +75,8 @@ enum Fate {
 
 pub struct Gateway {
     pub now_ns: u64,
-    pub capacity: usize,
+    /// Of the table for IPv4, then of that for IPv6.
+    pub places: [Places; 2],
     pub flows: Vec<Flow>,
     pub services: BTreeMap<IpAddr, Ports>,
     pub links: Links,
@@ -94,7 +97,7 @@ impl Gateway {
     pub fn new(capacity: usize, links: Links) -> Self {
         Self {
             now_ns: 100_000_000_000,
-            capacity,
+            places: [Places::new(capacity), Places::new(capacity)],
             flows: vec![],
             services: BTreeMap::new(),
             links,
@@ -153,7 +156,7 @@ impl Gateway {
             if !self.is_reopened(place, &datagram) {
                 return self.translate(place, datagram);
             }
-            self.flows.remove(place);
+            self.remove(place);
         }
         if datagram.kind == Kind::IcmpError
             && let Some(fate) = self.pass_error(datagram.clone())?
@@ -166,12 +169,13 @@ impl Gateway {
             return if is_ours { Err("drop_unallocated_address") } else { Ok(Fate::Punt(datagram.octets)) };
         };
         match datagram.kind {
-            Kind::Echo | Kind::Tcp { .. } | Kind::Udp if datagram.ttl() <= 1 => Err("drop_ttl_exceeded"),
+            Kind::Hidden => Err("drop_header_chain_too_long"),
+            kind if (kind == Kind::Echo || kind.has_ports()) && datagram.ttl() <= 1 => Err("drop_ttl_exceeded"),
             Kind::Echo => Ok(Fate::Answer("answered_echo", datagram.echo_reply())),
             Kind::IcmpError | Kind::OtherIcmp => Err("drop_unsupported_icmp"),
             Kind::Fragment => unreachable!("a later fragment has the lot of its first"),
             Kind::OtherProtocol => Err("drop_unsupported_protocol"),
-            Kind::Tcp { .. } | Kind::Udp => {
+            Kind::Tcp { .. } | Kind::Udp | Kind::Sctp { .. } => {
                 let backends = ports.get(&(datagram.five.protocol, datagram.five.destination_port)).cloned();
                 self.open(device, backends.as_deref(), datagram)
             }
@@ -180,8 +184,7 @@ impl Gateway {
 
     /// Finds the flow that has the packet's key, in whichever direction.
     fn flow_of(&self, datagram: &Datagram) -> Option<usize> {
-        let has_ports = matches!(datagram.kind, Kind::Tcp { .. } | Kind::Udp);
-        has_ports.then(|| self.owner(datagram.five)).flatten()
+        datagram.kind.has_ports().then(|| self.owner(datagram.five)).flatten()
     }
 
     fn owner(&self, key: Five) -> Option<usize> {
@@ -203,21 +206,21 @@ impl Gateway {
         let leaves_as = if is_reply { flow.request.reversed() } else { flow.reply.reversed() };
         let state = match datagram.kind {
             Kind::Tcp { flags } => flow.state.after(flags, is_reply),
+            Kind::Sctp { chunks } => flow.state.after_sctp(chunks, is_reply),
             _ if is_reply => State::UdpStream,
             _ => flow.state,
         };
-        let fate = self.leave(datagram, leaves_as)?;
+        // A client that goes on asking in vain is to be sent elsewhere some time.
+        let is_in_vain = state == State::SctpClosed && state == flow.state && !is_reply;
+        let keeps_alive = !matches!(datagram.kind, Kind::Sctp { chunks } if is_in_vain && chunks.is_init());
+        let exit = self.exit(&datagram, leaves_as.destination)?;
         let second = self.second();
         let flow = &mut self.flows[place];
         flow.state = state;
-        flow.last_second = second;
-        Ok(fate)
-    }
-
-    /// Translates a packet and finds its way out.
-    fn leave(&self, datagram: Datagram, leaves_as: Five) -> Result<Fate, &'static str> {
-        let exit = self.exit(&datagram, leaves_as.destination)?;
-        Ok(self.leave_by(exit, datagram.translated(leaves_as)))
+        if keeps_alive {
+            flow.last_second = second;
+        }
+        Ok(self.leave_by(exit, datagram.translated(leaves_as)?))
     }
 
     /// Finds where a packet leaves for a destination; `None` is the kernel.
@@ -268,9 +271,20 @@ impl Gateway {
 
     /// Removes the flows that were silent for too long; returns how many.
     pub fn expire(&mut self) -> usize {
-        let (before, second) = (self.flows.len(), self.second());
-        self.flows.retain(|flow| second - flow.last_second <= flow.state.timeout());
-        before - self.flows.len()
+        let second = self.second();
+        let is_over = |flow: &Flow| second - flow.last_second > flow.state.timeout();
+        let mut gone: Vec<_> = self.flows.iter().filter(|flow| is_over(flow)).map(Flow::at).collect();
+        gone.sort_unstable();
+        for at in &gone {
+            let flow = self.flows.iter().position(|flow| flow.at() == *at).unwrap();
+            self.remove(flow);
+        }
+        gone.len()
+    }
+
+    fn remove(&mut self, flow: usize) {
+        let (is_ipv6, place) = self.flows.remove(flow).at();
+        self.places[usize::from(is_ipv6)].free.push_back(place);
     }
 
     fn second(&self) -> u64 {

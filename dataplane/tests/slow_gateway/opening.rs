@@ -23,6 +23,7 @@ impl Gateway {
         let request = datagram.five;
         let state = match datagram.kind {
             Kind::Tcp { flags } => State::of_first(flags),
+            Kind::Sctp { chunks } => State::of_first_sctp(chunks),
             _ => Some(State::UdpUnreplied),
         };
         let backend = backends.and_then(|backends| choose(backends, request));
@@ -33,12 +34,9 @@ impl Gateway {
         let mut leaves_as =
             Five { destination: backend.address, destination_port: backend.port.number(), ..request };
         // No flow is opened for a packet that cannot leave.
-        let hop = match self.leave(datagram.clone(), leaves_as)? {
-            Fate::Forward(hop, ..) | Fate::Hold(hop, _) => Some(hop),
-            Fate::Answer(..) | Fate::Punt(_) => None,
-        };
-        let is_picked_up = matches!(state, State::PickedUp | State::FinWait);
-        let own = self.own_address(device, hop, leaves_as)?;
+        let exit = self.exit(&datagram, leaves_as.destination)?;
+        let is_picked_up = !matches!(state, State::SynSent | State::UdpUnreplied | State::SctpClosed);
+        let own = self.own_address(device, exit, leaves_as)?;
         let mut attempt = 0;
         if let Some(own) = own {
             (leaves_as.source, leaves_as.source_port) = (own, MASQUERADE_PORT);
@@ -53,23 +51,27 @@ impl Gateway {
             leaves_as.source_port = other_port(request.source_port, attempt);
             attempt += 1;
         }
-        let of_family = self.flows.iter().filter(|flow| flow.request.source.is_ipv6() == datagram.is_ipv6());
-        if of_family.count() == self.capacity {
-            return Err("drop_flow_table_full");
+        let table = usize::from(datagram.is_ipv6());
+        if self.places[table].free.is_empty() {
+            let gone = self.places[table].next_to_go(&self.flows, datagram.is_ipv6());
+            self.remove(gone.ok_or("drop_flow_table_full")?);
+            self.count("flows_evicted", 1);
         }
+        let place = self.places[table].free.pop_front().unwrap();
         let reply = leaves_as.reversed();
-        self.flows.push(Flow { request, reply, state, last_second: self.second() });
+        self.flows.push(Flow { request, reply, state, last_second: self.second(), place });
         self.count("flows_inserted", 1);
         self.count("flows_port_changed", u64::from(attempt > 0));
         self.count("flows_masqueraded", u64::from(own.is_some()));
         self.count("flows_picked_up", u64::from(is_picked_up));
-        self.leave(datagram, leaves_as)
+        Ok(self.leave_by(exit, datagram.translated(leaves_as)?))
     }
 
-    /// RST for a segment, ICMP for a datagram; nothing for a RST.
+    /// RST for a segment, ICMP for a datagram; nothing for what ends a connection.
     fn refuse(&mut self, datagram: &Datagram) -> Result<Fate, &'static str> {
         match datagram.kind {
             Kind::Tcp { flags } if flags & 4 != 0 => Err("drop_stray_reset"),
+            Kind::Sctp { chunks } if chunks.are_an_end() => Err("drop_stray_reset"),
             Kind::Tcp { flags } => {
                 self.spend().map(|()| Fate::Answer("answered_reset", datagram.reset(flags)))
             }
