@@ -14,7 +14,7 @@ use crate::slow_gateway::packets::{self, Segment};
 pub fn frames(sketch: &Sketch, gateway: &Gateway) -> Vec<Vec<u8>> {
     let whole = octets(sketch, gateway);
     let Quirk::Pieces { behind, blocks, turn, is_twice } = &sketch.quirk else { return vec![whole] };
-    let Ok(Headers { piece: None, end, .. }) = Headers::read(&whole) else { return vec![whole] };
+    let Ok(Headers { piece: None, is_hidden: false, end, .. }) = Headers::read(&whole) else { return vec![whole] };
     let whole = &whole[..end];
     let start = if ip::is_ipv6(whole) { LINK + headers_end(whole, *behind) } else { LINK + 20 };
     if !ip::is_ipv6(whole) && whole[LINK] != 0x45 {
@@ -65,7 +65,8 @@ fn fragment(whole: &[u8], start: usize, from: usize, to: usize) -> Vec<u8> {
 
 /// Puts a fragment header in at a place where a header of the packet ends.
 fn become_ipv6_fragment(frame: &mut Vec<u8>, start: usize, offset_and_more: u16) {
-    let chain = chain::walk(&frame[LINK..]).unwrap_or(chain::Chain { headers: vec![], protocol: 0, end: IPV6 });
+    let chain =
+        chain::walk(&frame[LINK..]).unwrap_or(chain::Chain { headers: vec![], protocol: 0, end: IPV6 });
     let before = chain.headers.iter().find(|header| header.end == start - LINK);
     let names_next = LINK + before.map_or(6, |header| header.start);
     let [high, low] = offset_and_more.to_be_bytes();

@@ -62,7 +62,9 @@ impl Pair {
         let mut slow = Gateway::new(rig.flows.ipv4.capacity(), links());
         slow.masquerade = mode;
         let mut pair = Self { rig, slow, cursor: Cursors::part(0, 1), gone: vec![] };
-        for (destination, port) in (0..SERVICES).flat_map(|place| (0..PORTS.len()).map(move |port| (place, port))) {
+        for (destination, port) in
+            (0..SERVICES).flat_map(|place| (0..PORTS.len()).map(move |port| (place, port)))
+        {
             for is_ipv6 in [false, true] {
                 pair.change_service(is_ipv6, destination, port, Some(1 << destination | 1));
             }

@@ -101,7 +101,8 @@ fn complaint() -> impl Strategy<Value = Complaint> {
 
 /// Mostly none; else a few short ones, as many as are walked and more, or one about as long as is walked.
 fn extensions() -> impl Strategy<Value = Vec<Extension>> {
-    let usual = vec![chain::DESTINATION_OPTIONS, chain::AUTHENTICATION, chain::ROUTING, chain::DESTINATION_OPTIONS];
+    let usual =
+        vec![chain::DESTINATION_OPTIONS, chain::AUTHENTICATION, chain::ROUTING, chain::DESTINATION_OPTIONS];
     let kind = prop_oneof![
         12 => prop::sample::select(usual),
         1 => Just(chain::FRAGMENT),
@@ -146,12 +147,8 @@ fn ends() -> impl Strategy<Value = Ends> {
 }
 
 fn quirk() -> impl Strategy<Value = Quirk> {
-    let pieces = (
-        0..4_usize,
-        prop::collection::vec(1..30_usize, 1..4),
-        0..4_usize,
-        prop::bool::weighted(0.2),
-    );
+    let pieces =
+        (0..4_usize, prop::collection::vec(1..30_usize, 1..4), 0..4_usize, prop::bool::weighted(0.2));
     prop_oneof![
         20 => Just(Quirk::None),
         1 => (1..20_usize).prop_map(Quirk::Padding),

@@ -90,7 +90,8 @@ pub(super) fn covered(source: IpAddr, destination: IpAddr, protocol: u8, payload
 
 impl Datagram {
     pub fn read(octets: &[u8]) -> Result<Self, Unreadable> {
-        let Headers { source, destination, protocol, transport, end, piece, is_hidden } = Headers::read(octets)?;
+        let Headers { source, destination, protocol, transport, end, piece, is_hidden } =
+            Headers::read(octets)?;
         let malformed = Unreadable::Lies("drop_malformed_transport");
         let tiny = Unreadable::Lies("drop_tiny_fragment");
         let payload = &octets[transport..end];

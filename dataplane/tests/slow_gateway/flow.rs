@@ -151,7 +151,14 @@ impl State {
     fn gives_way(self) -> bool {
         !matches!(
             self,
-            Established | FinWait | CloseWait | LastAck | UdpStream | SctpEstablished | SctpShutdownSent | SctpShutdownRecd
+            Established
+                | FinWait
+                | CloseWait
+                | LastAck
+                | UdpStream
+                | SctpEstablished
+                | SctpShutdownSent
+                | SctpShutdownRecd
         )
     }
 

@@ -82,7 +82,11 @@ pub fn is_ipv6(frame: &[u8]) -> bool {
 
 /// The length of the packet in a frame, without padding.
 pub fn length(frame: &[u8]) -> usize {
-    if is_ipv6(frame) { IPV6 + usize::from(word(frame, LINK + 4)) } else { usize::from(word(frame, LINK + 2)) }
+    if is_ipv6(frame) {
+        IPV6 + usize::from(word(frame, LINK + 4))
+    } else {
+        usize::from(word(frame, LINK + 2))
+    }
 }
 
 impl Headers {
@@ -147,7 +151,9 @@ impl Headers {
 
     /// `None` if the packet is whole, also if it says so in a fragment header (RFC 6946).
     fn ipv6_piece(chain: &Chain, packet: &[u8]) -> Result<Option<Piece>, &'static str> {
-        let Some(header) = chain.headers.iter().find(|header| header.kind == FRAGMENT) else { return Ok(None) };
+        let Some(header) = chain.headers.iter().find(|header| header.kind == FRAGMENT) else {
+            return Ok(None);
+        };
         let field = word(packet, header.start + 2);
         let (more, start) = (field & 1 == 1, usize::from(field & 0xfff8));
         if !more && start == 0 {

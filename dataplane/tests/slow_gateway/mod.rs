@@ -170,7 +170,9 @@ impl Gateway {
         };
         match datagram.kind {
             Kind::Hidden => Err("drop_header_chain_too_long"),
-            kind if (kind == Kind::Echo || kind.has_ports()) && datagram.ttl() <= 1 => Err("drop_ttl_exceeded"),
+            kind if (kind == Kind::Echo || kind.has_ports()) && datagram.ttl() <= 1 => {
+                Err("drop_ttl_exceeded")
+            }
             Kind::Echo => Ok(Fate::Answer("answered_echo", datagram.echo_reply())),
             Kind::IcmpError | Kind::OtherIcmp => Err("drop_unsupported_icmp"),
             Kind::Fragment => unreachable!("a later fragment has the lot of its first"),
