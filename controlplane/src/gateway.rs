@@ -173,7 +173,10 @@ impl Gateway {
 
     fn answer(&self, (question, back): Asked) {
         let reply = match question {
-            Question::Metrics => Reply { good: true, text: render(self.status().families()) },
+            Question::Metrics => {
+                let (families, spreads) = self.status().families();
+                Reply { good: true, text: render(families, spreads) }
+            }
             Question::Health => self.health(),
             Question::Ready => Reply { good: true, text: self.readiness() },
         };

@@ -227,8 +227,10 @@ pub fn dns(
             upstreams: upstreams(arguments)?,
             stubs: arguments.dns_stubs.iter().map(|stub| (stub.zone.clone(), stub.server)).collect(),
             allow: arguments.pod_cidrs.iter().chain(&arguments.dns_allow).copied().collect(),
+            probe_loops: true,
         },
         log_queries: arguments.dns_log_queries,
+        tcp: dns::TcpLimits::default(),
     })
 }
 

@@ -1,24 +1,11 @@
-//! What the server did, counted.
+//! What the server did, counted: under CoreDNS' names, so that its dashboards go on, and our own.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::Type;
-
-/// Types that have a label of their own; all others are counted as `other`.
-const TYPES: [(Type, &str); 12] = [
-    (Type::A, "A"),
-    (Type::AAAA, "AAAA"),
-    (Type::CNAME, "CNAME"),
-    (Type::SRV, "SRV"),
-    (Type::PTR, "PTR"),
-    (Type::TXT, "TXT"),
-    (Type::SOA, "SOA"),
-    (Type::NS, "NS"),
-    (Type(15), "MX"),
-    (Type(64), "SVCB"),
-    (Type(65), "HTTPS"),
-    (Type(255), "ANY"),
-];
+use super::histogram::Histogram;
 
 /// Response codes that have a label of their own. Source: RFC 6895 §2.3.
 const CODES: [(u16, &str); 7] = [
@@ -32,12 +19,47 @@ const CODES: [(u16, &str); 7] = [
 ];
 
 const PROTOCOLS: [&str; 2] = ["udp", "tcp"];
-const FORWARD_RESULTS: [&str; 3] = ["ok", "failed", "refused"];
+/// IANA address family numbers, as CoreDNS has them.
+const FAMILIES: [&str; 2] = ["1", "2"];
+
+/// Upper bounds of CoreDNS' buckets for times, seconds: 16 from a quarter of a millisecond, each twice the one before.
+const SECONDS: [f64; 16] = [
+    0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048,
+    4.096, 8.192,
+];
+/// Upper bounds of CoreDNS' buckets for sizes, octets.
+const OCTETS: [f64; 14] =
+    [0., 100., 200., 300., 400., 511., 1023., 2047., 4095., 8291., 16e3, 32e3, 48e3, 64e3];
+/// Upper bounds of CoreDNS' buckets for the time from a change to its names, seconds.
+const PROGRAMMING: [f64; 20] = [
+    0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384,
+    32.768, 65.536, 131.072, 262.144, 524.288,
+];
+
+/// Who made an answer, in CoreDNS' words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Maker {
+    /// The cluster's zone.
+    Kubernetes,
+    /// An upstream.
+    Forward,
+    /// An upstream, earlier.
+    Cache,
+    /// Nobody: the question was none of a kind that is answered.
+    Nobody,
+}
+
+const MAKERS: [(Maker, &str); 4] = [
+    (Maker::Kubernetes, "kubernetes"),
+    (Maker::Forward, "forward"),
+    (Maker::Cache, "cache"),
+    (Maker::Nobody, ""),
+];
 
 /// How a forwarded question ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ForwardResult {
-    /// An upstream answered.
+    /// An upstream answered, now or earlier.
     Ok,
     /// No upstream answered.
     Failed,
@@ -45,62 +67,299 @@ pub(super) enum ForwardResult {
     Refused,
 }
 
+const FORWARD_RESULTS: [&str; 3] = ["ok", "failed", "refused"];
+
+/// What happens on the way of messages, besides answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Event {
+    /// Too short, or a response: not answered.
+    Ignored,
+    /// The kernel did not take a reply.
+    ReplyLost,
+    /// TCP connections taken.
+    TcpAccepted,
+    /// TCP connections closed at once, because there were too many, or too many of one client.
+    TcpRefused,
+    /// TCP connections closed because nothing came.
+    TcpIdle,
+    /// TCP connections closed because the client did not read.
+    TcpSlow,
+    /// Questions that waited for another one's answer.
+    Coalesced,
+    /// Found in the cache: an answer.
+    CacheHitSuccess,
+    /// Found in the cache: that there is nothing.
+    CacheHitDenial,
+    /// Not found in the cache.
+    CacheMiss,
+    /// Put out of the cache to make room.
+    CacheEviction,
+    /// Refused because too many waited already.
+    ForwardBusy,
+}
+
+/// Names of the events' counters, in their order; those of one name differ by the label `type`.
+const EVENTS: [(&str, &str, &str); 12] = [
+    ("dns_ignored", "", "Messages that are not answered: too short, or responses"),
+    ("dns_replies_lost", "", "Replies that the kernel did not take"),
+    ("dns_tcp_accepted", "", "TCP connections taken"),
+    ("dns_tcp_refused", "", "TCP connections closed at once: too many, or too many of one client"),
+    ("dns_tcp_idle", "", "TCP connections closed because nothing came"),
+    ("dns_tcp_slow", "", "TCP connections closed because the client did not read"),
+    ("dns_forward_coalesced", "", "Questions that waited for an equal one's answer"),
+    ("coredns_cache_hits", "success", "Questions answered from the cache"),
+    ("coredns_cache_hits", "denial", "Questions answered from the cache"),
+    ("coredns_cache_misses", "", "Questions that the cache could not answer"),
+    ("coredns_cache_evictions", "success", "Answers put out of the cache to make room"),
+    ("coredns_forward_max_concurrent_rejects", "", "Questions refused because too many waited"),
+];
+
+/// Values that rise and fall.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Gauge {
+    /// Answers in the cache.
+    CacheSuccess,
+    /// Denials in the cache.
+    CacheDenial,
+    /// Open TCP connections.
+    TcpOpen,
+    /// Upstreams that lead back to us.
+    Loops,
+}
+
+const GAUGES: [(&str, &str, &str); 4] = [
+    ("coredns_cache_entries", "success", "Entries of the cache"),
+    ("coredns_cache_entries", "denial", "Entries of the cache"),
+    ("dns_tcp_open", "", "TCP connections that are open"),
+    ("dns_forward_loops", "", "Upstreams that are not asked because they lead back to us"),
+];
+
+/// One client's question and its answer, as far as they are counted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exchange {
+    pub(super) qtype: Option<Type>,
+    pub(super) tcp: bool,
+    pub(super) client: IpAddr,
+    pub(super) asked_octets: usize,
+    pub(super) began: Instant,
+    pub(super) code: u16,
+    pub(super) maker: Maker,
+    pub(super) answered_octets: usize,
+}
+
 /// Counters of the DNS server. Relaxed atomics: one thread writes, others read.
-///
-/// Messages that the server shell answers or drops by itself (not decodable, not a query) are not seen here.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counters {
-    requests: [[AtomicU64; 2]; TYPES.len() + 1],
-    responses: [AtomicU64; CODES.len() + 1],
+    requests: [[[AtomicU64; 2]; 2]; Type::NAMED.len() + 1],
+    responses: [[AtomicU64; 4]; CODES.len() + 1],
     forwards: [AtomicU64; 3],
+    events: [AtomicU64; 12],
+    gauges: [AtomicU64; 4],
+    durations: Histogram<16>,
+    request_octets: [Histogram<14>; 2],
+    response_octets: [Histogram<14>; 2],
+    programming: Histogram<20>,
+}
+
+/// What a sample is.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Value {
+    /// Only grows.
+    Count(u64),
+    /// Rises and falls.
+    Level(u64),
+    /// How often which values were seen: upper bounds with the count in each bucket, the sum of all.
+    Spread(Vec<(f64, u64)>, f64),
 }
 
 /// One value for the metrics endpoint.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Sample {
-    /// Name of the counter.
+    /// Name of the metric.
     pub name: &'static str,
+    /// What it is.
+    pub help: &'static str,
     /// Label names and values.
-    pub labels: Vec<(&'static str, &'static str)>,
-    /// Count since start.
-    pub value: u64,
+    pub labels: Vec<(&'static str, String)>,
+    /// Since start, or now.
+    pub value: Value,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            requests: Default::default(),
+            responses: Default::default(),
+            forwards: Default::default(),
+            events: Default::default(),
+            gauges: Default::default(),
+            durations: Histogram::new(&SECONDS),
+            request_octets: [Histogram::new(&OCTETS), Histogram::new(&OCTETS)],
+            response_octets: [Histogram::new(&OCTETS), Histogram::new(&OCTETS)],
+            programming: Histogram::new(&PROGRAMMING),
+        }
+    }
+}
+
+/// The labels that CoreDNS puts on everything, for a server with one block of configuration.
+fn of_server() -> Vec<(&'static str, String)> {
+    vec![("server", "dns://:53".into()), ("zone", ".".into()), ("view", String::new())]
 }
 
 impl Counters {
-    pub(super) fn count_request(&self, qtype: Option<Type>, tcp: bool) {
-        let at = TYPES.iter().position(|(own, _)| Some(*own) == qtype).unwrap_or(TYPES.len());
-        self.requests[at][usize::from(tcp)].fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn count_response(&self, code: u16) {
-        let at = CODES.iter().position(|(own, _)| *own == code).unwrap_or(CODES.len());
-        self.responses[at].fetch_add(1, Ordering::Relaxed);
+    pub(super) fn count_exchange(&self, exchange: &Exchange) {
+        let types = &Type::NAMED;
+        let kind = types.iter().position(|(own, _)| Some(*own) == exchange.qtype).unwrap_or(types.len());
+        let (tcp, v6) = (usize::from(exchange.tcp), usize::from(exchange.client.is_ipv6()));
+        self.requests[kind][tcp][v6].fetch_add(1, Ordering::Relaxed);
+        let code = CODES.iter().position(|(own, _)| *own == exchange.code).unwrap_or(CODES.len());
+        self.responses[code][exchange.maker as usize].fetch_add(1, Ordering::Relaxed);
+        self.durations.note(exchange.began.elapsed().as_secs_f64());
+        self.request_octets[tcp].note(exchange.asked_octets as f64);
+        self.response_octets[tcp].note(exchange.answered_octets as f64);
     }
 
     pub(super) fn count_forward(&self, result: ForwardResult) {
         self.forwards[result as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn count(&self, event: Event) {
+        self.events[event as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn raise(&self, gauge: Gauge) {
+        self.gauges[gauge as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn lower(&self, gauge: Gauge) {
+        self.gauges[gauge as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn set(&self, gauge: Gauge, value: usize) {
+        self.gauges[gauge as usize].store(value as u64, Ordering::Relaxed);
+    }
+
+    /// Notes how long a change took from when it was heard of to its names.
+    pub fn note_programming(&self, took: Duration) {
+        self.programming.note(took.as_secs_f64());
+    }
+
     /// Reads all counters; each is exact, together they are of about the same moment.
     #[must_use]
     pub fn snapshot(&self) -> Vec<Sample> {
-        let sample = |name, labels, counter: &AtomicU64| {
-            let value = counter.load(Ordering::Relaxed);
-            Sample { name, labels, value }
-        };
-        let other = std::iter::once("other");
+        let mut samples = self.requests_and_responses();
+        for (labels, counter) in FORWARD_RESULTS.into_iter().zip(&self.forwards) {
+            let help = "Questions for names of others, by how they ended";
+            samples.push(sample("dns_forwards", help, vec![("result", labels.into())], counter));
+        }
+        for ((name, kind, help), counter) in EVENTS.into_iter().zip(&self.events) {
+            samples.push(sample(name, help, labels(name, kind), counter));
+        }
+        for ((name, kind, help), gauge) in GAUGES.into_iter().zip(&self.gauges) {
+            let value = Value::Level(gauge.load(Ordering::Relaxed));
+            samples.push(Sample { name, help, labels: labels(name, kind), value });
+        }
+        samples.extend(self.spreads());
+        samples
+    }
+
+    fn requests_and_responses(&self) -> Vec<Sample> {
         let mut samples = Vec::new();
-        for (label, pair) in TYPES.iter().map(|(_, label)| *label).chain(other.clone()).zip(&self.requests) {
-            for (protocol, counter) in PROTOCOLS.into_iter().zip(pair) {
-                samples.push(sample("dns_requests", vec![("type", label), ("proto", protocol)], counter));
+        let types = Type::NAMED.iter().map(|(_, label)| *label).chain(["other"]);
+        for (kind, by_protocol) in types.zip(&self.requests) {
+            for (protocol, by_family) in PROTOCOLS.into_iter().zip(by_protocol) {
+                for (family, counter) in FAMILIES.into_iter().zip(by_family) {
+                    let mut labels = of_server();
+                    labels.extend([
+                        ("proto", protocol.into()),
+                        ("family", family.into()),
+                        ("type", kind.into()),
+                    ]);
+                    let help = "Questions by transport, address family and type";
+                    samples.push(sample("coredns_dns_requests", help, labels, counter));
+                }
             }
         }
-        for (label, counter) in CODES.iter().map(|(_, label)| *label).chain(other).zip(&self.responses) {
-            samples.push(sample("dns_responses", vec![("rcode", label)], counter));
-        }
-        for (label, counter) in FORWARD_RESULTS.into_iter().zip(&self.forwards) {
-            samples.push(sample("dns_forwards", vec![("result", label)], counter));
+        let codes = CODES.iter().map(|(_, label)| *label).chain(["other"]);
+        for (code, by_maker) in codes.zip(&self.responses) {
+            for ((_, maker), counter) in MAKERS.into_iter().zip(by_maker) {
+                let mut labels = of_server();
+                labels.extend([("rcode", code.into()), ("plugin", maker.into())]);
+                let help = "Answers by code and who made them";
+                samples.push(sample("coredns_dns_responses", help, labels, counter));
+            }
         }
         samples
+    }
+
+    fn spreads(&self) -> Vec<Sample> {
+        let spread = |name, help, labels, value| Sample { name, help, labels, value };
+        let mut samples = vec![
+            spread(
+                "coredns_dns_request_duration_seconds",
+                "Time from a question to its answer",
+                of_server(),
+                self.durations.read(),
+            ),
+            spread(
+                "coredns_kubernetes_dns_programming_duration_seconds",
+                "Time from when a change was heard of to its names",
+                vec![("service_kind", "cluster_ip".into())],
+                self.programming.read(),
+            ),
+        ];
+        for (at, protocol) in PROTOCOLS.into_iter().enumerate() {
+            let mut labels = of_server();
+            labels.push(("proto", protocol.into()));
+            let (asked, answered) = (&self.request_octets[at], &self.response_octets[at]);
+            let sizes = [
+                ("coredns_dns_request_size_bytes", "Octets of questions", asked),
+                ("coredns_dns_response_size_bytes", "Octets of answers", answered),
+            ];
+            samples.extend(sizes.map(|(name, help, h)| spread(name, help, labels.clone(), h.read())));
+        }
+        samples
+    }
+}
+
+fn labels(name: &str, kind: &str) -> Vec<(&'static str, String)> {
+    match (name.starts_with("coredns_cache"), kind) {
+        (true, "") => vec![("server", "dns://:53".into()), ("zones", ".".into()), ("view", String::new())],
+        (true, kind) => vec![
+            ("server", "dns://:53".into()),
+            ("type", kind.to_owned()),
+            ("zones", ".".into()),
+            ("view", String::new()),
+        ],
+        (false, _) => Vec::new(),
+    }
+}
+
+fn sample(
+    name: &'static str,
+    help: &'static str,
+    labels: Vec<(&'static str, String)>,
+    counter: &AtomicU64,
+) -> Sample {
+    Sample { name, help, labels, value: Value::Count(counter.load(Ordering::Relaxed)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_event_and_gauge_has_a_counter_of_its_own() {
+        let counters = Counters::default();
+        counters.count(Event::ForwardBusy);
+        counters.raise(Gauge::Loops);
+        let one: Vec<Sample> = counters
+            .snapshot()
+            .into_iter()
+            .filter(|sample| matches!(sample.value, Value::Count(1) | Value::Level(1)))
+            .collect();
+        let names: Vec<&str> = one.iter().map(|sample| sample.name).collect();
+        assert_eq!(names, ["coredns_forward_max_concurrent_rejects", "dns_forward_loops"]);
+        assert_eq!(Maker::Nobody as usize, MAKERS.len() - 1);
     }
 }
