@@ -15,6 +15,8 @@ mod compression;
 mod counters;
 mod explain;
 mod forward;
+#[cfg(test)]
+mod fuzz;
 mod histogram;
 mod listen;
 mod loops;
@@ -47,4 +49,5 @@ pub use resolve::resolve;
 pub use server::{Error, Server, ServerSettings};
 pub use tcp::TcpLimits;
 pub use verdict::{Outcome, Reason, Verdict};
+pub use writer::Writer;
 pub use zone::{PodNames, Zone, ZoneSettings};

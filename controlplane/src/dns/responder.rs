@@ -6,16 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use hickory_proto::op::{OpCode, Query as AskedQuery, ResponseCode};
+use hickory_proto::op::{Query as AskedQuery, ResponseCode};
 use hickory_proto::rr::{self, DNSClass};
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
 
 use super::counters::{Event, Exchange, ForwardResult, Maker};
 use super::forward::{Failure, Forwarder, Manner, Place, Source};
-use super::query::{HEADER_OCTETS, NameBuffer, Query};
+use super::query::HEADER_OCTETS;
 use super::reply::{Reply, Spelling};
-use super::writer::{MIN_PAYLOAD, Sections, UDP_PAYLOAD, Writer};
+use super::writer::Writer;
 use super::{Counters, Name, Outcome, Record, Type, Zone, resolve};
 
 /// Answers one message after the other; shared by all sockets.
@@ -74,15 +74,14 @@ impl Responder {
         counters: Arc<Counters>,
         log_queries: bool,
     ) -> Self {
-        let (turn, writer) = (AtomicUsize::new(0), Mutex::new(Writer::new()));
+        let (turn, writer) = (AtomicUsize::new(0), Mutex::default());
         Self { zone, forwarder, counters, log_queries: AtomicBool::new(log_queries), turn, writer }
     }
 
     /// Answers a message into `reply`, as far as that can be done without waiting.
     pub(super) fn answer(&self, message: &[u8], client: Client, reply: &mut Vec<u8>) -> Answer {
         let began = Instant::now();
-        let mut name = [0; _];
-        if let Some((qtype, code)) = self.answer_plain(message, &mut name, client, reply) {
+        if let Some((qtype, code)) = self.answer_plain(message, client, reply) {
             self.note(message, client, began, Some(qtype), code, Maker::Kubernetes, reply.len());
             return Answer::Ready;
         }
@@ -94,45 +93,32 @@ impl Responder {
         self.answer_any(message, client, began, reply)
     }
 
-    /// Answers a plain question that the zone decides; returns its type and the code.
-    fn answer_plain(
-        &self,
-        message: &[u8],
-        name: &mut NameBuffer,
-        client: Client,
-        reply: &mut Vec<u8>,
-    ) -> Option<(Type, u16)> {
-        let query = Query::parse(message, name)?;
-        let zone = self.zone.load();
-        let outcome = resolve(&zone, query.name(), query.qtype()).outcome;
-        let (code, answers, additionals, authority) = match &outcome {
-            Outcome::Answer { records, additionals } => (0, &records[..], &additionals[..], None),
-            Outcome::NoData(soa) => (0, &[][..], &[][..], Some(soa)),
-            Outcome::NxDomain(soa) => (3, &[][..], &[][..], Some(soa)),
-            Outcome::Unsynced(soa) => (2, &[][..], &[][..], Some(soa)),
-            Outcome::Chase { .. } | Outcome::Forward | Outcome::Refuse => return None,
-        };
-        let limit = match query.edns() {
-            _ if client.tcp => u16::MAX,
-            Some(edns) => edns.payload.clamp(MIN_PAYLOAD, UDP_PAYLOAD),
-            None => MIN_PAYLOAD,
-        };
+    fn answer_plain(&self, message: &[u8], client: Client, reply: &mut Vec<u8>) -> Option<(Type, u16)> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let sections = Sections { origin: zone.origin(), code, answers, turn, authority, additionals };
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        writer.write(reply, &query, &sections, limit);
-        Some((query.qtype(), u16::from(code)))
+        writer.answer(&self.zone.load(), message, client.tcp, turn, reply)
     }
 
     /// Answers a message that is not plain, or not about a name of ours.
     fn answer_any(&self, message: &[u8], client: Client, began: Instant, reply: &mut Vec<u8>) -> Answer {
-        let protocol = if client.tcp { Protocol::Tcp } else { Protocol::Udp };
-        reply.clear();
-        let Ok(request) = Request::from_bytes(message.to_vec(), client.address, protocol) else {
-            reply.extend_from_slice(&format_error(message));
-            self.note(message, client, began, None, ResponseCode::FormErr.into(), Maker::Nobody, reply.len());
-            return Answer::Ready;
+        let mut refuse = |code: ResponseCode| {
+            reply.clear();
+            reply.extend_from_slice(&bare_header(message, code));
+            self.note(message, client, began, None, code.into(), Maker::Nobody, reply.len());
+            Answer::Ready
         };
+        let [_, _, flags, _, qd @ ..] = message else { return refuse(ResponseCode::FormErr) };
+        if flags & 0x78 != 0 {
+            return refuse(ResponseCode::NotImp);
+        }
+        if !qd.starts_with(&[0, 1]) || !is_spelled_out(message.get(HEADER_OCTETS..).unwrap_or_default()) {
+            return refuse(ResponseCode::FormErr);
+        }
+        let protocol = if client.tcp { Protocol::Tcp } else { Protocol::Udp };
+        let Ok(request) = Request::from_bytes(message.to_vec(), client.address, protocol) else {
+            return refuse(ResponseCode::FormErr);
+        };
+        reply.clear();
         match self.decide(&request) {
             Step::Reply(answer, maker) => {
                 let code = answer.code.into();
@@ -183,9 +169,6 @@ impl Responder {
     /// Decides without waiting for anything.
     fn decide(&self, request: &Request) -> Step {
         let bare = |code| Step::Reply(Reply::bare(code), Maker::Nobody);
-        if request.metadata.op_code != OpCode::Query {
-            return bare(ResponseCode::NotImp);
-        }
         let [question] = request.queries.queries() else { return bare(ResponseCode::FormErr) };
         if request.version() > 0 {
             return bare(ResponseCode::BADVERS);
@@ -311,12 +294,27 @@ fn asked_type(request: &Request) -> Option<Type> {
     request.queries.queries().first().map(|query| Type(query.query_type().into()))
 }
 
-/// Makes a header that says FORMERR to a message that cannot be read, with its id, OPCODE and RD.
-fn format_error(message: &[u8]) -> [u8; HEADER_OCTETS] {
+/// Makes a header alone, for a message that is not looked into or cannot be read: with its id, OPCODE and RD.
+fn bare_header(message: &[u8], code: ResponseCode) -> [u8; HEADER_OCTETS] {
     let at = |place: usize| message.get(place).copied().unwrap_or(0);
     let mut header = [0; HEADER_OCTETS];
-    header[..4].copy_from_slice(&[at(0), at(1), 0x80 | at(2) & 0x79, ResponseCode::FormErr.low()]);
+    header[..4].copy_from_slice(&[at(0), at(1), 0x80 | at(2) & 0x79, code.low()]);
     header
+}
+
+/// Says whether a name has no pointers. In a question they could point only into the header, and the reply's header is
+/// another one.
+fn is_spelled_out(mut octets: &[u8]) -> bool {
+    loop {
+        match octets.split_first() {
+            Some((0, _)) => return true,
+            Some((&length @ 1..=63, rest)) => match rest.get(usize::from(length)..) {
+                Some(rest) => octets = rest,
+                None => return false,
+            },
+            _ => return false,
+        }
+    }
 }
 
 fn manner(request: &Request) -> Manner {

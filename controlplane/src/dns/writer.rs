@@ -2,7 +2,7 @@
 
 use super::compression::Compression;
 use super::query::{HEADER_OCTETS, Query};
-use super::{Data, Name, Owner, Record, Type};
+use super::{Data, Name, Outcome, Owner, Record, Type, Zone, resolve};
 
 /// Payload of a client that says nothing, and the least that one can say. Source: RFC 6891 §6.2.3.
 pub(super) const MIN_PAYLOAD: u16 = 512;
@@ -23,41 +23,70 @@ const QUESTION_NAME: [u8; 2] = [0xc0, HEADER_OCTETS as u8];
 const CLASS_IN: [u8; 2] = [0, 1];
 
 /// The sections of an answer with our authority.
-pub(super) struct Sections<'a> {
+struct Sections<'a> {
     /// The name of the zone, which comes back in the client's case wherever the question has it.
-    pub(super) origin: &'a Name,
+    origin: &'a Name,
     /// RCODE; those of our own fit the header.
-    pub(super) code: u8,
-    pub(super) answers: &'a [Record],
+    code: u8,
+    answers: &'a [Record],
     /// Behind how many of the answers, not counting aliases, the first one is put: clients take the first.
-    pub(super) turn: usize,
-    pub(super) authority: Option<&'a Record>,
-    pub(super) additionals: &'a [Record],
+    turn: usize,
+    authority: Option<&'a Record>,
+    additionals: &'a [Record],
 }
 
-/// Writes replies; one after the other, with the same memory.
-pub(super) struct Writer {
+/// Writes replies to plain questions about names of ours; one after the other, with the same memory.
+pub struct Writer {
     compression: Compression,
     /// The question's name is in `compression`.
     question_noted: bool,
 }
 
-impl Writer {
-    pub(super) fn new() -> Self {
+impl Default for Writer {
+    fn default() -> Self {
         Self { compression: Compression::new(), question_noted: false }
+    }
+}
+
+impl Writer {
+    /// Answers a message into `reply` if it is a plain question that the zone decides, and returns its type and the
+    /// code of the answer; `None` leaves it to others.
+    ///
+    /// `turn` says which of several records comes first. Pure but for the memory: costs the look-up and the octets of
+    /// the answer, and one allocation for the list of its records.
+    pub fn answer(
+        &mut self,
+        zone: &Zone,
+        message: &[u8],
+        tcp: bool,
+        turn: usize,
+        reply: &mut Vec<u8>,
+    ) -> Option<(Type, u16)> {
+        let mut name = [0; _];
+        let query = Query::parse(message, &mut name)?;
+        let outcome = resolve(zone, query.name(), query.qtype()).outcome;
+        let (code, answers, additionals, authority) = match &outcome {
+            Outcome::Answer { records, additionals } => (0, &records[..], &additionals[..], None),
+            Outcome::NoData(soa) => (0, &[][..], &[][..], Some(soa)),
+            Outcome::NxDomain(soa) => (3, &[][..], &[][..], Some(soa)),
+            Outcome::Unsynced(soa) => (2, &[][..], &[][..], Some(soa)),
+            Outcome::Chase { .. } | Outcome::Forward | Outcome::Refuse => return None,
+        };
+        let limit = match query.edns() {
+            _ if tcp => u16::MAX,
+            Some(edns) => edns.payload.clamp(MIN_PAYLOAD, UDP_PAYLOAD),
+            None => MIN_PAYLOAD,
+        };
+        let sections = Sections { origin: zone.origin(), code, answers, turn, authority, additionals };
+        self.write(reply, &query, &sections, limit);
+        Some((query.qtype(), u16::from(code)))
     }
 
     /// Writes the reply to a question into `message`, cut to what a client takes.
     ///
     /// What does not fit goes: additional records first, all of them and without TC (RFC 2181 §9); then the last
     /// answers, with TC.
-    pub(super) fn write(
-        &mut self,
-        message: &mut Vec<u8>,
-        query: &Query<'_>,
-        sections: &Sections<'_>,
-        limit: u16,
-    ) {
+    fn write(&mut self, message: &mut Vec<u8>, query: &Query<'_>, sections: &Sections<'_>, limit: u16) {
         self.compression.begin();
         self.question_noted = false;
         message.clear();
