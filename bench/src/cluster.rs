@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tidegate_dataplane::flows::{EndpointId, Key, ServicePortId};
 use tidegate_dataplane::neighbours::{NeighbourState, Neighbours, NextHop};
-use tidegate_dataplane::net::{Mac, Port, Protocol};
+use tidegate_dataplane::net::{Mac, Port, Prefix, Protocol};
 use tidegate_dataplane::routes::{DeviceIndex, Route, RouteKind, RouteTable, Routes};
 use tidegate_dataplane::services::{Backend, Backends, Destination, ServicePort, Services, VirtualAddress};
 use tidegate_dataplane::snapshot::{Device, Snapshot};
@@ -42,7 +42,9 @@ pub fn request(number: u32, protocol: Protocol) -> Key {
 /// Returns the key of the packets that come back, whose source is the backend that the Service chooses.
 #[must_use]
 pub fn reply(request: &Key, snapshot: &Snapshot) -> Option<Key> {
-    let Destination::Service(address) = snapshot.services.lookup(request.destination) else { return None };
+    let Destination::Service(address) = snapshot.services.lookup(request.destination.into()) else {
+        return None;
+    };
     let backend = address.port(request.protocol, request.destination_port)?.backends.choose(request)?;
     let IpAddr::V4(source) = backend.address else { return None };
     Some(Key { source, source_port: backend.port, ..request.reversed() })
@@ -90,7 +92,10 @@ pub fn snapshot() -> Snapshot {
         ])),
         neighbours: Arc::new(Neighbours::new(pods.chain([reachable(CLIENT_SIDE, ROUTER, 0)]))),
         devices: Arc::new([device(CLIENT_SIDE, 1), device(POD_SIDE, 2)]),
-        ..Snapshot::empty(Services::new([(Ipv4Addr::new(10, 96, 0, 0), 12)]).with(services))
+        ..Snapshot::empty(
+            Services::new([Prefix { address: Ipv4Addr::new(10, 96, 0, 0).into(), length: 12 }])
+                .with(services),
+        )
     }
 }
 

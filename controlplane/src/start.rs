@@ -8,18 +8,19 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
-use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tidegate_dataplane::flows::{FlowTable, Timeouts};
+use tidegate_dataplane::flows::FlowTables;
+use tidegate_dataplane::net::Prefix;
 use tidegate_dataplane::services::Services;
 use tidegate_dataplane::snapshot::{Publisher, Snapshot};
 use tidegate_dataplane::worker::Shared;
-use tidegate_dataplane::xdp::{AttachMode, AttachPreference, Steering};
+use tidegate_dataplane::xdp::{AttachPreference, Steering};
 use tokio::net::UnixDatagram;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{PodsMode, RunArguments, Source, XdpMode};
 use crate::cluster::{Cluster, Event};
+use crate::devices::{self, ServedDevices};
 use crate::dns::{self, Zone};
 use crate::gateway::Gateway;
 use crate::instance::{Change, Instance};
@@ -59,7 +60,7 @@ pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let outcome = match signals.unless_told(starting).await {
         Some(Ok(mut gateway)) => {
             announce(&gateway, arguments);
-            let outcome = signals.unless_told(gateway.run()).await;
+            let outcome = signals.unless_told(gateway.run(&mut instance)).await;
             end(gateway).await;
             outcome.map_or(Ok(()), |outcome| outcome.map(|never| match never {}))
         }
@@ -145,10 +146,8 @@ async fn start(
     let punt = PuntDevice::create(netlink, instance, cores.len() as u32, served).await?;
     instance.record(Change::ManagedNeighbours)?;
     let topology = Topology::read(netlink, served).await?;
-    let cidrs = arguments.service_cidrs.iter().filter_map(|cidr| match cidr {
-        IpNet::V4(cidr) => Some((cidr.network(), cidr.prefix_len())),
-        IpNet::V6(_) => None,
-    });
+    let cidrs = arguments.service_cidrs.iter();
+    let cidrs = cidrs.map(|cidr| Prefix { address: cidr.network(), length: cidr.prefix_len() });
     let masquerade = masquerade::policy(arguments);
     if let Some(ports) = masquerade::ports_in_use(&masquerade) {
         reserved_ports::reserve(ports, instance).context("--masquerade-ports")?;
@@ -169,6 +168,8 @@ async fn start(
         topology,
         publication: Publication::new(steering, publisher, Arc::clone(&names), linger),
         workers,
+        devices: ServedDevices::new(devices),
+        attach_preference: attach_preference(arguments),
         shared,
         wanted_bell,
         dns,
@@ -198,6 +199,7 @@ async fn begin(
         zone.set_synced();
         zone
     });
+    gateway.dns_counters.note_synced();
     Ok(())
 }
 
@@ -235,7 +237,7 @@ pub(crate) fn open_source(arguments: &RunArguments, state: Option<&Path>) -> any
 /// The directory cannot be read.
 pub(crate) fn open_manifests(
     source: &Source,
-    service_cidrs: Vec<IpNet>,
+    service_cidrs: Vec<ipnet::IpNet>,
     state_file: Option<PathBuf>,
     pods: PodsMode,
 ) -> anyhow::Result<Manifests> {
@@ -249,16 +251,14 @@ pub(crate) fn open_manifests(
 }
 
 fn share(arguments: &RunArguments, instance: &Instance) -> anyhow::Result<(Shared, UnixDatagram)> {
-    let path = instance.directory().join("flows");
-    let (flows, recovery) = FlowTable::open(&path, arguments.flows)?;
-    tracing::info!(
-        "flow table {}: {} flows kept, {} dropped",
-        path.display(),
-        recovery.kept,
-        recovery.dropped
-    );
-    if let Some(refusal) = recovery.refused {
-        tracing::warn!("flow table {}: emptied: {refusal}", path.display());
+    let (flows, recoveries) = FlowTables::open(instance.directory(), arguments.flows)?;
+    for (name, recovery) in FlowTables::FILES.iter().zip(recoveries) {
+        let path = instance.directory().join(name);
+        let (kept, dropped) = (recovery.kept, recovery.dropped);
+        tracing::info!("flow table {}: {kept} flows kept, {dropped} dropped", path.display());
+        if let Some(refusal) = recovery.refused {
+            tracing::warn!("flow table {}: emptied: {refusal}", path.display());
+        }
     }
     let (bell, rings) = std::os::unix::net::UnixDatagram::pair().context("a pair of sockets")?;
     for end in [&bell, &rings] {
@@ -266,7 +266,7 @@ fn share(arguments: &RunArguments, instance: &Instance) -> anyhow::Result<(Share
     }
     let shared = Shared {
         flows: Arc::new(flows),
-        timeouts: Arc::new(Timeouts::default()),
+        timeouts: Arc::new(arguments.flow_timeouts()),
         wanted: Arc::new(ArrayQueue::new(WANTED)),
         control_bell: Arc::new(bell),
         stop: Arc::new(AtomicBool::new(false)),
@@ -280,39 +280,24 @@ fn attach(
     served: &[Link],
     instance: &mut Instance,
 ) -> anyhow::Result<Vec<AttachedDevice>> {
-    let want = match arguments.xdp_mode {
+    let want = attach_preference(arguments);
+    let attach = |link| {
+        devices::attach(link, want, &mut steering.program, instance)
+            .with_context(|| format!("--interface {}", link.name))
+    };
+    served.iter().map(attach).collect()
+}
+
+const fn attach_preference(arguments: &RunArguments) -> AttachPreference {
+    match arguments.xdp_mode {
         XdpMode::Auto => AttachPreference::NativeThenGeneric,
         XdpMode::Generic => AttachPreference::GenericOnly,
-    };
-    let mut devices = Vec::new();
-    for link in served {
-        let queues = offloads::receive_queues(&link.name)?;
-        let attach_mode = steering
-            .program
-            .attach(link.index, &link.name, queues, want)
-            .with_context(|| format!("--interface {}", link.name))?;
-        if attach_mode == AttachMode::Generic {
-            offloads::switch_off(&link.name, instance)?;
-        }
-        devices.push(AttachedDevice { index: link.index, name: link.name.clone(), queues, attach_mode });
     }
-    Ok(devices)
 }
 
 /// Says how each socket came out, and that packets and names are served.
 fn announce(gateway: &Gateway, arguments: &RunArguments) {
-    for socket in &gateway.workers.sockets {
-        let (attach, mode) = status::mode_names(socket);
-        tracing::info!(
-            "device {} queue {}: {mode} mode, {attach} XDP, worker {}",
-            socket.device,
-            socket.queue,
-            socket.worker
-        );
-        if let Some(error) = &socket.zero_copy_refusal {
-            tracing::info!("device {} queue {}: zero-copy refused: {error}", socket.device, socket.queue);
-        }
-    }
+    gateway.workers.sockets.iter().for_each(SocketReport::log);
     let (addresses, endpoints) = gateway.publication.sizes();
     let listen: Vec<String> = arguments.dns_listen.iter().map(|listen| listen.0.to_string()).collect();
     let dns = if listen.is_empty() { "no DNS".to_owned() } else { format!("DNS on {}", listen.join(", ")) };

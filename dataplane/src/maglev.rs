@@ -82,8 +82,8 @@ impl Preference {
 
 /// Hashes the addresses and ports of a new flow for the choice of its backend.
 #[must_use]
-pub fn choice_hash(addresses: u64, ports_and_protocol: u64) -> u64 {
-    mix(mix(addresses ^ SEED) ^ ports_and_protocol)
+pub fn choice_hash(addresses: &[u64], ports_and_protocol: u64) -> u64 {
+    mix(addresses.iter().fold(SEED, |hash, word| mix(hash ^ word)) ^ ports_and_protocol)
 }
 
 /// Spreads every input bit over the output (the finaliser of SplitMix64, Steele et al., OOPSLA 2014).

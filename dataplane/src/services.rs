@@ -3,7 +3,7 @@
 //! A table is immutable. [`Services::with`] makes the next one and copies only the shards it touches, so that
 //! a change costs what it changed and not the size of the cluster.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 
 use crate::flows::{EndpointId, Key, ServicePortId};
 use crate::maglev::{Maglev, choice_hash};
-use crate::net::{Port, Protocol};
+use crate::net::{Address, Port, Prefix, Protocol};
 
 /// Shards of the address table; a change of one Service copies one shard and the list of shards.
 const SHARDS: usize = 256;
@@ -46,12 +46,12 @@ impl Backends {
 
     /// Chooses the backend of a new flow, or `None` if there is none (K19).
     #[must_use]
-    pub fn choose(&self, request: &Key) -> Option<&Backend> {
-        let addresses = u64::from(request.source.to_bits()) << 32 | u64::from(request.destination.to_bits());
+    pub fn choose<A: Address>(&self, request: &Key<A>) -> Option<&Backend> {
+        let addresses = A::pair(request.source, request.destination);
         let ports = u64::from(request.source_port.number()) << 32
             | u64::from(request.destination_port.number()) << 16
             | u64::from(request.protocol.number());
-        self.members.get(self.table.choose(choice_hash(addresses, ports))?)
+        self.members.get(self.table.choose(choice_hash(addresses.as_ref(), ports))?)
     }
 
     /// Returns all members in order.
@@ -120,13 +120,13 @@ type Shard = HashMap<IpAddr, VirtualAddress, FixedState>;
 #[derive(Clone, Debug)]
 pub struct Services {
     shards: Box<[Arc<Shard>]>,
-    cidrs: Arc<[(Ipv4Addr, u8)]>,
+    cidrs: Arc<[Prefix]>,
 }
 
 impl Services {
-    /// Makes an empty table for these service CIDRs (network address, prefix length 0..=32).
+    /// Makes an empty table for these service CIDRs.
     #[must_use]
-    pub fn new(cidrs: impl IntoIterator<Item = (Ipv4Addr, u8)>) -> Self {
+    pub fn new(cidrs: impl IntoIterator<Item = Prefix>) -> Self {
         let empty = Arc::new(Shard::default());
         Self { shards: vec![empty; SHARDS].into(), cidrs: cidrs.into_iter().collect() }
     }
@@ -148,8 +148,8 @@ impl Services {
 
     /// Says what an address means to us.
     #[must_use]
-    pub fn lookup(&self, address: Ipv4Addr) -> Destination<'_> {
-        match self.virtual_address(IpAddr::V4(address)) {
+    pub fn lookup(&self, address: IpAddr) -> Destination<'_> {
+        match self.virtual_address(address) {
             Some(found) => Destination::Service(found),
             None if self.in_service_cidr(address) => Destination::Unallocated,
             None => Destination::Other,
@@ -162,11 +162,8 @@ impl Services {
         self.shards.get(shard_of(address))?.get(&address)
     }
 
-    fn in_service_cidr(&self, address: Ipv4Addr) -> bool {
-        self.cidrs.iter().any(|(network, length)| {
-            let mask = u32::MAX.checked_shl(32 - u32::from(*length)).unwrap_or(0);
-            address.to_bits() & mask == network.to_bits() & mask
-        })
+    fn in_service_cidr(&self, address: IpAddr) -> bool {
+        self.cidrs.iter().any(|cidr| cidr.contains(address))
     }
 
     /// Returns how many virtual addresses there are.

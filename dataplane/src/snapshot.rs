@@ -7,7 +7,6 @@
 //! last, so for freeing, parking does not count).
 
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
@@ -16,7 +15,7 @@ use crossbeam::utils::CachePadded;
 
 use crate::masquerade::Masquerade;
 use crate::neighbours::Neighbours;
-use crate::net::Mac;
+use crate::net::{Address, Mac, Prefix};
 use crate::routes::{DeviceIndex, Routes};
 use crate::services::Services;
 
@@ -29,33 +28,15 @@ pub struct Device {
     pub mac: Mac,
     /// Longest IP packet of the link, in octets.
     pub mtu: usize,
-    /// Its primary addresses of global scope, in the kernel's order.
-    pub addresses: Arc<[OwnAddress]>,
+    /// Its primary addresses of global scope with their networks, of both families, in the kernel's order.
+    pub addresses: Arc<[Prefix]>,
 }
 
 impl Device {
-    /// Returns the box's own address on that link: the sender of ICMP errors of ours that leave by it.
+    /// Returns the box's own address of a family on that link: the sender of ICMP errors of ours that leave by it.
     #[must_use]
-    pub fn address(&self) -> Option<Ipv4Addr> {
-        self.addresses.first().map(|own| own.address)
-    }
-}
-
-/// An address of the box.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OwnAddress {
-    /// The address.
-    pub address: Ipv4Addr,
-    /// Bits of the network that it stands in, 0..=32.
-    pub prefix_length: u8,
-}
-
-impl OwnAddress {
-    /// Says whether another address is in the same network.
-    #[must_use]
-    pub fn network_has(&self, other: Ipv4Addr) -> bool {
-        let differ = self.address.to_bits() ^ other.to_bits();
-        differ.leading_zeros() >= u32::from(self.prefix_length)
+    pub fn address<A: Address>(&self) -> Option<A> {
+        self.addresses.iter().find_map(|own| A::of(own.address))
     }
 }
 

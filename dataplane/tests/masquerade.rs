@@ -10,12 +10,12 @@ use std::sync::Arc;
 use path_rig::*;
 use proptest::prelude::*;
 use tidegate_dataplane::clock::Now;
-use tidegate_dataplane::flows::{Cursor, Timeouts};
+use tidegate_dataplane::flows::{Cursors, Timeouts};
 use tidegate_dataplane::masquerade::{Masquerade, Mode, PortRange};
 use tidegate_dataplane::neighbours::NeighbourState;
-use tidegate_dataplane::net::Mac;
+use tidegate_dataplane::net::{Mac, Prefix};
 use tidegate_dataplane::routes::{Route, RouteKind, RouteTable, Routes};
-use tidegate_dataplane::snapshot::{Device, OwnAddress};
+use tidegate_dataplane::snapshot::Device;
 
 type End = ([u8; 4], u16);
 
@@ -41,7 +41,7 @@ fn one_armed() -> Rig {
         kind: RouteKind::Unicast { device: CLIENT_SIDE, gateway: None },
     };
     rig.snapshot.routes = Arc::new(Routes::new([subnet([10, 1, 0, 0]), subnet([10, 244, 0, 0])]));
-    let own = |address: [u8; 4]| OwnAddress { address: address.into(), prefix_length: 24 };
+    let own = |address: [u8; 4]| Prefix { address: address.into(), length: 24 };
     rig.snapshot.devices = Arc::new([Device {
         index: CLIENT_SIDE,
         mac: CLIENT_SIDE_MAC,
@@ -63,7 +63,7 @@ fn source(octets: &[u8]) -> End {
 fn expire(rig: &mut Rig, seconds: u32) {
     rig.now = Now::from_seconds(rig.now.seconds() + seconds);
     let flows = Arc::clone(&rig.flows);
-    flows.expire(&mut Cursor::part(0, 1), rig.now, flows.capacity(), &Timeouts::default());
+    flows.expire(&mut Cursors::part(0, 1), rig.now, flows.capacity(), &Timeouts::default());
 }
 
 #[test]

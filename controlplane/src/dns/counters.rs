@@ -125,13 +125,16 @@ pub(super) enum Gauge {
     TcpOpen,
     /// Upstreams that lead back to us.
     Loops,
+    /// Whether the names are known.
+    Synced,
 }
 
-const GAUGES: [(&str, &str, &str); 4] = [
+const GAUGES: [(&str, &str, &str); 5] = [
     ("coredns_cache_entries", "success", "Entries of the cache"),
     ("coredns_cache_entries", "denial", "Entries of the cache"),
     ("dns_tcp_open", "", "TCP connections that are open"),
     ("dns_forward_loops", "", "Upstreams that are not asked because they lead back to us"),
+    ("dns_synced", "", "1 once every source has been read and names are answered"),
 ];
 
 /// One client's question and its answer, as far as they are counted.
@@ -154,11 +157,14 @@ pub struct Counters {
     responses: [[AtomicU64; 4]; CODES.len() + 1],
     forwards: [AtomicU64; 3],
     events: [AtomicU64; 12],
-    gauges: [AtomicU64; 4],
+    gauges: [AtomicU64; 5],
     durations: Histogram<16>,
     request_octets: [Histogram<14>; 2],
     response_octets: [Histogram<14>; 2],
     programming: Histogram<20>,
+    /// When the source was last known to tell what changes, in milliseconds after `started`.
+    heard: AtomicU64,
+    started: Instant,
 }
 
 /// What a sample is.
@@ -197,6 +203,8 @@ impl Default for Counters {
             request_octets: [Histogram::new(&OCTETS), Histogram::new(&OCTETS)],
             response_octets: [Histogram::new(&OCTETS), Histogram::new(&OCTETS)],
             programming: Histogram::new(&PROGRAMMING),
+            heard: AtomicU64::new(0),
+            started: Instant::now(),
         }
     }
 }
@@ -244,6 +252,24 @@ impl Counters {
         self.programming.note(took.as_secs_f64());
     }
 
+    /// Notes that the source still tells what changes; without it the names age.
+    pub fn note_source(&self) {
+        self.heard.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Notes that every source has been read and names are answered.
+    pub fn note_synced(&self) {
+        self.set(Gauge::Synced, 1);
+    }
+
+    /// Returns for how long nobody has told what changes, in whole seconds.
+    fn age(&self) -> Sample {
+        let heard = Duration::from_millis(self.heard.load(Ordering::Relaxed));
+        let help = "Seconds for which the source has not told what changes: how old the names may be";
+        let value = Value::Level(self.started.elapsed().saturating_sub(heard).as_secs());
+        Sample { name: "dns_age_seconds", help, labels: Vec::new(), value }
+    }
+
     /// Reads all counters; each is exact, together they are of about the same moment.
     #[must_use]
     pub fn snapshot(&self) -> Vec<Sample> {
@@ -259,6 +285,7 @@ impl Counters {
             let value = Value::Level(gauge.load(Ordering::Relaxed));
             samples.push(Sample { name, help, labels: labels(name, kind), value });
         }
+        samples.push(self.age());
         samples.extend(self.spreads());
         samples
     }
@@ -304,7 +331,7 @@ impl Counters {
             spread(
                 "coredns_kubernetes_dns_programming_duration_seconds",
                 "Time from when a change was heard of to its names",
-                vec![("service_kind", "cluster_ip".into())],
+                vec![("service_kind", "any".into())],
                 self.programming.read(),
             ),
         ];

@@ -102,6 +102,8 @@ pub struct Publication<S> {
     retry_at: Option<Instant>,
     /// Changes that could not be put in force, and workers that did not acknowledge in time.
     pub errors: u64,
+    /// How long the changes took whose names have come since this was last emptied.
+    pub took: Vec<Duration>,
 }
 
 impl<S: Steering> Publication<S> {
@@ -121,6 +123,7 @@ impl<S: Steering> Publication<S> {
             short: BTreeSet::new(),
             retry_at: None,
             errors: 0,
+            took: Vec::new(),
         }
     }
 
@@ -302,6 +305,7 @@ impl<S: Steering> Publication<S> {
             self.try_again(refused, now);
         }
         tracing::info!(services = changed, "in force after {:?}", now - began);
+        self.took.push(now - began);
     }
 
     /// Lets an address go on for the linger time; a Service that waits for it may have it at once.

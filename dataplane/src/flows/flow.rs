@@ -1,6 +1,7 @@
 //! A flow as it goes into the table and as it comes out.
 
 use core::fmt;
+use std::net::Ipv4Addr;
 
 use super::{Direction, Key, State};
 
@@ -14,16 +15,16 @@ pub struct EndpointId(pub u64);
 
 /// A flow that is to be inserted: both keys as their packets arrive, and the rewrite as values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NewFlow {
+pub struct NewFlow<A = Ipv4Addr> {
     /// Key of packets from the client, as they reach us.
-    pub request: Key,
+    pub request: Key<A>,
     /// Key of packets from the backend, as they reach us. Its protocol is that of the request.
-    pub reply: Key,
+    pub reply: Key<A>,
     /// The Service port that the client called.
     pub service: ServicePortId,
     /// The endpoint that was chosen.
     pub endpoint: EndpointId,
-    /// Checksum difference of the IP header in request direction.
+    /// Checksum difference of the addresses in request direction.
     pub ip_difference: u16,
     /// Checksum difference of the transport header in request direction.
     pub transport_difference: u16,
@@ -40,7 +41,7 @@ pub struct FlowRef {
 
 /// What a look-up tells about the flow of a packet, for the direction of that packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Found {
+pub struct Found<A = Ipv4Addr> {
     /// The flow.
     pub flow: FlowRef,
     /// Which way the packet goes.
@@ -48,8 +49,8 @@ pub struct Found {
     /// The flow's state before this packet.
     pub state: State,
     /// The header fields that the packet leaves with.
-    pub leaves_as: Key,
-    /// Checksum difference of the IP header for this direction.
+    pub leaves_as: Key<A>,
+    /// Checksum difference of the addresses for this direction.
     pub ip_difference: u16,
     /// Checksum difference of the transport header for this direction.
     pub transport_difference: u16,

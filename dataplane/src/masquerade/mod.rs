@@ -5,13 +5,11 @@
 
 mod port_search;
 
-use std::net::{IpAddr, Ipv4Addr};
-
-pub use port_search::PortSearch;
+pub use port_search::{PortSearch, PortSearches};
 
 use crate::flows::Key;
 use crate::neighbours::NextHop;
-use crate::net::Port;
+use crate::net::{Address, Port};
 use crate::routes::DeviceIndex;
 use crate::snapshot::Snapshot;
 use crate::verdict::DropReason;
@@ -96,13 +94,13 @@ pub struct Masquerade {
 ///
 /// # Errors
 /// When the flow cannot do without an address of ours and there is none to take.
-pub fn source(
-    request: &Key,
-    backend: Ipv4Addr,
+pub fn source<A: Address>(
+    request: &Key<A>,
+    backend: A,
     received_by: DeviceIndex,
     next_hop: Option<NextHop>,
     snapshot: &Snapshot,
-) -> Result<Option<Ipv4Addr>, DropReason> {
+) -> Result<Option<A>, DropReason> {
     let is_hairpin = backend == request.source;
     let next_hop = next_hop.filter(|next_hop| match snapshot.masquerade.mode {
         Mode::Auto => is_hairpin || next_hop.device == received_by,
@@ -121,29 +119,25 @@ pub fn source(
 ///
 /// Source: `net/netfilter/nf_nat_masquerade.c`, `nf_nat_masquerade_ipv4`; `net/ipv4/devinet.c`, `inet_select_addr`.
 /// DEVIATION: no address of another device, since replies to it might come by a device that we do not serve.
-fn own_address(next_hop: NextHop, snapshot: &Snapshot) -> Option<Ipv4Addr> {
-    let addresses = &snapshot.device(next_hop.device)?.addresses;
-    let on_link = addresses.iter().find(|own| match next_hop.address {
-        IpAddr::V4(address) => own.network_has(address),
-        IpAddr::V6(_) => false,
-    });
-    on_link.or_else(|| addresses.first()).map(|own| own.address)
+fn own_address<A: Address>(next_hop: NextHop, snapshot: &Snapshot) -> Option<A> {
+    let device = snapshot.device(next_hop.device)?;
+    let on_link = device.addresses.iter().filter(|own| own.contains(next_hop.address));
+    on_link.filter_map(|own| A::of(own.address)).next().or_else(|| device.address())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
     use std::sync::Arc;
 
     use super::*;
     use crate::net::Mac;
+    use crate::net::Prefix;
     use crate::services::Services;
-    use crate::snapshot::{Device, OwnAddress};
+    use crate::snapshot::Device;
 
     fn chosen(addresses: &[([u8; 4], u8)], next_hop: &str) -> Option<Ipv4Addr> {
-        let own = |(address, prefix_length): &([u8; 4], u8)| OwnAddress {
-            address: (*address).into(),
-            prefix_length: *prefix_length,
-        };
+        let own = |(address, length): &([u8; 4], u8)| Prefix { address: (*address).into(), length: *length };
         let device = Device {
             index: DeviceIndex(2),
             mac: Mac::default(),

@@ -1,6 +1,146 @@
 //! Addresses in network order as types, so that byte order cannot be mixed up.
 
 use core::fmt;
+use core::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::checksum::{Difference, Sum};
+
+/// An IP address of one family; code that is the same for both families takes its type as a parameter.
+pub trait Address:
+    Copy + Eq + Ord + Hash + fmt::Debug + fmt::Display + Into<IpAddr> + Send + Sync + 'static
+{
+    /// Two addresses as words.
+    type Pair: AsRef<[u64]> + AsMut<[u64]> + Copy + Default + Eq + fmt::Debug;
+
+    /// The address that stands for none.
+    const UNSPECIFIED: Self;
+
+    /// Returns the address if it is of this family.
+    fn of(address: IpAddr) -> Option<Self>;
+
+    /// Packs two addresses, that of the source first.
+    fn pair(source: Self, destination: Self) -> Self::Pair;
+
+    /// Unpacks what [`Address::pair`] made.
+    fn unpair(pair: Self::Pair) -> (Self, Self);
+
+    /// Adds the replacement of this address by another to the change of a sum that covers it.
+    #[must_use]
+    fn replaced(self, by: Self, difference: Difference) -> Difference;
+
+    /// Adds the address to a sum that covers it.
+    #[must_use]
+    fn sum(self, sum: Sum) -> Sum;
+
+    /// Says whether no packet on a link may have this source.
+    ///
+    /// Source: RFC 1122 §3.2.1.3, RFC 6890; RFC 4291 §2.5.2, §2.5.3, §2.7.
+    fn is_martian_source(self) -> bool;
+
+    /// Says whether no router may forward packets from it. Source: RFC 4291 §2.5.6.
+    fn is_link_local(self) -> bool;
+
+    /// Says whether packets to it go to more than one station: multicast, or the limited broadcast.
+    fn is_many(self) -> bool;
+}
+
+impl Address for Ipv4Addr {
+    type Pair = [u64; 1];
+
+    const UNSPECIFIED: Self = Self::UNSPECIFIED;
+
+    fn of(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    #[inline]
+    fn pair(source: Self, destination: Self) -> [u64; 1] {
+        [u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits())]
+    }
+
+    #[inline]
+    fn unpair([pair]: [u64; 1]) -> (Self, Self) {
+        (Self::from_bits((pair >> 32) as u32), Self::from_bits(pair as u32))
+    }
+
+    #[inline]
+    fn replaced(self, by: Self, difference: Difference) -> Difference {
+        difference.octets(self.octets(), by.octets())
+    }
+
+    fn sum(self, sum: Sum) -> Sum {
+        sum.octets(&self.octets())
+    }
+
+    #[inline]
+    fn is_martian_source(self) -> bool {
+        self.is_unspecified() || self.is_loopback() || self.is_multicast() || self.is_broadcast()
+    }
+
+    /// IPv4's 169.254/16 is in use for more than links, so it is left to the routes.
+    #[inline]
+    fn is_link_local(self) -> bool {
+        false
+    }
+
+    fn is_many(self) -> bool {
+        self.is_multicast() || self.is_broadcast()
+    }
+}
+
+impl Address for Ipv6Addr {
+    type Pair = [u64; 4];
+
+    const UNSPECIFIED: Self = Self::UNSPECIFIED;
+
+    fn of(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(address),
+        }
+    }
+
+    #[inline]
+    fn pair(source: Self, destination: Self) -> [u64; 4] {
+        let halves = |address: Self| [(address.to_bits() >> 64) as u64, address.to_bits() as u64];
+        let ([a, b], [c, d]) = (halves(source), halves(destination));
+        [a, b, c, d]
+    }
+
+    #[inline]
+    fn unpair([a, b, c, d]: [u64; 4]) -> (Self, Self) {
+        let whole = |high, low| Self::from_bits(u128::from(high) << 64 | u128::from(low));
+        (whole(a, b), whole(c, d))
+    }
+
+    #[inline]
+    fn replaced(self, by: Self, difference: Difference) -> Difference {
+        difference.octets(self.octets(), by.octets())
+    }
+
+    fn sum(self, sum: Sum) -> Sum {
+        sum.octets(&self.octets())
+    }
+
+    /// An IPv4-mapped address stands for an IPv4 host inside one machine and never in a header (RFC 4038 §4.2).
+    #[inline]
+    fn is_martian_source(self) -> bool {
+        self.is_unspecified() || self.is_loopback() || self.is_multicast() || self.to_ipv4_mapped().is_some()
+    }
+
+    #[inline]
+    fn is_link_local(self) -> bool {
+        self.is_unicast_link_local()
+    }
+
+    fn is_many(self) -> bool {
+        self.is_multicast()
+    }
+}
 
 /// An IEEE 802 address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]

@@ -1,5 +1,7 @@
 //! The Internet checksum, and its change by difference. Read RFC 1071 and RFC 1624 first.
 
+use super::Address;
+
 /// The change of a ones' complement sum when octets it covers change.
 ///
 /// A flow computes it once; each packet then costs one addition per checksum, whatever its length.
@@ -18,12 +20,11 @@ impl Difference {
         Self(fold(sum))
     }
 
-    /// Adds the replacement of one IPv4 address by another.
+    /// Adds the replacement of some octets by as many others; an even number of them.
     #[must_use]
-    pub const fn ipv4(self, old: [u8; 4], new: [u8; 4]) -> Self {
-        let [a, b, c, d] = old;
-        let [e, f, g, h] = new;
-        self.word([a, b], [e, f]).word([c, d], [g, h])
+    pub fn octets<const N: usize>(self, old: [u8; N], new: [u8; N]) -> Self {
+        let (old, new) = (old.as_chunks::<2>().0, new.as_chunks::<2>().0);
+        old.iter().zip(new).fold(self, |difference, (old, new)| difference.word(*old, *new))
     }
 
     /// Returns the difference that undoes this one: in ones' complement, the complement.
@@ -82,10 +83,13 @@ impl Sum {
     }
 }
 
-/// Sums the pseudo-header of TCP and UDP over IPv4. Source: RFC 9293 §3.1, RFC 768.
+/// Sums the pseudo-header of TCP, UDP and `ICMPv6`; `length` is that of the upper layer, header and data.
+///
+/// Both families' have the same terms, and a sum does not tell where they stand.
+/// Source: RFC 9293 §3.1, RFC 768; RFC 8200 §8.1.
 #[must_use]
-pub fn pseudo_header_ipv4(source: [u8; 4], destination: [u8; 4], protocol: u8, length: u16) -> Sum {
-    Sum::default().octets(&source).octets(&destination).octets(&[0, protocol]).octets(&length.to_be_bytes())
+pub fn pseudo_header<A: Address>(source: A, destination: A, protocol: u8, length: u16) -> Sum {
+    destination.sum(source.sum(Sum::default())).octets(&[0, protocol]).octets(&length.to_be_bytes())
 }
 
 #[cfg(test)]
@@ -105,7 +109,7 @@ mod tests {
             let old: [u8; 4] = octets[4..8].try_into().unwrap();
             octets[4..8].copy_from_slice(&new);
             let after = Sum::default().octets(&octets).checksum();
-            let difference = Difference::NONE.ipv4(old, new);
+            let difference = Difference::NONE.octets(old, new);
             prop_assert_eq!(difference.apply(before), after);
             prop_assert_eq!(difference.inverse().apply(after), before);
         }
