@@ -265,6 +265,13 @@ fn a_dead_upstream_is_skipped_and_the_one_that_answers_is_remembered() {
     assert_eq!(server.udp(&question("second.example.org.", RecordType::A)).answers.len(), 1);
     assert!(start.elapsed() < Duration::from_secs(1), "the second question goes to the live one at once");
     assert_eq!((dead.asked_udp(), alive.asked_udp()), (1, 2));
+    let text = server.metrics();
+    for (address, code, count) in [(dead.address, "other", 1), (alive.address, "NOERROR", 2)] {
+        let line = format!(
+            "coredns_proxy_request_duration_seconds{{proxy_name=\"forward\",to=\"{address}\",rcode=\"{code}\"}} {count}"
+        );
+        assert!(text.contains(&line), "no {line} in {text:#?}");
+    }
 }
 
 #[test]

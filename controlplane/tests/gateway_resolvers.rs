@@ -172,6 +172,26 @@ fn explain_says_what_the_gateway_answers() {
     assert!(errors.contains("`NONSENSE` is no type"), "{errors}");
 }
 
+#[test]
+fn questions_are_logged_counted_and_the_names_age_shown() {
+    let Some(rig) = Rig::up(Shape::TwoInterfaces) else { return };
+    let mut gateway = Gateway::start_with(&rig, &["--dns-log-queries"]);
+    assert_eq!(short(&rig, DNS, &["ent.dev.svc.cluster.local"]), [ENT_DEV]);
+    let line = gateway.await_line("the question", |line| line.contains("A ent.dev.svc.cluster.local. "));
+    assert!(line.contains("10.1.0.2:") && line.contains(" udp ") && line.contains("No Error"), "{line}");
+    let (_, metrics) = gateway.page("/metrics");
+    for line in [
+        "coredns_dns_requests_total{server=\"dns://:53\",zone=\".\",view=\"\",proto=\"udp\",family=\"1\",type=\"A\"} 1",
+        "coredns_dns_responses_total{server=\"dns://:53\",zone=\".\",view=\"\",rcode=\"NOERROR\",plugin=\"kubernetes\"} 1",
+        "coredns_dns_request_duration_seconds_count{server=\"dns://:53\",zone=\".\",view=\"\"} 1",
+        "coredns_kubernetes_dns_programming_duration_seconds_count{service_kind=\"any\"} 1",
+        "tidegate_dns_synced 1",
+        "tidegate_dns_age_seconds 0",
+    ] {
+        assert!(metrics.lines().any(|own| own == line), "no {line} in {metrics}");
+    }
+}
+
 /// Rounds of the soak: each makes and removes four Services.
 fn rounds() -> usize {
     if std::env::var_os("TIDEGATE_LONG").is_some() { 250 } else { 10 }

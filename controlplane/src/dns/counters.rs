@@ -1,7 +1,8 @@
 //! What the server did, counted: under CoreDNS' names, so that its dashboards go on, and our own.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::Type;
@@ -165,6 +166,44 @@ pub struct Counters {
     /// When the source was last known to tell what changes, in milliseconds after `started`.
     heard: AtomicU64,
     started: Instant,
+    /// What is counted of each upstream, once the server has started.
+    upstreams: OnceLock<Vec<Arc<UpstreamCounters>>>,
+}
+
+/// Codes of upstreams that have a label of their own; the last is for all others, and for no answer at all.
+const UPSTREAM_CODES: [(u16, &str); 4] =
+    [(0, "NOERROR"), (3, "NXDOMAIN"), (2, "SERVFAIL"), (u16::MAX, "other")];
+
+/// What is counted of one upstream.
+#[derive(Debug)]
+pub(super) struct UpstreamCounters {
+    address: SocketAddr,
+    durations: [Histogram<16>; UPSTREAM_CODES.len()],
+}
+
+impl UpstreamCounters {
+    pub(super) fn new(address: SocketAddr) -> Self {
+        Self { address, durations: std::array::from_fn(|_| Histogram::new(&SECONDS)) }
+    }
+
+    /// Notes how long an upstream took to say a code, or to say nothing.
+    pub(super) fn note(&self, code: Option<u16>, took: Duration) {
+        let at = UPSTREAM_CODES.iter().position(|(own, _)| Some(*own) == code);
+        self.durations[at.unwrap_or(UPSTREAM_CODES.len() - 1)].note(took.as_secs_f64());
+    }
+
+    fn samples(&self) -> impl Iterator<Item = Sample> {
+        UPSTREAM_CODES.iter().zip(&self.durations).map(|((_, code), durations)| Sample {
+            name: "coredns_proxy_request_duration_seconds",
+            help: "Time from a question to an upstream to its answer",
+            labels: vec![
+                ("proxy_name", "forward".into()),
+                ("to", self.address.to_string()),
+                ("rcode", (*code).into()),
+            ],
+            value: durations.read(),
+        })
+    }
 }
 
 /// What a sample is.
@@ -205,6 +244,7 @@ impl Default for Counters {
             programming: Histogram::new(&PROGRAMMING),
             heard: AtomicU64::new(0),
             started: Instant::now(),
+            upstreams: OnceLock::new(),
         }
     }
 }
@@ -247,6 +287,11 @@ impl Counters {
         self.gauges[gauge as usize].store(value as u64, Ordering::Relaxed);
     }
 
+    /// Shows what is counted of these upstreams; the first call holds.
+    pub(super) fn show_upstreams(&self, upstreams: Vec<Arc<UpstreamCounters>>) {
+        let _first = self.upstreams.set(upstreams);
+    }
+
     /// Notes how long a change took from when it was heard of to its names.
     pub fn note_programming(&self, took: Duration) {
         self.programming.note(took.as_secs_f64());
@@ -260,6 +305,15 @@ impl Counters {
     /// Notes that every source has been read and names are answered.
     pub fn note_synced(&self) {
         self.set(Gauge::Synced, 1);
+    }
+
+    /// CoreDNS counts hits and misses together too.
+    fn cache_requests(&self) -> Sample {
+        let name = "coredns_cache_requests";
+        let looked = [Event::CacheHitSuccess, Event::CacheHitDenial, Event::CacheMiss];
+        let count = looked.map(|event| self.events[event as usize].load(Ordering::Relaxed)).iter().sum();
+        let help = "Questions that the cache was asked about";
+        Sample { name, help, labels: labels(name, ""), value: Value::Count(count) }
     }
 
     /// Returns for how long nobody has told what changes, in whole seconds.
@@ -286,6 +340,8 @@ impl Counters {
             samples.push(Sample { name, help, labels: labels(name, kind), value });
         }
         samples.push(self.age());
+        samples.push(self.cache_requests());
+        samples.extend(self.upstreams.get().into_iter().flatten().flat_map(|upstream| upstream.samples()));
         samples.extend(self.spreads());
         samples
     }
@@ -388,5 +444,22 @@ mod tests {
         let names: Vec<&str> = one.iter().map(|sample| sample.name).collect();
         assert_eq!(names, ["coredns_forward_max_concurrent_rejects", "dns_forward_loops"]);
         assert_eq!(Maker::Nobody as usize, MAKERS.len() - 1);
+    }
+
+    fn age(counters: &Counters) -> u64 {
+        let samples = counters.snapshot();
+        match samples.iter().find(|sample| sample.name == "dns_age_seconds").map(|sample| &sample.value) {
+            Some(Value::Level(seconds)) => *seconds,
+            other => panic!("{other:?} is no age"),
+        }
+    }
+
+    #[test]
+    fn names_age_while_the_source_is_silent() {
+        let started = Instant::now().checked_sub(Duration::from_secs(90)).expect("the machine is older");
+        let counters = Counters { started, ..Counters::default() };
+        assert_eq!(age(&counters), 90);
+        counters.note_source();
+        assert_eq!(age(&counters), 0);
     }
 }

@@ -11,7 +11,8 @@ use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::cache::{Cache, Key, Kind};
-use super::counters::{Event, Gauge};
+use super::complaints::Complaints;
+use super::counters::{Event, Gauge, UpstreamCounters};
 use super::loops::Token;
 use super::upstream;
 pub(super) use super::upstream::Manner;
@@ -55,6 +56,7 @@ pub(super) struct Upstream {
     pub(super) address: SocketAddr,
     /// What it is asked comes back to us.
     pub(super) loops: AtomicBool,
+    pub(super) counters: Arc<UpstreamCounters>,
 }
 
 /// Upstreams of a domain.
@@ -79,6 +81,7 @@ pub(super) struct Forwarder {
     in_flight: Mutex<HashMap<Key, watch::Receiver<Outcome>>>,
     cache: Mutex<Cache>,
     token: Token,
+    complaints: Complaints,
     answer_timeout: Duration,
 }
 
@@ -122,7 +125,8 @@ impl Forwarder {
             if address.ip().is_unspecified() || address.port() == 0 || listen.contains(&address) {
                 return Err(Error::Upstream(address));
             }
-            let upstream = Arc::new(Upstream { address, loops: AtomicBool::new(false) });
+            let counters = Arc::new(UpstreamCounters::new(address));
+            let upstream = Arc::new(Upstream { address, loops: AtomicBool::new(false), counters });
             match routes.iter_mut().find(|route| route.domain == domain) {
                 Some(route) => route.upstreams.push(upstream),
                 None => {
@@ -148,6 +152,7 @@ impl Forwarder {
             in_flight: Mutex::default(),
             cache: Mutex::new(Cache::new()),
             token: Token::new(),
+            complaints: Complaints::default(),
             answer_timeout: ANSWER_TIMEOUT,
         })
     }
@@ -260,14 +265,16 @@ impl Forwarder {
             if upstream.loops.load(Ordering::Relaxed) {
                 continue;
             }
-            match upstream::ask(upstream.address, query, manner, self.answer_timeout).await {
+            let began = Instant::now();
+            let answer = upstream::ask(upstream.address, query, manner, self.answer_timeout).await;
+            let code = answer.as_ref().ok().map(|message| message.metadata.response_code.into());
+            upstream.counters.note(code, began.elapsed());
+            match answer {
                 Ok(answer) => {
                     route.preferred.store(at, Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Err(error) => {
-                    tracing::debug!(upstream = %upstream.address, %query, %error, "no answer from upstream");
-                }
+                Err(error) => self.complaints.note(upstream.address, &error, Instant::now()),
             }
         }
         Err(Failure::Unanswered)

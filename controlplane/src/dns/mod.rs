@@ -8,9 +8,10 @@
 //! [`Server`] has the sockets (`listen`, `udp`, `tcp`). `responder` takes a message from them: a plain [`Query`] about
 //! a name of ours is answered by `writer` (with `compression`), straight from the verdict's records. Everything else
 //! is hickory's to decode and encode (`reply`), and what is not ours is for others to answer: `forward`, with its
-//! `cache`, `upstream`, `loops`. [`Counters`] counts it all.
+//! `cache`, `upstream`, `loops`, `complaints`. [`Counters`] counts it all.
 
 mod cache;
+mod complaints;
 mod compression;
 mod counters;
 mod explain;

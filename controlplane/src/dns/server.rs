@@ -107,6 +107,7 @@ impl Server {
         let probe_loops = settings.forward.probe_loops && !pairs.is_empty();
         let forwarder = Forwarder::new(settings.forward, &addresses, settings.zone.load().origin())?;
         let forwarder = Arc::new(forwarder);
+        counters.show_upstreams(forwarder.upstreams().map(|one| Arc::clone(&one.counters)).collect());
         let (mut sockets, mut watch) = (JoinSet::new(), JoinSet::new());
         if probe_loops {
             watch.spawn(loops::watch(Arc::clone(&forwarder), Arc::clone(&counters)));
