@@ -145,7 +145,11 @@ impl ZoneFile {
             let of_it = endpoints.iter().filter(|(own, _)| own == label).flat_map(|(_, places)| places);
             self.add_places(&format!("{label}.{owner}"), &of_it.collect::<Vec<_>>());
         }
-        // Underscores are optional, and one alone stands for any port or protocol.
+        self.add_ports(&owner, &all);
+    }
+
+    /// Adds `_port._protocol` names. Underscores are optional, and one alone stands for any port or protocol.
+    fn add_ports(&mut self, owner: &str, all: &[&Place]) {
         let ported: Vec<(&Place, &str, &str)> = all
             .iter()
             .filter_map(|place| {

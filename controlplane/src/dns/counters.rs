@@ -1,12 +1,14 @@
 //! What the server did, counted: under CoreDNS' names, so that its dashboards go on, and our own.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::Type;
+use super::events::{EVENTS, Event, FORWARD_RESULTS, ForwardResult, GAUGES, Gauge, MAKERS, Maker};
 use super::histogram::Histogram;
+use super::upstream_counters::UpstreamCounters;
 
 /// Response codes that have a label of their own. Source: RFC 6895 §2.3.
 const CODES: [(u16, &str); 7] = [
@@ -24,7 +26,7 @@ const PROTOCOLS: [&str; 2] = ["udp", "tcp"];
 const FAMILIES: [&str; 2] = ["1", "2"];
 
 /// Upper bounds of CoreDNS' buckets for times, seconds: 16 from a quarter of a millisecond, each twice the one before.
-const SECONDS: [f64; 16] = [
+pub(super) const SECONDS: [f64; 16] = [
     0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048,
     4.096, 8.192,
 ];
@@ -35,107 +37,6 @@ const OCTETS: [f64; 14] =
 const PROGRAMMING: [f64; 20] = [
     0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384,
     32.768, 65.536, 131.072, 262.144, 524.288,
-];
-
-/// Who made an answer, in CoreDNS' words.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Maker {
-    /// The cluster's zone.
-    Kubernetes,
-    /// An upstream.
-    Forward,
-    /// An upstream, earlier.
-    Cache,
-    /// Nobody: the question was none of a kind that is answered.
-    Nobody,
-}
-
-const MAKERS: [(Maker, &str); 4] = [
-    (Maker::Kubernetes, "kubernetes"),
-    (Maker::Forward, "forward"),
-    (Maker::Cache, "cache"),
-    (Maker::Nobody, ""),
-];
-
-/// How a forwarded question ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum ForwardResult {
-    /// An upstream answered, now or earlier.
-    Ok,
-    /// No upstream answered.
-    Failed,
-    /// The source may not, or too many were waiting.
-    Refused,
-}
-
-const FORWARD_RESULTS: [&str; 3] = ["ok", "failed", "refused"];
-
-/// What happens on the way of messages, besides answers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Event {
-    /// Too short, or a response: not answered.
-    Ignored,
-    /// The kernel did not take a reply.
-    ReplyLost,
-    /// TCP connections taken.
-    TcpAccepted,
-    /// TCP connections closed at once, because there were too many, or too many of one client.
-    TcpRefused,
-    /// TCP connections closed because nothing came.
-    TcpIdle,
-    /// TCP connections closed because the client did not read.
-    TcpSlow,
-    /// Questions that waited for another one's answer.
-    Coalesced,
-    /// Found in the cache: an answer.
-    CacheHitSuccess,
-    /// Found in the cache: that there is nothing.
-    CacheHitDenial,
-    /// Not found in the cache.
-    CacheMiss,
-    /// Put out of the cache to make room.
-    CacheEviction,
-    /// Refused because too many waited already.
-    ForwardBusy,
-}
-
-/// Names of the events' counters, in their order; those of one name differ by the label `type`.
-const EVENTS: [(&str, &str, &str); 12] = [
-    ("dns_ignored", "", "Messages that are not answered: too short, or responses"),
-    ("dns_replies_lost", "", "Replies that the kernel did not take"),
-    ("dns_tcp_accepted", "", "TCP connections taken"),
-    ("dns_tcp_refused", "", "TCP connections closed at once: too many, or too many of one client"),
-    ("dns_tcp_idle", "", "TCP connections closed because nothing came"),
-    ("dns_tcp_slow", "", "TCP connections closed because the client did not read"),
-    ("dns_forward_coalesced", "", "Questions that waited for an equal one's answer"),
-    ("coredns_cache_hits", "success", "Questions answered from the cache"),
-    ("coredns_cache_hits", "denial", "Questions answered from the cache"),
-    ("coredns_cache_misses", "", "Questions that the cache could not answer"),
-    ("coredns_cache_evictions", "success", "Answers put out of the cache to make room"),
-    ("coredns_forward_max_concurrent_rejects", "", "Questions refused because too many waited"),
-];
-
-/// Values that rise and fall.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Gauge {
-    /// Answers in the cache.
-    CacheSuccess,
-    /// Denials in the cache.
-    CacheDenial,
-    /// Open TCP connections.
-    TcpOpen,
-    /// Upstreams that lead back to us.
-    Loops,
-    /// Whether the names are known.
-    Synced,
-}
-
-const GAUGES: [(&str, &str, &str); 5] = [
-    ("coredns_cache_entries", "success", "Entries of the cache"),
-    ("coredns_cache_entries", "denial", "Entries of the cache"),
-    ("dns_tcp_open", "", "TCP connections that are open"),
-    ("dns_forward_loops", "", "Upstreams that are not asked because they lead back to us"),
-    ("dns_synced", "", "1 once every source has been read and names are answered"),
 ];
 
 /// One client's question and its answer, as far as they are counted.
@@ -157,8 +58,8 @@ pub struct Counters {
     requests: [[[AtomicU64; 2]; 2]; Type::NAMED.len() + 1],
     responses: [[AtomicU64; 4]; CODES.len() + 1],
     forwards: [AtomicU64; 3],
-    events: [AtomicU64; 12],
-    gauges: [AtomicU64; 5],
+    events: [AtomicU64; EVENTS.len()],
+    gauges: [AtomicU64; GAUGES.len()],
     durations: Histogram<16>,
     request_octets: [Histogram<14>; 2],
     response_octets: [Histogram<14>; 2],
@@ -168,42 +69,6 @@ pub struct Counters {
     started: Instant,
     /// What is counted of each upstream, once the server has started.
     upstreams: OnceLock<Vec<Arc<UpstreamCounters>>>,
-}
-
-/// Codes of upstreams that have a label of their own; the last is for all others, and for no answer at all.
-const UPSTREAM_CODES: [(u16, &str); 4] =
-    [(0, "NOERROR"), (3, "NXDOMAIN"), (2, "SERVFAIL"), (u16::MAX, "other")];
-
-/// What is counted of one upstream.
-#[derive(Debug)]
-pub(super) struct UpstreamCounters {
-    address: SocketAddr,
-    durations: [Histogram<16>; UPSTREAM_CODES.len()],
-}
-
-impl UpstreamCounters {
-    pub(super) fn new(address: SocketAddr) -> Self {
-        Self { address, durations: std::array::from_fn(|_| Histogram::new(&SECONDS)) }
-    }
-
-    /// Notes how long an upstream took to say a code, or to say nothing.
-    pub(super) fn note(&self, code: Option<u16>, took: Duration) {
-        let at = UPSTREAM_CODES.iter().position(|(own, _)| Some(*own) == code);
-        self.durations[at.unwrap_or(UPSTREAM_CODES.len() - 1)].note(took.as_secs_f64());
-    }
-
-    fn samples(&self) -> impl Iterator<Item = Sample> {
-        UPSTREAM_CODES.iter().zip(&self.durations).map(|((_, code), durations)| Sample {
-            name: "coredns_proxy_request_duration_seconds",
-            help: "Time from a question to an upstream to its answer",
-            labels: vec![
-                ("proxy_name", "forward".into()),
-                ("to", self.address.to_string()),
-                ("rcode", (*code).into()),
-            ],
-            value: durations.read(),
-        })
-    }
 }
 
 /// What a sample is.

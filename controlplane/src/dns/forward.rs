@@ -12,10 +12,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::cache::{Cache, Key, Kind};
 use super::complaints::Complaints;
-use super::counters::{Event, Gauge, UpstreamCounters};
+use super::events::{Event, Gauge};
 use super::loops::Token;
 use super::upstream;
 pub(super) use super::upstream::Manner;
+use super::upstream_counters::UpstreamCounters;
 use super::{Counters, Error, Name};
 
 /// How long one upstream has for an answer.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hickory_proto::op::Query;
 use hickory_proto::rr::{Name as AskedName, RecordType};
 
-use super::counters::Gauge;
+use super::events::Gauge;
 use super::forward::Forwarder;
 use super::upstream::{self, Manner};
 use super::{Counters, Name};

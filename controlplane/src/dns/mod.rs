@@ -14,6 +14,7 @@ mod cache;
 mod complaints;
 mod compression;
 mod counters;
+mod events;
 mod explain;
 mod forward;
 #[cfg(test)]
@@ -35,9 +36,11 @@ mod tcp;
 mod trie;
 mod udp;
 mod upstream;
+mod upstream_counters;
 mod verdict;
 mod writer;
 mod zone;
+mod zone_settings;
 
 pub use counters::{Counters, Sample, Value};
 pub use explain::explain;
@@ -51,4 +54,5 @@ pub use server::{Error, Server, ServerSettings};
 pub use tcp::TcpLimits;
 pub use verdict::{Outcome, Reason, Verdict};
 pub use writer::Writer;
-pub use zone::{PodNames, Zone, ZoneSettings};
+pub use zone::Zone;
+pub use zone_settings::{PodNames, ZoneSettings};

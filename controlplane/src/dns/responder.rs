@@ -11,7 +11,8 @@ use hickory_proto::rr::{self, DNSClass};
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
 
-use super::counters::{Event, Exchange, ForwardResult, Maker};
+use super::counters::Exchange;
+use super::events::{Event, ForwardResult, Maker};
 use super::forward::{Failure, Forwarder, Manner, Place, Source};
 use super::query::HEADER_OCTETS;
 use super::reply::{Reply, Spelling};

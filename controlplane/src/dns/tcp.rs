@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::counters::{Event, Gauge};
+use super::events::{Event, Gauge};
 use super::responder::{Answer, Client, Responder};
 
 /// What connections may cost.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
-use super::counters::Event;
+use super::events::Event;
 use super::responder::{Answer, Client, Responder};
 
 /// Questions in a row before the thread's other work has its turn.
