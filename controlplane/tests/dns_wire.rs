@@ -358,6 +358,15 @@ fn an_unknown_edns_version_is_badvers() {
 }
 
 #[test]
+fn two_opt_records_are_formerr() {
+    let server = running();
+    let mut octets = question_edns(ENT, RecordType::A, 1232).to_vec().expect("encodes");
+    octets[11] = 2;
+    octets.extend_from_within(octets.len() - 11..);
+    assert_eq!(server.udp_octets(&octets)[3] & 15, 1);
+}
+
+#[test]
 fn three_hundred_endpoints_are_cut_to_what_the_client_takes() {
     let server = Running::start(crowd(300), ForwardSettings::default());
     let name = "many.dev.svc.cluster.local.";
