@@ -14,7 +14,9 @@ use crate::slow_gateway::packets::{self, Segment};
 pub fn frames(sketch: &Sketch, gateway: &Gateway) -> Vec<Vec<u8>> {
     let whole = octets(sketch, gateway);
     let Quirk::Pieces { behind, blocks, turn, is_twice } = &sketch.quirk else { return vec![whole] };
-    let Ok(Headers { piece: None, is_hidden: false, end, .. }) = Headers::read(&whole) else { return vec![whole] };
+    let Ok(Headers { piece: None, is_hidden: false, end, .. }) = Headers::read(&whole) else {
+        return vec![whole];
+    };
     let whole = &whole[..end];
     let start = if ip::is_ipv6(whole) { LINK + headers_end(whole, *behind) } else { LINK + 20 };
     if !ip::is_ipv6(whole) && whole[LINK] != 0x45 {
