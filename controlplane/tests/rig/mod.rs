@@ -27,7 +27,7 @@ pub(crate) const ENT_DEV: &str = "10.96.1.10";
 /// ClusterIP of the Service `ent` in `prod`, which has the pods `prod-1` and `prod-2`.
 pub(crate) const ENT_PROD: &str = "10.96.2.10";
 /// ClusterIPs of the Service `both` in `dev`, which has the pods `dev-1` and `dev-2` in both families.
-pub(crate) const BOTH: [&str; 2] = ["10.96.1.40", "fd00:96::140"];
+pub(crate) const BOTH: [&str; 2] = ["10.96.7.10", "fd00:96::710"];
 /// ClusterIP of the Service `hollow` in `dev`, which selects no pod.
 pub(crate) const HOLLOW: &str = "10.96.1.20";
 /// Address of cluster DNS.
