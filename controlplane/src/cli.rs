@@ -9,10 +9,14 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use tidegate_dataplane::flows::Timeouts;
 
 use crate::instance::DEFAULT_DIRECTORY;
-
 use crate::masquerade;
+
+mod names;
+
+pub use names::{AaaaAnswer, DnsCommand, ExplainArguments, NameArguments, PodsMode};
 
 /// Kubernetes service gateway on AF_XDP: forwards Services to their pods and answers cluster DNS.
 #[derive(Parser, Debug)]
@@ -28,6 +32,9 @@ pub struct CommandLine {
 pub enum Command {
     /// Runs the gateway until SIGTERM or SIGINT.
     Run(Box<RunArguments>),
+    /// Questions about cluster DNS.
+    #[command(subcommand)]
+    Dns(DnsCommand),
 }
 
 /// Everything `tidegate run` can be told.
@@ -82,14 +89,14 @@ pub struct RunArguments {
     )]
     pub dns_listen: Vec<DnsAddress>,
 
-    /// Server for names of other zones; repeat for several, asked in this order.
+    /// Server for names of other zones, or a file of such as /etc/resolv.conf; repeat for several, asked in this order.
     #[arg(
         long = "dns-upstream",
-        value_name = "ADDR[:PORT]",
+        value_name = "ADDR[:PORT]|FILE",
         env = "TIDEGATE_DNS_UPSTREAM",
         value_delimiter = ','
     )]
-    pub dns_upstream: Vec<DnsAddress>,
+    pub dns_upstream: Vec<DnsUpstream>,
 
     /// Server for the names of one zone; repeat for several.
     #[arg(
@@ -104,9 +111,13 @@ pub struct RunArguments {
     #[arg(long = "dns-allow", value_name = "CIDR", env = "TIDEGATE_DNS_ALLOW", value_delimiter = ',')]
     pub dns_allow: Vec<IpNet>,
 
-    /// `nodata`: answer every AAAA of the cluster zone with NODATA, for clusters without IPv6.
-    #[arg(long, value_name = "ANSWER", env = "TIDEGATE_DNS_AAAA")]
-    pub dns_aaaa: Option<AaaaAnswer>,
+    /// How names are made of the cluster.
+    #[command(flatten)]
+    pub names: NameArguments,
+
+    /// Log a line for each DNS question with its answer's code.
+    #[arg(long, env = "TIDEGATE_DNS_LOG_QUERIES")]
+    pub dns_log_queries: bool,
 
     /// Which new flows take the gateway's address for the client's.
     #[arg(long, value_name = "WHEN", default_value = "auto", env = "TIDEGATE_MASQUERADE")]
@@ -120,6 +131,11 @@ pub struct RunArguments {
     #[arg(long, value_name = "TIME", default_value = "1s", env = "TIDEGATE_VIP_LINGER")]
     pub vip_linger: Span,
 
+    /// Whether ARP and Neighbor Solicitations are answered for virtual addresses that lie in a network of a served
+    /// interface. Of several gateways on a link, only one may do so.
+    #[arg(long, value_name = "HOW", default_value = "off", env = "TIDEGATE_ANNOUNCE")]
+    pub announce: Announce,
+
     /// Capacity of the flow table, in flows.
     #[arg(
         long,
@@ -129,6 +145,17 @@ pub struct RunArguments {
         env = "TIDEGATE_FLOWS"
     )]
     pub flows: u32,
+
+    /// How long flows of a state are remembered without a packet, as `tcp_established=2h`; repeat for several. The
+    /// names are those of Linux without `nf_conntrack_` and `timeout_`.
+    #[arg(
+        long = "timeout",
+        value_name = "NAME=TIME",
+        env = "TIDEGATE_TIMEOUT",
+        value_delimiter = ',',
+        value_parser = timeout
+    )]
+    pub timeouts: Vec<(String, u32)>,
 
     /// Packet buffers of 4 KiB for each worker.
     #[arg(
@@ -161,6 +188,20 @@ pub struct RunArguments {
     pub check: bool,
 }
 
+impl RunArguments {
+    /// Returns Linux's flow timeouts, but for those that were given.
+    #[must_use]
+    pub fn flow_timeouts(&self) -> Timeouts {
+        let mut timeouts = Timeouts::default();
+        for (name, seconds) in &self.timeouts {
+            // Parsing has refused what cannot be set.
+            let set = timeouts.set(name, *seconds);
+            debug_assert!(set.is_ok(), "{set:?}");
+        }
+        timeouts
+    }
+}
+
 /// Where Services come from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Source {
@@ -182,11 +223,13 @@ impl FromStr for Source {
     }
 }
 
-/// What AAAA questions of the cluster zone get.
+/// How virtual addresses are made known on links.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum AaaaAnswer {
-    /// NODATA, whatever the Services have.
-    Nodata,
+pub enum Announce {
+    /// Not at all: routes lead to them.
+    Off,
+    /// By ARP and Neighbor Discovery.
+    L2,
 }
 
 /// Which XDP mode to attach in.
@@ -254,6 +297,26 @@ impl FromStr for DnsAddress {
     }
 }
 
+/// A server for names of other zones.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DnsUpstream {
+    /// One server.
+    Server(SocketAddr),
+    /// The `nameserver` lines of a file like /etc/resolv.conf, read at the start.
+    File(PathBuf),
+}
+
+impl FromStr for DnsUpstream {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with('/') {
+            return Ok(Self::File(text.into()));
+        }
+        text.parse::<DnsAddress>().map(|server| Self::Server(server.0))
+    }
+}
+
 /// A zone and the server of its names.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DnsStub {
@@ -287,11 +350,22 @@ impl FromStr for Span {
         match unit {
             "ms" => Ok(Self(Duration::from_millis(number))),
             "s" => Ok(Self(Duration::from_secs(number))),
-            "m" => Ok(Self(Duration::from_secs(number * 60))),
+            "m" => Ok(Self(Duration::from_secs(number.saturating_mul(60)))),
+            "h" => Ok(Self(Duration::from_secs(number.saturating_mul(60 * 60)))),
             "" if number == 0 => Ok(Self(Duration::ZERO)),
-            _ => Err(format!("`{text}` needs a unit: `ms`, `s` or `m`")),
+            _ => Err(format!("`{text}` needs a unit: `ms`, `s`, `m` or `h`")),
         }
     }
+}
+
+/// Parses a flow timeout; it is a time of whole seconds.
+fn timeout(text: &str) -> Result<(String, u32), String> {
+    let (name, time) = text.split_once('=').ok_or_else(|| format!("`{text}` is not NAME=TIME"))?;
+    let Span(time) = time.parse()?;
+    let seconds = u32::try_from(time.as_secs()).ok().filter(|_| time.subsec_nanos() == 0);
+    let seconds = seconds.ok_or_else(|| format!("`{text}` is no time of whole seconds below 136 years"))?;
+    Timeouts::default().set(name, seconds).map_err(|error| error.to_string())?;
+    Ok((name.to_owned(), seconds))
 }
 
 /// Parses the command line, with the file that it names.
@@ -375,6 +449,7 @@ mod tests {
         let all = ["tidegate", "run"].iter().chain(arguments).map(OsString::from);
         match parse(all).map_err(|e| e.to_string())?.command {
             Command::Run(run) => Ok(*run),
+            other => panic!("{other:?} is no run"),
         }
     }
 
@@ -386,6 +461,22 @@ mod tests {
         let both = run(&["--config", config, "--flows", "2048"]).unwrap();
         assert_eq!((both.interfaces, both.flows), (vec!["a".into(), "b".into()], 2048));
         assert_eq!(both.source, Source::Manifests("/m".into()));
+    }
+
+    #[test]
+    fn how_names_are_made_can_be_said_by_flags_and_by_the_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "interface = 'a'\nsource = 'manifests:/m'\ndns-pods = 'verified'\ndns-ttl = 5\n\
+                    dns-namespace = ['dev', 'prod']\ndns-endpoint-pod-names = true\n\
+                    dns-upstream = ['192.0.2.1', '/etc/resolv.conf']\n";
+        std::fs::write(&file, text).unwrap();
+        let run = run(&["--config", file.path().to_str().unwrap(), "--dns-aaaa", "nodata"]).unwrap();
+        assert_eq!((run.names.dns_pods, run.names.dns_ttl), (PodsMode::Verified, 5));
+        assert_eq!(run.names.dns_namespaces, ["dev", "prod"]);
+        assert!(run.names.dns_endpoint_pod_names && !run.names.dns_ignore_empty_service);
+        assert_eq!(run.names.dns_aaaa, Some(AaaaAnswer::Nodata));
+        let server = DnsUpstream::Server("192.0.2.1:53".parse().unwrap());
+        assert_eq!(run.dns_upstream, [server, DnsUpstream::File("/etc/resolv.conf".into())]);
     }
 
     #[test]
@@ -405,7 +496,15 @@ mod tests {
             ("--vip-linger", "5", "needs a unit"),
             ("--cores", "1,1", "names a core twice"),
             ("--flows", "5", "--flows"),
+            ("--timeout", "udp", "not NAME=TIME"),
+            ("--timeout", "udp=5", "needs a unit"),
+            ("--timeout", "udp=0s", "timeout udp: at least one second"),
+            ("--timeout", "udp=1500ms", "no time of whole seconds"),
+            ("--timeout", "tcp=5s", "`tcp` is no timeout; there are tcp_syn_sent"),
             ("--dns-stub", "corp", "not ZONE=ADDR"),
+            ("--dns-upstream", "resolv.conf", "`resolv.conf` is no address"),
+            ("--dns-ttl", "3601", "3601"),
+            ("--dns-pods", "maybe", "[possible values: disabled, insecure, verified]"),
             ("--masquerade", "sometimes", "[possible values: auto, always, never]"),
             ("--masquerade-ports", "65535-61000", "`65535-61000` is no range"),
             ("--masquerade-ports", "0-5", "`0-5` is no range"),
@@ -414,6 +513,16 @@ mod tests {
             let error = run(&[&base[..], &[flag, value]].concat()).unwrap_err();
             assert!(error.contains(says) && error.contains(flag), "{flag} {value}: {error}");
         }
+    }
+
+    #[test]
+    fn each_timeout_that_is_named_replaces_linuxs() {
+        let base = ["--interface", "a", "--source", "manifests:/m"];
+        assert_eq!(run(&base).unwrap().flow_timeouts(), Timeouts::default());
+        let named =
+            ["--timeout", "tcp_established=2h", "--timeout", "nf_conntrack_udp_timeout=45s,sctp_closed=1m"];
+        let expected = Timeouts { tcp_established: 7_200, udp: 45, sctp_closed: 60, ..Timeouts::default() };
+        assert_eq!(run(&[&base[..], &named].concat()).unwrap().flow_timeouts(), expected);
     }
 
     #[test]

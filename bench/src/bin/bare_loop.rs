@@ -61,7 +61,7 @@ fn run() -> Result<()> {
     };
     let mut west = serve(from_device, from, &mut steering)?;
     let mut east = serve(to_device, to, &mut steering)?;
-    steering.insert_vip(std::net::Ipv4Addr::new(10, 96, 0, 0), 16)?;
+    steering.insert_vip(std::net::Ipv4Addr::new(10, 96, 0, 0).into(), 16)?;
     let heartbeat = steering.heartbeat(0)?;
     anyhow::ensure!(core_affinity::set_for_current(core), "no core {}", core.id);
     let mode = |socket: &Socket| if socket.mode() == Mode::ZeroCopy { "zero-copy" } else { "copy" };

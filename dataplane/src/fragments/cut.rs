@@ -2,7 +2,7 @@
 
 use super::BLOCK_BYTES;
 use crate::net::checksum::Sum;
-use crate::net::{ethernet, ipv4};
+use crate::net::{ethernet, ipv4, ipv6};
 use crate::verdict::DropReason;
 
 /// Most pieces of one packet; a packet of 3,500 octets gives 73 on the smallest link there is (68 octets).
@@ -50,6 +50,12 @@ impl Cut {
     pub fn plan(frame: &[u8], mtu: usize) -> Result<Option<Self>, DropReason> {
         let (link, packet) =
             frame.split_first_chunk::<{ ethernet::HEADER_BYTES }>().ok_or(DropReason::MalformedIpv4)?;
+        let ethertype = link.last_chunk::<2>();
+        if ethertype == Some(&ethernet::ETHERTYPE_IPV6) {
+            // Only its sender may cut it (RFC 8200 §4.5).
+            let header = ipv6::Header::parse(packet).ok_or(DropReason::MalformedIpv6)?;
+            return if header.total_bytes() <= mtu { Ok(None) } else { Err(DropReason::ExceedsMtu) };
+        }
         let header = ipv4::Header::parse(packet).ok_or(DropReason::MalformedIpv4)?;
         if header.total_bytes() <= mtu {
             return Ok(None);

@@ -1,8 +1,10 @@
-//! What the slow gateway remembers of a flow: the kernel's table of TCP states, spelled out.
+//! What the slow gateway remembers of a flow: the kernel's table of TCP states, spelled out; that of SCTP is in `sctp`.
+
+use std::collections::VecDeque;
 
 use super::datagram::Five;
 
-/// The states by the numbers of `enum tcp_conntrack`, with three of ours behind them.
+/// The states by the numbers of `enum tcp_conntrack`, with three of ours and SCTP's behind them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
     SynSent = 1,
@@ -17,6 +19,14 @@ pub enum State {
     UdpUnreplied = 10,
     UdpStream = 11,
     PickedUp = 12,
+    SctpClosed = 13,
+    SctpCookieWait = 14,
+    SctpCookieEchoed = 15,
+    SctpEstablished = 16,
+    SctpShutdownSent = 17,
+    SctpShutdownRecd = 18,
+    SctpShutdownAckSent = 19,
+    SctpHeartbeatSent = 20,
 }
 
 use State::*;
@@ -30,17 +40,17 @@ const REQUEST: [(&str, &str); 5] = [
     ("syn", "SS .  .  .  .  .  .  .  S2 . "),
     ("synack", ".  .  .  .  .  .  .  .  SR . "),
     ("fin", ".  FW FW LA LA LA TW CL .  FW"),
-    ("ack", ".  ES ES CW CW TW TW CL .  . "),
+    ("ack", ".  ES ES CW CW TW TW PU .  . "),
     ("rst", "CL CL CL CL CL CL CL CL CL CL"),
 ];
 const REPLY: [(&str, &str); 5] = [
     ("syn", "S2 .  .  .  .  .  .  .  S2 . "),
     ("synack", "SR .  .  .  .  .  .  .  SR . "),
     ("fin", ".  FW FW LA LA LA TW CL .  FW"),
-    ("ack", ".  .  ES CW CW TW TW CL .  ES"),
+    ("ack", ".  .  ES CW CW TW TW PU .  ES"),
     ("rst", "CL CL CL CL CL CL CL CL CL CL"),
 ];
-const NAMES: [(&str, State); 9] = [
+const NAMES: [(&str, State); 10] = [
     ("SS", SynSent),
     ("SR", SynRecv),
     ("ES", Established),
@@ -50,6 +60,7 @@ const NAMES: [(&str, State); 9] = [
     ("TW", TimeWait),
     ("CL", Close),
     ("S2", SynSent2),
+    ("PU", PickedUp),
 ];
 
 /// Which row a segment is in; `None` if no flag counts.
@@ -72,6 +83,42 @@ pub struct Flow {
     pub reply: Five,
     pub state: State,
     pub last_second: u64,
+    /// Where it stands in the table.
+    pub place: usize,
+}
+
+/// The places of a table: the free ones in the order in which they are taken, and where the next flow that gives way
+/// is looked for.
+pub struct Places {
+    pub free: VecDeque<usize>,
+    hand: usize,
+    capacity: usize,
+}
+
+impl Places {
+    pub fn new(capacity: usize) -> Self {
+        Self { free: (0..capacity).collect(), hand: 0, capacity }
+    }
+
+    /// Finds the flow that gives way to another, as a place in the list.
+    pub fn next_to_go(&mut self, flows: &[Flow], is_ipv6: bool) -> Option<usize> {
+        for _ in 0..self.capacity.min(64) {
+            let place = self.hand % self.capacity;
+            self.hand = place + 1;
+            let found = flows.iter().position(|flow| flow.at() == (is_ipv6, place) && flow.state.gives_way());
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
+    }
+}
+
+impl Flow {
+    /// Which table it is in, and where.
+    pub fn at(&self) -> (bool, usize) {
+        (self.request.source.is_ipv6(), self.place)
+    }
 }
 
 impl State {
@@ -100,6 +147,21 @@ impl State {
         matches!(self, TimeWait | Close) && row(flags) == Some("syn")
     }
 
+    /// Says whether the flow may be dropped for another: half-open, one-way or over (design decision 13).
+    fn gives_way(self) -> bool {
+        !matches!(
+            self,
+            Established
+                | FinWait
+                | CloseWait
+                | LastAck
+                | UdpStream
+                | SctpEstablished
+                | SctpShutdownSent
+                | SctpShutdownRecd
+        )
+    }
+
     /// How many seconds of silence end the flow.
     pub fn timeout(self) -> u64 {
         match self {
@@ -108,7 +170,11 @@ impl State {
             Established => 86_400,
             CloseWait => 3_600,
             LastAck | UdpUnreplied => 30,
-            Close => 10,
+            Close | SctpClosed => 10,
+            SctpEstablished => 210,
+            SctpHeartbeatSent => 30,
+            SctpCookieWait | SctpCookieEchoed => 3,
+            SctpShutdownSent | SctpShutdownRecd | SctpShutdownAckSent => 3,
             PickedUp => 300,
         }
     }
