@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use tidegate::cli::{self, Command, LogFormat};
+use tidegate::cli::{self, Command, DnsCommand, LogFormat};
 use tracing_subscriber::EnvFilter;
 
 /// Bad usage or configuration, as the design states.
@@ -18,8 +18,11 @@ fn main() -> ExitCode {
             return if failed { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    let Command::Run(arguments) = command_line.command;
-    log_to_stderr(arguments.log_format);
+    let log_format = match &command_line.command {
+        Command::Run(arguments) => arguments.log_format,
+        Command::Dns(_) => LogFormat::Text,
+    };
+    log_to_stderr(log_format);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -28,10 +31,10 @@ fn main() -> ExitCode {
         }
     };
     let outcome = runtime.block_on(async {
-        if arguments.check {
-            tidegate::check::run(&arguments).await
-        } else {
-            tidegate::start::run(&arguments).await
+        match &command_line.command {
+            Command::Run(arguments) if arguments.check => tidegate::check::run(arguments).await,
+            Command::Run(arguments) => tidegate::start::run(arguments).await,
+            Command::Dns(DnsCommand::Explain(arguments)) => tidegate::explain::run(arguments).await,
         }
     });
     match outcome {

@@ -10,10 +10,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dns_client::{ANY_PORT, Running, lines, question, question_edns, receive_tcp, send_tcp};
-use dns_cluster::zone;
+use dns_cluster::{events, settings, zone, zone_of};
 use hickory_proto::op::{Message, MessageType, Metadata, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use tidegate::dns::ForwardSettings;
+use tidegate::dns::{ForwardSettings, ZoneSettings};
 
 /// What the upstream sends for a question: datagrams over UDP, messages over TCP.
 type Answering = dyn Fn(&Message, bool) -> Vec<Message> + Send + Sync;
@@ -344,22 +344,25 @@ fn s11_an_alias_that_leads_outside_is_chased_by_the_forwarder() {
 }
 
 #[test]
-fn other_names_have_no_aaaa_where_that_is_switched_off() {
+fn no_name_has_an_aaaa_where_that_is_switched_off() {
     let upstream = Upstream::giving([192, 0, 2, 1]);
-    let server =
-        Running::try_start(zone(), forward_to(&[upstream.address]), vec![ANY_PORT], true).expect("starts");
-    let reply = server.udp(&question(OTHER, RecordType::AAAA));
-    assert_eq!((reply.metadata.response_code, reply.answers.len()), (ResponseCode::NoError, 0));
+    let settings = ZoneSettings { aaaa_nodata: true, ..settings() };
+    let server = Running::start(zone_of(settings, events()), forward_to(&[upstream.address]));
+    for name in [OTHER, "ent.dev.svc.cluster.local."] {
+        let reply = server.udp(&question(name, RecordType::AAAA));
+        assert_eq!((reply.metadata.response_code, reply.answers.len()), (ResponseCode::NoError, 0), "{name}");
+    }
+    let reply = server.udp(&question("outside.dev.svc.cluster.local.", RecordType::AAAA));
+    assert_eq!(lines(&reply.answers), ["outside.dev.svc.cluster.local. CNAME www.example.org."]);
     assert_eq!(upstream.asked_udp(), 0);
     assert_eq!(server.udp(&question(OTHER, RecordType::A)).answers.len(), 1);
-    assert_eq!(server.udp(&question("ent.dev.svc.cluster.local.", RecordType::AAAA)).answers.len(), 1);
+    assert_eq!(server.udp(&question("ent.dev.svc.cluster.local.", RecordType::A)).answers.len(), 1);
 }
 
 #[test]
 fn an_upstream_that_is_ourselves_is_an_error_that_names_it() {
     let own = unused(77);
-    let start =
-        |forward| Running::try_start(zone(), forward, vec![own], false).err().expect("an error").to_string();
+    let start = |forward| Running::try_start(zone(), forward, vec![own]).err().expect("an error").to_string();
     assert_eq!(
         start(forward_to(&[own])),
         format!("upstream {own} is where we listen ourselves, or no address to ask")

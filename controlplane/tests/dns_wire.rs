@@ -325,7 +325,7 @@ fn replies_leave_from_the_address_asked_on_every_listen_address() {
             listen: listen.to_vec(),
             zone,
             forward: ForwardSettings::default(),
-            aaaa_nodata: false,
+            log_queries: false,
         };
         let server = tidegate::dns::Server::start(settings, std::sync::Arc::default()).expect("starts");
         let asked = question(ENT, RecordType::A).to_vec().expect("encodes");

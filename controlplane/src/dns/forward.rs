@@ -99,7 +99,7 @@ impl Forwarder {
         };
         for (domain, upstream) in settings.stubs {
             let domain = Name::parse(&domain).map_err(Error::Stub)?;
-            if domain.relative_to(origin).is_some() {
+            if domain.is_within(origin) {
                 return Err(Error::StubInZone(domain));
             }
             add(domain, upstream)?;
@@ -116,7 +116,7 @@ impl Forwarder {
         if !self.allow.iter().any(|network| network.contains(&source)) {
             return None;
         }
-        self.routes.iter().find(|route| name.relative_to(&route.domain).is_some())
+        self.routes.iter().find(|route| name.is_within(&route.domain))
     }
 
     /// Asks the upstreams of a route one after the other until one answers.

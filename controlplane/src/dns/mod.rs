@@ -7,11 +7,13 @@
 //! [`Server`] answers from the zone, and asks others for the rest.
 
 mod counters;
+mod explain;
 mod forward;
 mod listen;
 mod name;
 mod record;
 mod reply;
+mod resolv_conf;
 mod resolve;
 mod responder;
 mod reverse;
@@ -25,9 +27,11 @@ mod zone;
 pub const LOG_FILTER: &str = "hickory_server=warn";
 
 pub use counters::{Counters, Sample};
+pub use explain::explain;
 pub use forward::ForwardSettings;
-pub use name::{InvalidName, Name};
+pub use name::{InvalidName, Name, NameRef};
 pub use record::{Data, Owner, Record, Type};
+pub use resolv_conf::ResolvConf;
 pub use resolve::resolve;
 pub use server::{Error, Server, ServerSettings};
 pub use verdict::{Outcome, Reason, Verdict};

@@ -239,9 +239,7 @@ impl<'q> Spelling<'q> {
         let suffix = self.octets.len().checked_sub(zone.len()).and_then(|at| self.octets.get(at..));
         let suffix = suffix.filter(|suffix| suffix.eq_ignore_ascii_case(zone));
         let spelled = match (name.octets().strip_suffix(zone), suffix) {
-            (Some(prefix), Some(suffix)) if name.relative_to(self.origin).is_some() => {
-                [prefix, suffix].concat()
-            }
+            (Some(prefix), Some(suffix)) if name.is_within(self.origin) => [prefix, suffix].concat(),
             _ => name.octets().to_vec(),
         };
         // Labels of a Name are all valid: the fallback is never taken.

@@ -20,8 +20,6 @@ use super::{Counters, Name, Outcome, Record, Type, Zone, resolve};
 pub(super) struct Responder {
     pub(super) zone: Arc<ArcSwap<Zone>>,
     pub(super) forwarder: Forwarder,
-    /// Other names have no AAAA.
-    pub(super) aaaa_nodata: bool,
     pub(super) counters: Arc<Counters>,
     /// Grows with each answer: where the next begins among equal records.
     pub(super) turn: AtomicUsize,
@@ -76,7 +74,7 @@ impl Responder {
         let negative = |code, soa: &Record| {
             Step::Reply(Reply::authoritative(code, vec![]).with_authority(spelling.record(soa)))
         };
-        match resolve(&zone, &name, qtype).outcome {
+        match resolve(&zone, name.as_name_ref(), qtype).outcome {
             Outcome::Answer { records, additionals } => {
                 let mut reply = Reply::authoritative(ResponseCode::NoError, spelling.records(&records))
                     .with_additionals(spelling.records(&additionals));
@@ -121,7 +119,7 @@ impl Responder {
     }
 
     fn withheld(&self, query: &Query) -> bool {
-        self.aaaa_nodata && Type(query.query_type().into()) == Type::AAAA
+        self.zone.load().settings().aaaa_nodata && Type(query.query_type().into()) == Type::AAAA
     }
 
     async fn forward(&self, route: &Route, query: &Query, manner: Manner) -> Reply {

@@ -29,8 +29,8 @@ pub struct ServerSettings {
     pub zone: Arc<ArcSwap<Zone>>,
     /// What becomes of other names.
     pub forward: ForwardSettings,
-    /// Other names have no AAAA: for clusters without IPv6.
-    pub aaaa_nodata: bool,
+    /// Log each question with its answer's code.
+    pub log_queries: bool,
 }
 
 /// Why the server does not start.
@@ -105,13 +105,7 @@ impl Server {
         let pairs = settings.listen.into_iter().map(Pair::bind).collect::<Result<Vec<_>, _>>()?;
         let addresses: Vec<SocketAddr> = pairs.iter().map(|pair| pair.address).collect();
         let forwarder = Forwarder::new(settings.forward, &addresses, settings.zone.load().origin())?;
-        let responder = Responder {
-            zone: settings.zone,
-            forwarder,
-            aaaa_nodata: settings.aaaa_nodata,
-            counters,
-            turn: AtomicUsize::new(0),
-        };
+        let responder = Responder { zone: settings.zone, forwarder, counters, turn: AtomicUsize::new(0) };
         let mut shell = hickory_server::Server::new(responder);
         for pair in pairs {
             shell.register_socket(pair.udp);

@@ -1,6 +1,6 @@
 //! The immutable table of all names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 
-use super::name::InvalidName;
-use super::service_names::{Claim, ServiceNames, service_name};
+use super::name::{InvalidName, NameRef};
+use super::service_names::{Claim, Rules, ServiceNames, service_name};
 use super::trie::Trie;
 use super::{Data, Name, Owner, Record};
-use crate::cluster::{Cluster, Dirty, ObjectName};
+use crate::cluster::{Cluster, Dirty, ObjectName, Pod, ServiceKind};
 
 /// Longest that the SOA itself may be kept, seconds; CoreDNS' limit.
 const MAX_SOA_TTL: u32 = 300;
@@ -24,6 +24,8 @@ pub enum PodNames {
     Disabled,
     /// Each stands for the address it spells, in every namespace that exists.
     Insecure,
+    /// Each stands for the address it spells if a Pod of the namespace has it.
+    Verified,
 }
 
 /// What a zone needs to know besides the cluster.
@@ -31,8 +33,10 @@ pub enum PodNames {
 pub struct ZoneSettings {
     /// The cluster domain, `cluster.local`.
     pub domain: String,
-    /// TTL of records and of negative answers, seconds.
+    /// TTL of records, seconds.
     pub ttl: u32,
+    /// For how long a negative answer may be kept, seconds.
+    pub negative_ttl: u32,
     /// The first serial; by convention Unix time, so that it grows over restarts.
     pub serial: u32,
     /// Addresses whose reverse names are ours alone: what is unknown there does not exist.
@@ -41,6 +45,14 @@ pub struct ZoneSettings {
     pub servers: Vec<IpAddr>,
     /// What pod names say.
     pub pods: PodNames,
+    /// Namespaces that names are served of; none means all.
+    pub namespaces: BTreeSet<String>,
+    /// No AAAA for any name, ours or not: for clusters without IPv6.
+    pub aaaa_nodata: bool,
+    /// An endpoint without hostname is named by its Pod, not by its address.
+    pub endpoint_pod_names: bool,
+    /// A Service with ClusterIPs but without a ready endpoint does not exist.
+    pub hide_empty: bool,
 }
 
 impl Default for ZoneSettings {
@@ -50,11 +62,22 @@ impl Default for ZoneSettings {
         Self {
             domain: "cluster.local".into(),
             ttl: 30,
+            negative_ttl: 30,
             serial: now,
             service_cidrs: Vec::new(),
             servers: Vec::new(),
             pods: PodNames::Insecure,
+            namespaces: BTreeSet::new(),
+            aaaa_nodata: false,
+            endpoint_pod_names: false,
+            hide_empty: false,
         }
+    }
+}
+
+impl ZoneSettings {
+    pub(super) fn exposes(&self, namespace: &[u8]) -> bool {
+        self.namespaces.is_empty() || self.namespaces.iter().any(|own| own.as_bytes() == namespace)
     }
 }
 
@@ -77,6 +100,11 @@ pub struct Zone {
     namespaces: Trie<Arc<str>, Namespace>,
     services: Trie<ObjectName, Arc<ServiceNames>>,
     reverse: Trie<IpAddr, Arc<BTreeSet<Claim>>>,
+    /// Pods that may be named, and the same by address; empty unless names of pods are verified.
+    pods: Trie<ObjectName, Arc<Pod>>,
+    pods_at: Trie<IpAddr, Arc<BTreeSet<ObjectName>>>,
+    /// The Services that have our listen addresses, also of namespaces that are not served.
+    listening: Arc<BTreeMap<ObjectName, BTreeSet<IpAddr>>>,
 }
 
 struct Fixed {
@@ -107,6 +135,9 @@ impl Zone {
             namespaces: Trie::new(),
             services: Trie::new(),
             reverse: Trie::new(),
+            pods: Trie::new(),
+            pods_at: Trie::new(),
+            listening: Arc::default(),
         })
     }
 
@@ -118,15 +149,28 @@ impl Zone {
     pub fn updated(&self, cluster: &Cluster, dirty: &Dirty) -> Self {
         let mut next = self.clone();
         let mut changed = false;
-        for name in &dirty.namespaces {
+        let settings = &self.fixed.settings;
+        for name in dirty.namespaces.iter().filter(|name| settings.exposes(name.as_bytes())) {
             let declared = cluster.has_namespace(name);
             changed |= next.change_namespace(name, |namespace| namespace.declared = declared);
         }
+        let rules = Rules {
+            origin: &self.fixed.origin,
+            endpoint_pod_names: settings.endpoint_pod_names,
+            hide_empty: settings.hide_empty,
+        };
         for name in &dirty.services {
-            let names = cluster.service(name).and_then(|service| {
-                ServiceNames::build(service, cluster.slices_of(name), &self.fixed.origin).map(Arc::new)
-            });
-            changed |= next.replace(name, names);
+            changed |= next.change_listening(cluster, name);
+            if settings.exposes(name.namespace.as_bytes()) {
+                let build = |service| ServiceNames::build(service, cluster.slices_of(name), &rules);
+                let names = cluster.service(name).and_then(|service| build(service)).map(Arc::new);
+                changed |= next.replace(name, names);
+            }
+        }
+        if settings.pods == PodNames::Verified {
+            for name in &dirty.pods {
+                changed |= next.replace_pod(name, cluster.pod(name));
+            }
         }
         if changed {
             next.serial = next.serial.wrapping_add(1);
@@ -164,15 +208,19 @@ impl Zone {
     }
 
     /// Returns the SOA of the zone, or of a reverse zone, whose apex is `apex`.
-    pub(super) fn soa(&self, apex: &Name) -> Record {
-        let ttl = self.fixed.settings.ttl;
+    ///
+    /// DEVIATION: CoreDNS' serial is the time of the last change in seconds; this one grows with each change.
+    pub(super) fn soa(&self, apex: NameRef<'_>) -> Record {
+        let minimum = self.fixed.settings.negative_ttl;
         let data = Data::Soa {
             server: self.fixed.server.clone(),
             mailbox: self.fixed.mailbox.clone(),
             serial: self.serial,
-            minimum: ttl,
+            minimum,
         };
-        Record { owner: Owner::Name(apex.clone()), ttl: ttl.min(MAX_SOA_TTL), data }
+        let is_ours = apex == self.fixed.origin.as_name_ref();
+        let owner = if is_ours { self.fixed.origin.clone() } else { apex.to_name() };
+        Record { owner: Owner::Name(owner), ttl: minimum.min(MAX_SOA_TTL), data }
     }
 
     pub(super) fn namespace_exists(&self, name: &[u8]) -> bool {
@@ -190,24 +238,20 @@ impl Zone {
         self.reverse.lookup(self.hash_address(address), |own| *own == address).map(|claims| &**claims)
     }
 
+    /// Returns a Pod of a namespace that has an address; `None` unless names of pods are verified.
+    pub(super) fn pod_at(&self, namespace: &[u8], address: IpAddr) -> Option<&ObjectName> {
+        let pods = self.pods_at.lookup(self.hash_address(address), |own| *own == address)?;
+        pods.iter().find(|pod| pod.namespace.as_bytes() == namespace)
+    }
+
     /// Returns the name servers with their addresses: the Services that listen where we do, else our own
     /// name.
     pub(super) fn name_servers(&self) -> Vec<(Name, Vec<IpAddr>)> {
-        let mut servers: Vec<(Name, Vec<IpAddr>)> = Vec::new();
-        for &address in &self.fixed.settings.servers {
-            let Some(Claim::Service(service)) = self.claims(address).and_then(BTreeSet::first) else {
-                continue;
-            };
-            let Some(name) = service_name(self.origin(), service, None) else { continue };
-            match servers.iter_mut().find(|(own, _)| *own == name) {
-                Some((_, addresses)) => addresses.push(address),
-                None => servers.push((name, vec![address])),
-            }
-        }
-        if servers.is_empty() {
-            servers.push((self.fixed.server.clone(), self.server_addresses()));
-        }
-        servers
+        let server = |(service, addresses): (&ObjectName, &BTreeSet<IpAddr>)| {
+            Some((service_name(self.origin(), service, None)?, addresses.iter().copied().collect()))
+        };
+        let servers: Vec<(Name, Vec<IpAddr>)> = self.listening.iter().filter_map(server).collect();
+        if servers.is_empty() { vec![(self.fixed.server.clone(), self.server_addresses())] } else { servers }
     }
 
     /// Returns the addresses of `ns.dns.<zone>`: where we listen, but not loopback.
@@ -269,6 +313,57 @@ impl Zone {
         true
     }
 
+    /// Notes whether a Service listens where we do, and says whether that changed.
+    fn change_listening(&mut self, cluster: &Cluster, name: &ObjectName) -> bool {
+        let own = &self.fixed.settings.servers;
+        let listens: BTreeSet<IpAddr> = match cluster.service(name).map(|service| &service.kind) {
+            Some(ServiceKind::ClusterIp(addresses)) => {
+                addresses.iter().filter(|address| own.contains(address)).copied().collect()
+            }
+            _ => BTreeSet::new(),
+        };
+        if self.listening.get(name).cloned().unwrap_or_default() == listens {
+            return false;
+        }
+        let listening = Arc::make_mut(&mut self.listening);
+        if listens.is_empty() {
+            listening.remove(name);
+        } else {
+            listening.insert(name.clone(), listens);
+        }
+        true
+    }
+
+    /// Puts a Pod in the place of what it was, and says whether that changed a name.
+    fn replace_pod(&mut self, name: &ObjectName, pod: Option<&Arc<Pod>>) -> bool {
+        let exposed = self.fixed.settings.exposes(name.namespace.as_bytes());
+        let pod = pod.filter(|_| exposed);
+        let hash = self.hash(&[name.namespace.as_bytes(), name.name.as_bytes()]);
+        let before = self.pods.lookup(hash, |own| own == name).cloned();
+        let addresses = |pod: Option<&Arc<Pod>>| -> BTreeSet<IpAddr> {
+            pod.into_iter().flat_map(|pod| pod.addresses.iter().copied()).collect()
+        };
+        let (old, new) = (addresses(before.as_ref()), addresses(pod));
+        for &address in old.symmetric_difference(&new) {
+            let at = self.hash_address(address);
+            let mut pods = self.pods_at.lookup(at, |own| *own == address).cloned().unwrap_or_default();
+            let changed = Arc::make_mut(&mut pods);
+            if !changed.remove(name) {
+                changed.insert(name.clone());
+            }
+            if changed.is_empty() {
+                self.pods_at.remove(at, &address);
+            } else {
+                self.pods_at.insert(at, address, pods);
+            }
+        }
+        match pod {
+            Some(pod) => self.pods.insert(hash, name.clone(), Arc::clone(pod)),
+            None => self.pods.remove(hash, name),
+        }
+        old != new
+    }
+
     fn change_claims(&mut self, address: IpAddr, change: impl FnOnce(&mut BTreeSet<Claim>) -> bool) {
         let hash = self.hash_address(address);
         let mut claims = self.claims(address).cloned().unwrap_or_default();
@@ -289,8 +384,6 @@ impl Namespace {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -319,6 +412,7 @@ mod tests {
         Dirty {
             services: cluster.services().map(|service| service.name.clone()).collect(),
             namespaces: cluster.namespaces().cloned().collect(),
+            ..Dirty::default()
         }
     }
 

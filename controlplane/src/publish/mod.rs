@@ -135,6 +135,11 @@ impl<S: Steering> Publication<S> {
     /// made of it at the end. Costs the Services in `dirty`.
     pub fn apply(&mut self, cluster: &Cluster, dirty: &Dirty, now: Instant) {
         debug_assert!(self.is_settled(), "the change before has no names yet");
+        // No packet is carried by a Pod's name: it need not wait.
+        self.update_names(cluster, &Dirty { pods: dirty.pods.clone(), ..Dirty::default() });
+        if dirty.services.is_empty() && dirty.namespaces.is_empty() {
+            return;
+        }
         let reported: BTreeSet<ObjectName> = dirty.services.intersection(&self.short).cloned().collect();
         self.short.retain(|name| !reported.contains(name));
         let compile = |name| (name, self.compile(cluster, name, reported.contains(name), now));
@@ -259,7 +264,7 @@ impl<S: Steering> Publication<S> {
             self.retry_at = None;
             self.endpoints.forget_refusals();
             let services = self.short.clone();
-            self.apply(cluster, &Dirty { services, namespaces: BTreeSet::new() }, now);
+            self.apply(cluster, &Dirty { services, ..Dirty::default() }, now);
         }
     }
 
@@ -291,7 +296,7 @@ impl<S: Steering> Publication<S> {
         self.withdraw_names(&refused);
         let changed = services.len();
         let services = services.difference(&refused).cloned().collect();
-        self.update_names(cluster, &Dirty { services, namespaces });
+        self.update_names(cluster, &Dirty { services, namespaces, ..Dirty::default() });
         lost.into_iter().for_each(|address| self.let_linger(address, now));
         if !refused.is_empty() {
             self.try_again(refused, now);
@@ -409,7 +414,7 @@ impl<S: Steering> Publication<S> {
 
     /// Takes all names of these Services away, whatever the cluster says of them.
     fn withdraw_names(&self, services: &BTreeSet<ObjectName>) {
-        let dirty = Dirty { services: services.clone(), namespaces: BTreeSet::new() };
+        let dirty = Dirty { services: services.clone(), ..Dirty::default() };
         self.update_names(&Cluster::default(), &dirty);
     }
 

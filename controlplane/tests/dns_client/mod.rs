@@ -28,18 +28,17 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(zone: Zone, forward: ForwardSettings) -> Self {
-        Self::try_start(zone, forward, vec![ANY_PORT], false).expect("the server starts")
+        Self::try_start(zone, forward, vec![ANY_PORT]).expect("the server starts")
     }
 
     pub(crate) fn try_start(
         zone: Zone,
         forward: ForwardSettings,
         listen: Vec<SocketAddr>,
-        aaaa_nodata: bool,
     ) -> Result<Self, Error> {
         let zone = Arc::new(ArcSwap::from_pointee(zone));
         let counters = Arc::new(Counters::default());
-        let settings = ServerSettings { listen, zone: zone.clone(), forward, aaaa_nodata };
+        let settings = ServerSettings { listen, zone: zone.clone(), forward, log_queries: false };
         let (started, start) = std::sync::mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let shared = counters.clone();
