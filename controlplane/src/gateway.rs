@@ -12,12 +12,13 @@ use tidegate_dataplane::worker::Shared;
 use tokio::net::UnixDatagram;
 use tokio::sync::mpsc;
 
-use crate::cluster::{Cluster, Dirty, Event};
+use crate::cluster::{Cluster, Dirty};
 use crate::dns;
-use crate::manifests::Manifests;
+use crate::latency::Latency;
 use crate::metrics::{Asked, Question, Reply, render};
 use crate::netlink::{KernelEvent, KernelEvents, Netlink};
 use crate::publish::Publication;
+use crate::source::{Source, Update};
 use crate::status::Status;
 use crate::steering::DeviceSteering;
 use crate::topology::{Changed, Topology};
@@ -35,7 +36,7 @@ pub struct Gateway {
     /// The packet side.
     pub workers: Workers,
     /// Where Services come from.
-    pub source: Manifests,
+    pub source: Source,
     /// What the source has said.
     pub cluster: Cluster,
     /// The kernel.
@@ -56,6 +57,8 @@ pub struct Gateway {
     pub asked: Option<mpsc::Receiver<Asked>>,
     /// When endpoints may be swept next.
     pub sweep_at: Instant,
+    /// How long changes take to reach packets.
+    pub latency: Latency,
 }
 
 impl Gateway {
@@ -70,7 +73,7 @@ impl Gateway {
             let deadline = self.publication.next_deadline(Instant::now());
             tokio::select! {
                 // The cluster stays as it is while names are about to be made of it.
-                events = self.source.next(), if self.publication.is_settled() => self.apply_events(events),
+                update = self.source.next(), if self.publication.is_settled() => self.apply_update(update),
                 event = self.kernel_events.next() => self.apply_kernel(event?).await,
                 told = self.wanted_bell.recv(&mut ring) => {
                     told.context("the workers' bell")?;
@@ -88,11 +91,12 @@ impl Gateway {
     }
 
     /// Folds the source's events in and begins to put them in force.
-    pub fn apply_events(&mut self, events: Vec<Event>) {
+    pub fn apply_update(&mut self, update: Update) {
         let mut dirty = Dirty::default();
-        for event in events {
+        for event in update.events {
             self.cluster.apply(event, &mut dirty);
         }
+        self.latency.begin(update.origins);
         if !dirty.is_empty() {
             self.publish(|publication, cluster, now| publication.apply(cluster, &dirty, now));
         }
@@ -104,6 +108,9 @@ impl Gateway {
         step(&mut self.publication, &self.cluster, Instant::now());
         if self.publication.publisher.current().generation != before {
             self.workers.wake();
+        }
+        if self.publication.is_settled() {
+            self.latency.end(Instant::now());
         }
     }
 
@@ -173,7 +180,9 @@ impl Gateway {
 
     fn answer(&self, (question, back): Asked) {
         let reply = match question {
-            Question::Metrics => Reply { good: true, text: render(self.status().families()) },
+            Question::Metrics => {
+                Reply { good: true, text: render(self.status().families(), &self.latency.distributions()) }
+            }
             Question::Health => self.health(),
             Question::Ready => Reply { good: true, text: self.readiness() },
         };
@@ -194,7 +203,9 @@ impl Gateway {
     /// Ready, with what is refused at the moment: that disturbs nothing else.
     fn readiness(&self) -> String {
         let report = self.source.report();
-        let list: String = report.problems.iter().map(|problem| format!("refused: {problem}\n")).collect();
+        let troubles = self.source.troubles().into_iter();
+        let refused = report.problems.iter().map(|problem| format!("refused: {problem}"));
+        let list: String = troubles.chain(refused).map(|line| line + "\n").collect();
         format!("ok\n{list}")
     }
 
@@ -204,6 +215,7 @@ impl Gateway {
             sockets: &self.workers.sockets,
             steering: self.publication.steering.counters(),
             source: self.source.report(),
+            source_families: self.source.families(),
             dns: self.dns_counters.snapshot(),
             flows: (self.shared.flows.len(), self.shared.flows.capacity()),
             published: self.publication.sizes(),
@@ -211,6 +223,25 @@ impl Gateway {
             publication_errors: self.publication.errors,
             services_short: self.publication.short(),
         }
+    }
+}
+
+/// Waits for the source to say everything, and answers questions meanwhile: a process that waits is healthy but not
+/// ready.
+pub async fn first_update(source: &mut Source, asked: &mut Option<mpsc::Receiver<Asked>>) -> Update {
+    loop {
+        let (question, back) = tokio::select! {
+            update = source.next() => return update,
+            Some(asked) = next_question(asked) => asked,
+        };
+        let waiting = || source.troubles().into_iter().map(|line| line + "\n").collect::<String>();
+        let reply = match question {
+            Question::Metrics => Reply { good: true, text: render(source.families(), &[]) },
+            Question::Health => Reply { good: true, text: "ok\n".into() },
+            Question::Ready => Reply { good: false, text: waiting() },
+        };
+        // A client that went away does not want its reply.
+        let _ = back.send(reply);
     }
 }
 

@@ -17,6 +17,8 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::latency::Distribution;
+
 /// How long the control loop may take to answer before it counts as dead.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -65,7 +67,7 @@ impl Family {
 }
 
 #[derive(Debug)]
-struct Families(Vec<Family>);
+struct Families(Vec<Family>, Vec<Distribution>);
 
 impl Collector for Families {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
@@ -87,15 +89,23 @@ impl Collector for Families {
                 }
             }
         }
+        for distribution in &self.1 {
+            let name = format!("tidegate_{}", distribution.name());
+            let help = distribution.help();
+            let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Histogram)?;
+            let buckets = distribution.buckets();
+            let (sum, count) = (distribution.sum().as_secs_f64(), distribution.count());
+            metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
         Ok(())
     }
 }
 
 /// Writes families as Prometheus text (OpenMetrics 1.0: counters end in `_total`).
 #[must_use]
-pub fn render(families: Vec<Family>) -> String {
+pub fn render(families: Vec<Family>, distributions: &[Distribution]) -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Families(families)));
+    registry.register_collector(Box::new(Families(families, distributions.to_vec())));
     let mut output = String::new();
     // Writing to a String cannot fail.
     let _ = text::encode(&mut output, &registry);
@@ -155,7 +165,7 @@ mod tests {
             gauge: false,
             series: vec![(vec![("worker".into(), "0".into())], 7)],
         };
-        let text = render(vec![counter, Family::single("flows", "Flows now.", true, 3)]);
+        let text = render(vec![counter, Family::single("flows", "Flows now.", true, 3)], &[]);
         assert!(text.contains("tidegate_rx_packets_total{worker=\"0\"} 7\n"), "{text}");
         assert!(text.contains("# TYPE tidegate_flows gauge\n"), "{text}");
         assert!(text.contains("tidegate_flows 3\n"), "{text}");

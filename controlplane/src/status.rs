@@ -21,6 +21,8 @@ pub struct Status<'a> {
     pub steering: Vec<(&'static str, u64)>,
     /// What the source says.
     pub source: Report,
+    /// What only this source says.
+    pub source_families: Vec<Family>,
     /// What the DNS server counted.
     pub dns: Vec<dns::Sample>,
     /// Flows in the table, and its capacity.
@@ -58,18 +60,7 @@ impl Status<'_> {
                 self.services_short as u64
             }),
             ("snapshot_generation", "Generation of the tables in force", self.generation),
-            ("manifest_files", "Files that hold manifests", self.source.files as u64),
-            ("manifest_file_errors", "Files that do not parse; their last good content is in force", {
-                self.source.file_errors as u64
-            }),
-            ("manifest_directory_missing", "1 while the manifest directory is not there", {
-                u64::from(self.source.directory_missing)
-            }),
-            (
-                "manifest_problems",
-                "Objects and files that are refused now",
-                self.source.problems.len() as u64,
-            ),
+            ("problems", "Objects and files that are refused now", self.source.problems.len() as u64),
         ];
         families.extend(gauges.map(|(name, help, value)| Family::single(name, help, true, value)));
         let errors = [
@@ -77,6 +68,18 @@ impl Status<'_> {
             ("publication_errors", "Changes that could not be put in force", self.publication_errors),
         ];
         families.extend(errors.map(|(name, help, value)| Family::single(name, help, false, value)));
+        families.push(Family {
+            name: "objects".into(),
+            help: "Objects in force, by kind".into(),
+            gauge: true,
+            series: self
+                .source
+                .objects
+                .iter()
+                .map(|(kind, n)| (vec![label("kind", kind.as_str())], *n as u64))
+                .collect(),
+        });
+        families.extend(self.source_families);
         families.extend(dns_families(self.dns));
         families
     }
@@ -182,6 +185,7 @@ mod tests {
             sockets: &[],
             steering: vec![("taken", 7)],
             source: Report::default(),
+            source_families: Report::default().families(),
             dns: Vec::new(),
             flows: (3, 1024),
             published: (2, 1),
@@ -195,7 +199,7 @@ mod tests {
         let all = names.len();
         names.dedup();
         assert_eq!(names.len(), all);
-        let text = render(families);
+        let text = render(families, &[]);
         for line in [
             "tidegate_rx_packets_total{worker=\"0\"} 0",
             "tidegate_rx_packets_total{worker=\"1\"} 5",
