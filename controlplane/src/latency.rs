@@ -63,7 +63,7 @@ impl Distribution {
     /// Returns the upper bound of each bucket in seconds with its count, the unbounded one last.
     #[must_use]
     pub fn buckets(&self) -> Vec<(f64, u64)> {
-        let bounds = BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::MAX]);
+        let bounds = BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
         bounds.zip(self.counts).collect()
     }
 

@@ -199,9 +199,10 @@ fn run_command(rig: &Rig, interfaces: &[&str], arguments: &[&str]) -> Command {
         let last_core = std::thread::available_parallelism().map_or(1, usize::from) - 1;
         command.args(["--cores", &last_core.to_string()]);
     }
+    if !arguments.contains(&"--source") {
+        command.arg("--source").arg(format!("manifests:{}", rig.manifests.directory().display()));
+    }
     command
-        .arg("--source")
-        .arg(format!("manifests:{}", rig.manifests.directory().display()))
         .args(["--dns-listen", DNS, "--service-cidr", "10.96.0.0/12", "--pod-cidr", "10.244.0.0/16"])
         .args(["--metrics", METRICS, "--flows", "65536"])
         .arg("--state-dir")
