@@ -70,8 +70,8 @@ fn open(gateway: &mut Gateway, order: &mut Order, flows: u32) -> Duration {
     let taken = gateway.carry(requests.iter().map(|key| packet::tcp(key, tcp::Flags::SYN)));
     assert_eq!(gateway.flows.len(), flows as usize + BURST, "every SYN opened a flow");
     for key in &requests {
-        let found = gateway.flows.lookup(gateway.flows.hash(key), key);
-        assert!(found.is_some_and(|found| gateway.flows.remove(found.flow)));
+        let found = gateway.flows.ipv4.lookup(gateway.flows.ipv4.hash(key), key);
+        assert!(found.is_some_and(|found| gateway.flows.ipv4.remove(found.flow)));
     }
     taken
 }

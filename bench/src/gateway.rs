@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidegate_dataplane::clock::Now;
-use tidegate_dataplane::flows::{FlowTable, Key};
+use tidegate_dataplane::flows::{FlowTables, Key};
 use tidegate_dataplane::neighbours::NextHop;
 use tidegate_dataplane::net::{Mac, Protocol, tcp};
 use tidegate_dataplane::routes::DeviceIndex;
@@ -39,7 +39,7 @@ impl Wire for Returning {
 /// A worker's path, its tables, and the flows it knows.
 pub struct Gateway {
     /// The flow table, for benches that look into it.
-    pub flows: Arc<FlowTable>,
+    pub flows: Arc<FlowTables>,
     /// The tables in force.
     pub snapshot: Snapshot,
     path: Path,
@@ -55,7 +55,7 @@ impl Gateway {
     #[must_use]
     pub fn new(flows: u32) -> Self {
         let (memory, pool) = FrameMemory::new(FRAMES).expect("memory for frames");
-        let flows = Arc::new(FlowTable::in_memory(flows + flows / 3 + 64).expect("memory for flows"));
+        let flows = Arc::new(FlowTables::in_memory(flows + flows / 3 + 64).expect("memory for flows"));
         let punt = PuntAddresses { source: Mac::default(), destination: Mac::default() };
         let path = Path::new(memory, pool, Arc::clone(&flows), punt);
         let wire = Returning(Vec::with_capacity(BURST));

@@ -1,7 +1,7 @@
 //! The shortest packets of each kind, as they come from the wire: 60 octets, checksums right.
 
 use tidegate_dataplane::flows::Key;
-use tidegate_dataplane::net::checksum::{Sum, pseudo_header_ipv4};
+use tidegate_dataplane::net::checksum::{Sum, pseudo_header};
 use tidegate_dataplane::net::{Protocol, tcp};
 
 /// Octets of each packet: the least that Ethernet has, its checksum not counted.
@@ -52,8 +52,7 @@ pub fn echo(key: &Key) -> Packet {
 }
 
 fn checksum(key: &Key, transport: &[u8]) -> [u8; 2] {
-    let (source, destination) = (key.source.octets(), key.destination.octets());
-    pseudo_header_ipv4(source, destination, key.protocol.number(), transport.len() as u16)
+    pseudo_header(key.source, key.destination, key.protocol.number(), transport.len() as u16)
         .octets(transport)
         .checksum()
 }

@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod cluster_file;
 pub mod cluster_ip;
 pub mod compile;
+pub mod devices;
 pub mod dns;
 pub mod endpoint_slices;
 pub mod explain;

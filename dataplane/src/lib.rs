@@ -3,7 +3,7 @@
 //! The crate knows no Kubernetes, no DNS server and no async runtime. See its README for a packet's day.
 //!
 //! Reading order: [`process`] is the packet path; [`packet`] and [`net`] are what it reads, [`services`],
-//! [`maglev`], [`routes`] and [`neighbours`] what it asks, [`flows`], [`tcp_state`] and [`fragments`] what it remembers,
+//! [`maglev`], [`routes`] and [`neighbours`] what it asks, [`flows`], [`tcp_state`], [`sctp_state`] and [`fragments`] what it remembers,
 //! [`masquerade`], [`rewrite`], [`icmp_error`] and [`answer`] what it does (answers within [`rate_limit`]),
 //! [`verdict`] and [`counters`] what it says. [`worker`] drives it with the sockets of [`xsk`], fed by the program of
 //! [`xdp`] and with tables from [`snapshot`].
@@ -11,6 +11,7 @@
 pub mod answer;
 pub mod clock;
 pub mod counters;
+pub mod family;
 pub mod flows;
 pub mod fragments;
 pub mod held;
@@ -24,6 +25,7 @@ pub mod process;
 pub mod rate_limit;
 pub mod rewrite;
 pub mod routes;
+pub mod sctp_state;
 pub mod services;
 pub mod snapshot;
 pub mod tcp_state;

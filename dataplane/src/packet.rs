@@ -1,19 +1,31 @@
 //! A packet's facts, parsed once: everything later reads them from here.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
+use crate::family::Family;
 use crate::flows::Key;
 use crate::fragments::Fragment;
-use crate::net::{Protocol, ethernet, icmpv4, ipv4, tcp, udp};
+use crate::net::{Address, Port, Protocol, ethernet, sctp, tcp, udp};
 use crate::verdict::DropReason;
+
+/// The ports of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ports {
+    /// The sender's.
+    pub source: Port,
+    /// The receiver's.
+    pub destination: Port,
+}
 
 /// What a packet carries, as far as we tell apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
     /// A TCP segment.
-    Tcp(Key, tcp::Flags),
+    Tcp(Ports, tcp::Flags),
     /// A UDP datagram.
-    Udp(Key),
+    Udp(Ports),
+    /// An SCTP packet.
+    Sctp(Ports, sctp::Chunks),
     /// An ICMP Echo.
     Echo,
     /// An ICMP error: it quotes the packet that it is about.
@@ -22,84 +34,96 @@ pub enum Transport {
     Icmp,
     /// A piece of a larger datagram that is not the first: it has no transport header.
     Fragment,
+    /// More extension headers than we walk hide what it is.
+    Hidden,
     /// Any other protocol.
     Other,
 }
 
-/// The facts of an IPv4 packet in an Ethernet frame.
+/// The facts of an IP packet in an Ethernet frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Packet {
+pub struct Packet<A = Ipv4Addr> {
     /// The sender.
-    pub source: Ipv4Addr,
+    pub source: A,
     /// The receiver.
-    pub destination: Ipv4Addr,
-    /// Links it may still cross.
+    pub destination: A,
+    /// Links it may still cross: the TTL, or the hop limit.
     pub ttl: u8,
     /// Where the transport header starts, in octets from the start of the frame.
     pub transport_offset: usize,
     /// Where the packet ends, in octets from the start of the frame; padding may follow.
     pub end: usize,
-    /// Says whether its sender wants it in one piece or not at all.
+    /// Says whether no router may cut it: its sender does not want it, or it is IPv6.
     pub is_unfragmentable: bool,
-    /// Says whether it is a piece of a larger datagram; [`Fragment::parse`] says which.
+    /// Says whether it is a piece of a larger datagram; [`Fragment::of_frame`] says which.
     pub is_fragment: bool,
     /// What it carries; of a first fragment, what its datagram carries.
     pub transport: Transport,
 }
 
+/// A packet of either family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Parsed {
+    /// RFC 791.
+    Ipv4(Packet<Ipv4Addr>),
+    /// RFC 8200.
+    Ipv6(Packet<Ipv6Addr>),
+}
+
 /// Why a frame gave no [`Packet`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unparsed {
-    /// Not IPv4: the kernel's business.
+    /// Neither IPv4 nor IPv6: the kernel's business.
     Foreign,
     /// It lies about itself.
     Malformed(DropReason),
 }
 
-impl Packet {
+impl Parsed {
     /// Parses a frame. What it returns agrees with the octets: every offset lies within the frame.
     ///
     /// # Errors
     /// [`Unparsed`] says what the frame is instead.
     #[inline]
     pub fn parse(frame: &[u8]) -> Result<Self, Unparsed> {
-        let (link, network) = frame.split_at_checked(ethernet::HEADER_BYTES).ok_or(Unparsed::Foreign)?;
-        let link = ethernet::Header::parse(link).ok_or(Unparsed::Foreign)?;
-        if link.ethertype != ethernet::ETHERTYPE_IPV4 {
-            return Err(Unparsed::Foreign);
+        let link = ethernet::Header::parse(frame).ok_or(Unparsed::Foreign)?;
+        match link.ethertype {
+            ethernet::ETHERTYPE_IPV4 => Packet::parse(frame).map(Self::Ipv4).map_err(Unparsed::Malformed),
+            ethernet::ETHERTYPE_IPV6 => Packet::parse(frame).map(Self::Ipv6).map_err(Unparsed::Malformed),
+            _ => Err(Unparsed::Foreign),
         }
-        let header = ipv4::Header::parse(network).ok_or(Unparsed::Malformed(DropReason::MalformedIpv4))?;
-        let payload = network
-            .get(header.header_bytes()..header.total_bytes())
-            .ok_or(Unparsed::Malformed(DropReason::MalformedIpv4))?;
-        if !header.has_right_checksum(network) {
-            return Err(Unparsed::Malformed(DropReason::MalformedIpv4));
-        }
-        let is_fragment = header.is_fragment();
-        let transport = if is_fragment {
-            Transport::parse_fragment(header, payload).map_err(Unparsed::Malformed)?
-        } else {
-            Transport::parse(header, payload).ok_or(Unparsed::Malformed(DropReason::MalformedTransport))?
-        };
-        Ok(Self {
-            source: header.source(),
-            destination: header.destination(),
-            ttl: header.ttl,
-            transport_offset: ethernet::HEADER_BYTES + header.header_bytes(),
-            end: ethernet::HEADER_BYTES + header.total_bytes(),
-            is_unfragmentable: header.is_unfragmentable(),
-            is_fragment,
-            transport,
-        })
     }
+}
 
+impl<A: Family> Packet<A> {
+    /// Parses a frame whose link header names this family.
+    ///
+    /// # Errors
+    /// In what the packet lies about itself.
+    #[inline]
+    pub fn parse(frame: &[u8]) -> Result<Self, DropReason> {
+        A::parse(frame.get(ethernet::HEADER_BYTES..).ok_or(A::MALFORMED)?)
+    }
+}
+
+impl<A: Address> Packet<A> {
     /// Returns the key of the packet's flow, if it is of a kind that has flows.
+    #[inline]
     #[must_use]
-    pub const fn key(&self) -> Option<&Key> {
-        match &self.transport {
-            Transport::Tcp(key, _) | Transport::Udp(key) => Some(key),
-            _ => None,
-        }
+    pub const fn key(&self) -> Option<Key<A>> {
+        let (ports, protocol) = match &self.transport {
+            Transport::Tcp(ports, _) => (ports, Protocol::Tcp),
+            Transport::Udp(ports) => (ports, Protocol::Udp),
+            Transport::Sctp(ports, _) => (ports, Protocol::Sctp),
+            _ => return None,
+        };
+        Some(Key {
+            source: self.source,
+            destination: self.destination,
+            source_port: ports.source,
+            destination_port: ports.destination,
+            protocol,
+        })
     }
 
     /// Returns the length of the IP packet, in octets.
@@ -107,26 +131,51 @@ impl Packet {
     pub const fn ip_bytes(&self) -> usize {
         self.end - ethernet::HEADER_BYTES
     }
-
-    /// Says whether no sender can have this source address. Source: RFC 1122 §3.2.1.3, RFC 6890.
-    #[must_use]
-    pub const fn has_martian_source(&self) -> bool {
-        let address = self.source;
-        address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast()
-    }
 }
 
 impl Transport {
-    /// Parses what a fragment carries: the first the whole transport header (RFC 1858 §3), the others none.
+    /// Parses what a packet carries that is no fragment; `payload` follows the last IP header.
+    #[inline]
+    pub(crate) fn parse<A: Family>(protocol: u8, payload: &[u8]) -> Option<Self> {
+        match Protocol::from_number(protocol) {
+            Some(Protocol::Tcp) => {
+                let segment = tcp::Header::parse(payload)?;
+                let ports = Ports { source: segment.source(), destination: segment.destination() };
+                Some(Self::Tcp(ports, segment.flags()))
+            }
+            Some(Protocol::Udp) => {
+                let datagram = udp::Header::parse(payload)?;
+                let ports = Ports { source: datagram.source(), destination: datagram.destination() };
+                Some(Self::Udp(ports))
+            }
+            Some(Protocol::Sctp) => Self::sctp(payload, sctp::Chunks::parse(payload)?),
+            None if protocol == A::ICMP => A::message(payload),
+            None => Some(Self::Other),
+        }
+    }
+
+    fn sctp(payload: &[u8], chunks: sctp::Chunks) -> Option<Self> {
+        let header = sctp::Header::parse(payload)?;
+        Some(Self::Sctp(Ports { source: header.source(), destination: header.destination() }, chunks))
+    }
+
+    /// Parses what a fragment carries: the first the whole transport header (RFC 1858 §3, RFC 7112 §5), the others
+    /// none.
     #[cold]
-    fn parse_fragment(header: &ipv4::Header, payload: &[u8]) -> Result<Self, DropReason> {
-        let fragment = Fragment::parse(header)?;
+    pub(crate) fn parse_fragment<A: Family>(
+        fragment: &Fragment,
+        protocol: u8,
+        payload: &[u8],
+    ) -> Result<Self, DropReason> {
         if fragment.is_first() {
-            let transport = if header.protocol == Protocol::Udp.number() {
-                udp::Header::parse_first(payload)
-                    .map(|start| Self::Udp(key(header, Protocol::Udp, start.source(), start.destination())))
-            } else {
-                Self::parse(header, payload)
+            let transport = match Protocol::from_number(protocol) {
+                Some(Protocol::Udp) => udp::Header::parse_first(payload).map(|start| {
+                    Self::Udp(Ports { source: start.source(), destination: start.destination() })
+                }),
+                Some(Protocol::Sctp) => {
+                    sctp::Chunks::parse_first(payload).and_then(|chunks| Self::sctp(payload, chunks))
+                }
+                _ => Self::parse::<A>(protocol, payload),
             };
             return transport.ok_or(DropReason::TinyFragment);
         }
@@ -134,46 +183,5 @@ impl Transport {
             return Err(DropReason::TinyFragment);
         }
         Ok(Self::Fragment)
-    }
-
-    #[inline]
-    fn parse(header: &ipv4::Header, payload: &[u8]) -> Option<Self> {
-        match header.protocol {
-            ipv4::PROTOCOL_ICMP => {
-                let message = icmpv4::Header::parse(payload)?;
-                Some(match message.kind {
-                    icmpv4::ECHO if message.code == 0 => Self::Echo,
-                    kind if icmpv4::is_error(kind) => Self::IcmpError,
-                    _ => Self::Icmp,
-                })
-            }
-            number => match Protocol::from_number(number) {
-                Some(Protocol::Tcp) => {
-                    let segment = tcp::Header::parse(payload)?;
-                    let key = key(header, Protocol::Tcp, segment.source(), segment.destination());
-                    Some(Self::Tcp(key, segment.flags()))
-                }
-                Some(Protocol::Udp) => {
-                    let datagram = udp::Header::parse(payload)?;
-                    Some(Self::Udp(key(header, Protocol::Udp, datagram.source(), datagram.destination())))
-                }
-                Some(Protocol::Sctp) | None => Some(Self::Other),
-            },
-        }
-    }
-}
-
-const fn key(
-    header: &ipv4::Header,
-    protocol: Protocol,
-    source_port: crate::net::Port,
-    destination_port: crate::net::Port,
-) -> Key {
-    Key {
-        source: header.source(),
-        destination: header.destination(),
-        source_port,
-        destination_port,
-        protocol,
     }
 }

@@ -1,9 +1,10 @@
 //! The packet path, in order, on one screen. No socket, no clock, no allocation; pure but for the flow table.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use crate::clock::Now;
 use crate::counters::Counters;
+use crate::family::Family;
 use crate::flows::{
     Direction, FlowRef, FlowTable, Found, InsertError, Key, KeyHash, NEXT_HOP_BITS, NewFlow, State,
 };
@@ -19,7 +20,7 @@ use crate::services::{Destination, ServicePort};
 use crate::snapshot::Snapshot;
 use crate::tcp_state;
 use crate::verdict::{DropReason, Egress, Verdict};
-use crate::{answer, icmp_error};
+use crate::{answer, icmp_error, sctp_state};
 
 /// Source ports tried before a flow whose reply key is taken is refused.
 const PORT_ATTEMPTS: u16 = 128;
@@ -28,11 +29,11 @@ const PORT_ATTEMPTS: u16 = 128;
 const POSITION_BITS: u32 = 20;
 
 /// What a decision reads, and where it counts.
-pub struct Context<'a> {
+pub struct Context<'a, A: Family = Ipv4Addr> {
     /// The tables in force.
     pub snapshot: &'a Snapshot,
     /// The flows of all workers.
-    pub flows: &'a FlowTable,
+    pub flows: &'a FlowTable<A>,
     /// When the burst was received.
     pub now: Now,
     /// The device that it came by.
@@ -42,7 +43,7 @@ pub struct Context<'a> {
     /// The MTU of the link that the packet is too long for; says something only with [`DropReason::ExceedsMtu`].
     pub next_link_mtu: usize,
     /// Finds the ports of masqueraded flows.
-    pub ports: &'a mut PortSearch,
+    pub ports: &'a mut PortSearch<A>,
     /// Flow events are counted here; packets by whoever carries the verdict out.
     pub counters: &'a mut Counters,
 }
@@ -55,16 +56,26 @@ pub struct Context<'a> {
 ///
 /// # Errors
 /// The reason why the packet is dropped.
-pub fn process(octets: &mut [u8], packet: &Packet, hash: KeyHash, context: &mut Context<'_>) -> Verdict {
+pub fn process<A: Family>(
+    octets: &mut [u8],
+    packet: &Packet<A>,
+    hash: KeyHash,
+    context: &mut Context<'_, A>,
+) -> Verdict {
     decide(octets, packet, hash, context).or_else(|reason| answer::explain(reason, octets, packet, context))
 }
 
-fn decide(octets: &mut [u8], packet: &Packet, hash: KeyHash, context: &mut Context<'_>) -> Verdict {
-    if packet.has_martian_source() {
+fn decide<A: Family>(
+    octets: &mut [u8],
+    packet: &Packet<A>,
+    hash: KeyHash,
+    context: &mut Context<'_, A>,
+) -> Verdict {
+    if packet.source.is_martian_source() {
         return Err(DropReason::MartianSource);
     }
     let Some(key) = packet.key() else { return process_portless(octets, packet, context) };
-    if let Some(found) = context.flows.lookup(hash, key)
+    if let Some(found) = context.flows.lookup(hash, &key)
         && !is_replaced(&found, packet, context)
     {
         return process_established(octets, packet, &found, context);
@@ -72,7 +83,7 @@ fn decide(octets: &mut [u8], packet: &Packet, hash: KeyHash, context: &mut Conte
     match context.snapshot.services.lookup(key.destination.into()) {
         Destination::Service(_) if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
         Destination::Service(address) => match address.port(key.protocol, key.destination_port) {
-            Some(port) => process_new(octets, packet, key, port, context),
+            Some(port) => process_new(octets, packet, &key, port, context),
             None => answer::refuse(octets, packet, context),
         },
         Destination::Unallocated => Err(DropReason::UnallocatedAddress),
@@ -82,7 +93,11 @@ fn decide(octets: &mut [u8], packet: &Packet, hash: KeyHash, context: &mut Conte
 
 /// Decides about packets without ports: errors about a flow are its own, ping is answered, the rest is not for
 /// virtual addresses.
-fn process_portless(octets: &mut [u8], packet: &Packet, context: &mut Context<'_>) -> Verdict {
+fn process_portless<A: Family>(
+    octets: &mut [u8],
+    packet: &Packet<A>,
+    context: &mut Context<'_, A>,
+) -> Verdict {
     if packet.transport == Transport::IcmpError
         && let Some(way) = icmp_error::translate(octets, packet, context)?
     {
@@ -94,13 +109,14 @@ fn process_portless(octets: &mut [u8], packet: &Packet, context: &mut Context<'_
         (Destination::Service(_), Transport::Echo) if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
         (Destination::Service(_), Transport::Echo) => answer::echo_reply(octets, packet),
         (Destination::Service(_), Transport::Icmp | Transport::IcmpError) => Err(DropReason::UnsupportedIcmp),
+        (Destination::Service(_), Transport::Hidden) => Err(DropReason::HeaderChainTooLong),
         (Destination::Service(_), Transport::Fragment) => Err(DropReason::FragmentRefused),
         (Destination::Service(_), _) => Err(DropReason::UnsupportedProtocol),
     }
 }
 
 /// Removes a closed flow when its client opens a connection anew, so that the rules are asked again.
-fn is_replaced(found: &Found, packet: &Packet, context: &mut Context<'_>) -> bool {
+fn is_replaced<A: Family>(found: &Found<A>, packet: &Packet<A>, context: &mut Context<'_, A>) -> bool {
     match packet.transport {
         Transport::Tcp(_, flags) if tcp_state::is_reopening(found.state, found.direction, flags) => {
             context.ports.note_removal();
@@ -111,19 +127,22 @@ fn is_replaced(found: &Found, packet: &Packet, context: &mut Context<'_>) -> boo
 }
 
 /// Rewrites a packet of a known flow. The rules are not consulted (design decision 5).
-fn process_established(
+fn process_established<A: Family>(
     octets: &mut [u8],
-    packet: &Packet,
-    found: &Found,
-    context: &mut Context<'_>,
+    packet: &Packet<A>,
+    found: &Found<A>,
+    context: &mut Context<'_, A>,
 ) -> Verdict {
     let egress = egress(packet, found.leaves_as.destination, found.next_hop, context)?;
     let state = match packet.transport {
         Transport::Tcp(_, flags) => tcp_state::next(found.state, found.direction, flags),
+        Transport::Sctp(_, chunks) => sctp_state::next(found.state, found.direction, chunks),
         _ => found.state.next_udp(found.direction),
     };
     if state == found.state {
-        context.flows.touch(found, context.now);
+        if keeps_alive(packet.transport, found) {
+            context.flows.touch(found, context.now);
+        }
     } else {
         context.flows.change_state(found.flow, found.state, state, context.now);
     }
@@ -135,24 +154,32 @@ fn process_established(
         ip: Difference(found.ip_difference),
         transport: Difference(found.transport_difference),
     };
-    rewrite.apply(octets, packet).ok_or(DropReason::MalformedTransport)?;
+    rewrite.apply(octets, packet)?;
     Ok(egress.way)
 }
 
+/// Says whether a packet that changes no state keeps its flow alive.
+const fn keeps_alive<A>(transport: Transport, found: &Found<A>) -> bool {
+    match transport {
+        Transport::Sctp(_, chunks) => sctp_state::keeps_alive(found.state, found.direction, chunks),
+        _ => true,
+    }
+}
+
 /// Opens a flow to a backend, or says no on the Service's behalf.
-fn process_new(
+fn process_new<A: Family>(
     octets: &mut [u8],
-    packet: &Packet,
-    request: &Key,
+    packet: &Packet<A>,
+    request: &Key<A>,
     port: &ServicePort,
-    context: &mut Context<'_>,
+    context: &mut Context<'_, A>,
 ) -> Verdict {
     let Some(state) = opening_state(packet.transport) else { return answer::refuse(octets, packet, context) };
     let Some(backend) = port.backends.choose(request) else { return answer::refuse(octets, packet, context) };
-    let IpAddr::V4(address) = backend.address else { return Err(DropReason::AddressFamily) };
+    let Some(address) = A::of(backend.address) else { return Err(DropReason::AddressFamily) };
     let egress = egress(packet, address, 0, context)?;
     let own = masquerade::source(request, address, context.arrived_by, egress.next_hop, context.snapshot)?;
-    let is_picked_up = !matches!(state, State::SynSent | State::UdpUnreplied);
+    let is_picked_up = !matches!(state, State::SynSent | State::UdpUnreplied | State::SctpClosed);
     if own.is_some() && is_picked_up {
         // What it was masqueraded as is not known any more (design decision 7).
         return answer::refuse(octets, packet, context);
@@ -176,7 +203,8 @@ fn process_new(
     };
     let (flow, rewrite) = match own {
         Some(_) => {
-            context.ports.insert(flow, context.snapshot.masquerade.ports, context.flows, context.now)?
+            let (ports, evicted) = (context.snapshot.masquerade.ports, &mut context.counters.flows_evicted);
+            context.ports.insert(flow, ports, context.flows, context.now, evicted)?
         }
         None => insert(flow, rewrite, context)?,
     };
@@ -184,7 +212,7 @@ fn process_new(
     context.counters.flows_inserted += 1;
     context.counters.flows_masqueraded += u64::from(own.is_some());
     context.counters.flows_picked_up += u64::from(is_picked_up);
-    rewrite.apply(octets, packet).ok_or(DropReason::MalformedTransport)?;
+    rewrite.apply(octets, packet)?;
     Ok(egress.way)
 }
 
@@ -192,19 +220,20 @@ fn process_new(
 const fn opening_state(transport: Transport) -> Option<State> {
     match transport {
         Transport::Tcp(_, flags) => tcp_state::first(flags),
+        Transport::Sctp(_, chunks) => sctp_state::first(chunks),
         _ => Some(State::UdpUnreplied),
     }
 }
 
 /// Inserts a flow; if its reply key is taken, another source port tells the replies apart, as nf_nat does.
-fn insert(
-    mut flow: NewFlow,
-    mut rewrite: Rewrite,
-    context: &mut Context<'_>,
-) -> Result<(FlowRef, Rewrite), DropReason> {
+fn insert<A: Family>(
+    mut flow: NewFlow<A>,
+    mut rewrite: Rewrite<A>,
+    context: &mut Context<'_, A>,
+) -> Result<(FlowRef, Rewrite<A>), DropReason> {
     let first = flow.request.source_port.number();
     for attempt in 0..PORT_ATTEMPTS {
-        match context.flows.insert(&flow, context.now) {
+        match context.flows.insert_evicting(&flow, context.now, &mut context.counters.flows_evicted) {
             Ok(inserted) => {
                 context.counters.flows_port_changed += u64::from(attempt > 0);
                 return Ok((inserted, rewrite));
@@ -241,13 +270,16 @@ pub(crate) struct Way {
 ///
 /// The cache holds the generation of routes and neighbours (28 bits) above the neighbour's position (20 bits); a
 /// generation that does not match means: look up again.
-pub(crate) fn egress(
-    packet: &Packet,
-    destination: Ipv4Addr,
+pub(crate) fn egress<A: Family>(
+    packet: &Packet<A>,
+    destination: A,
     cache: u64,
-    context: &mut Context<'_>,
+    context: &mut Context<'_, A>,
 ) -> Result<Way, DropReason> {
     let snapshot = context.snapshot;
+    if packet.source.is_link_local() {
+        return Err(DropReason::BeyondScope);
+    }
     if packet.ttl <= 1 {
         return Err(DropReason::TtlExceeded);
     }
@@ -257,9 +289,11 @@ pub(crate) fn egress(
     {
         return leave(packet, next_hop, state, cache, context);
     }
-    let next_hop = match snapshot.routes.lookup(IpAddr::V4(destination)) {
+    // Hashed anew, so that whoever knows its next hop need not hand the hash down.
+    let flow_hash = packet.key().map_or(0, |key| context.flows.hash(&key).halves()[1]);
+    let next_hop = match snapshot.routes.lookup(destination.into(), flow_hash) {
         Some(RouteKind::Unicast { device, gateway }) => {
-            NextHop { device, address: gateway.unwrap_or(IpAddr::V4(destination)) }
+            NextHop { device, address: gateway.unwrap_or(destination.into()) }
         }
         Some(RouteKind::Local) => return Ok(Way { way: Egress::Punt, next_hop: None, cache: 0 }),
         Some(RouteKind::Unreachable) | None => return Err(DropReason::NoRoute),
@@ -280,12 +314,12 @@ const fn links_tag(snapshot: &Snapshot) -> u64 {
 }
 
 /// Leaves by a device that we serve; what leaves by another is the kernel's to send.
-fn leave(
-    packet: &Packet,
+fn leave<A: Family>(
+    packet: &Packet<A>,
     next_hop: NextHop,
     state: NeighbourState,
     cache: u64,
-    context: &mut Context<'_>,
+    context: &mut Context<'_, A>,
 ) -> Result<Way, DropReason> {
     let Some(device) = context.snapshot.device(next_hop.device) else {
         return Ok(Way { way: Egress::Punt, next_hop: None, cache: 0 });

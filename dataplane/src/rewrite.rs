@@ -2,10 +2,12 @@
 
 use std::net::Ipv4Addr;
 
+use crate::family::Family;
 use crate::flows::Key;
 use crate::net::checksum::Difference;
-use crate::net::{Address, Protocol, ethernet, ipv4, tcp, udp};
-use crate::packet::Packet;
+use crate::net::{Protocol, ethernet, sctp, tcp, udp};
+use crate::packet::{Packet, Ports, Transport};
+use crate::verdict::DropReason;
 
 /// What changes in every packet of one direction of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,7 +20,7 @@ pub struct Rewrite<A = Ipv4Addr> {
     pub transport: Difference,
 }
 
-impl<A: Address> Rewrite<A> {
+impl<A: Family> Rewrite<A> {
     /// Computes the rewrite from the fields as a packet arrives to those it leaves with.
     #[must_use]
     pub fn between(arrives_as: &Key<A>, leaves_as: &Key<A>) -> Self {
@@ -29,18 +31,31 @@ impl<A: Address> Rewrite<A> {
             .word(arrives_as.destination_port.0, leaves_as.destination_port.0);
         Self { leaves_as: *leaves_as, ip, transport }
     }
-}
 
-impl Rewrite {
-    /// Applies the rewrite and takes one from the TTL.
+    /// Applies the rewrite and takes one from the TTL or hop limit.
     ///
-    /// Returns `None`, with nothing changed in the transport header, only if `octets` is not the frame that
+    /// # Errors
+    /// [`DropReason::SctpFragment`], with nothing changed, if a port changes of an SCTP packet in fragments: its checksum
+    /// depends on how long the whole is. [`DropReason::MalformedTransport`] only if `octets` is not the frame that
     /// `packet` was parsed from.
-    pub fn apply(&self, octets: &mut [u8], packet: &Packet) -> Option<()> {
+    pub fn apply(&self, octets: &mut [u8], packet: &Packet<A>) -> Result<(), DropReason> {
+        if packet.is_fragment && self.changes_sctp_port(packet) {
+            return Err(DropReason::SctpFragment);
+        }
+        self.write(octets, packet).ok_or(DropReason::MalformedTransport)
+    }
+
+    fn changes_sctp_port(&self, packet: &Packet<A>) -> bool {
+        let Key { source_port, destination_port, .. } = self.leaves_as;
+        let leaves_as = Ports { source: source_port, destination: destination_port };
+        matches!(packet.transport, Transport::Sctp(arrives_as, _) if arrives_as != leaves_as)
+    }
+
+    fn write(&self, octets: &mut [u8], packet: &Packet<A>) -> Option<()> {
         let Key { source, destination, source_port, destination_port, protocol } = self.leaves_as;
         let (headers, transport) = octets.split_at_mut_checked(packet.transport_offset)?;
         let network = headers.get_mut(ethernet::HEADER_BYTES..)?;
-        ipv4::Header::writable(network)?.translate(source, destination, self.ip);
+        A::translate(network, source, destination, self.ip)?;
         match protocol {
             Protocol::Tcp => {
                 tcp::Header::writable(transport)?.translate(source_port, destination_port, self.transport);
@@ -48,7 +63,10 @@ impl Rewrite {
             Protocol::Udp => {
                 udp::Header::writable(transport)?.translate(source_port, destination_port, self.transport);
             }
-            Protocol::Sctp => return None,
+            Protocol::Sctp => {
+                let packet_bytes = (packet.end - packet.transport_offset) as u16;
+                sctp::Header::writable(transport)?.translate(source_port, destination_port, packet_bytes);
+            }
         }
         Some(())
     }

@@ -6,6 +6,7 @@
 //! `nf_conntrack_tcp_loose`. What the kernel calls invalid or ignores leaves the state as it is.
 
 use crate::flows::{Direction, State};
+use crate::net::Protocol;
 use crate::net::tcp::Flags;
 
 /// What counts of a segment; the first of these that fits.
@@ -74,9 +75,9 @@ pub const fn is_reopening(state: State, direction: Direction, flags: Flags) -> b
 
 /// A RST ends the connection in whatever state.
 const fn after_rst(state: State) -> State {
-    match state {
-        State::UdpUnreplied | State::UdpStream => state,
-        _ => State::Close,
+    match state.protocol() {
+        Protocol::Tcp => State::Close,
+        Protocol::Udp | Protocol::Sctp => state,
     }
 }
 
@@ -108,12 +109,18 @@ const fn after_fin(state: State) -> State {
 /// The client's ACK completes the opening, the backend's confirms what was picked up; an ACK of either end answers a
 /// FIN.
 ///
+/// Who goes on after a RST has not accepted it: its number was not in the window, which only the two ends know
+/// (RFC 9293 §3.5.3), or it was forged. So the flow is picked up again and dies no sooner for it; if the RST was good,
+/// the next one follows, for the segment that crossed it. DEVIATION from nf_conntrack, which checks the number and stays
+/// closed; RFC 7857 §2.2 asks that a session with packets outlives a RST.
+///
 /// The backend's ACK while the client's is awaited may answer a copy of the SYN, so it completes nothing.
 const fn after_ack(state: State, direction: Direction) -> State {
     match (state, direction) {
         (State::SynRecv, Direction::Request) | (State::PickedUp, Direction::Reply) => State::Established,
         (State::FinWait, _) => State::CloseWait,
         (State::LastAck, _) => State::TimeWait,
+        (State::Close, _) => State::PickedUp,
         _ => state,
     }
 }
@@ -189,10 +196,18 @@ mod tests {
     #[test]
     fn a_reset_closes_every_tcp_state_and_no_other() {
         for state in State::ALL {
-            let expected = if matches!(state, UdpUnreplied | UdpStream) { state } else { Close };
+            let expected = if state.protocol() == Protocol::Tcp { Close } else { state };
             assert_eq!(next(state, Request, RST), expected);
             assert_eq!(next(state, Reply, RST.with(ACK).with(SYN)), expected);
         }
+    }
+
+    #[test]
+    fn a_connection_that_goes_on_after_a_reset_is_not_closed_by_it() {
+        let segments = [(Request, ACK), (Reply, ACK), (Reply, RST), (Request, ACK), (Reply, ACK)];
+        assert_eq!(states(&segments), [PickedUp, Established, Close, PickedUp, Established]);
+        let crossed = [(Request, ACK), (Reply, ACK), (Request, RST), (Reply, ACK), (Request, RST)];
+        assert_eq!(states(&crossed), [PickedUp, Established, Close, PickedUp, Close]);
     }
 
     #[test]
@@ -214,7 +229,8 @@ mod tests {
         }
     }
 
-    /// The kernel's table, one row per segment, columns SS SR ES FW CW LA TW CL S2; invalid and ignored are a dot.
+    /// The kernel's table, one row per segment, columns SS SR ES FW CW LA TW CL S2; invalid and ignored are a dot. Where
+    /// an ACK follows a RST we differ.
     #[test]
     fn every_transition_is_that_of_the_kernel() {
         const COLUMNS: [(State, &str); 9] = [
@@ -232,18 +248,19 @@ mod tests {
             (Request, SYN, "SS .  .  .  .  .  .  .  S2"),
             (Request, SYN_ACK, ".  .  .  .  .  .  .  .  SR"),
             (Request, FIN_ACK, ".  FW FW LA LA LA TW CL ."),
-            (Request, ACK, ".  ES ES CW CW TW TW CL ."),
+            (Request, ACK, ".  ES ES CW CW TW TW PU ."),
             (Request, RST, "CL CL CL CL CL CL CL CL CL"),
             (Reply, SYN, "S2 .  .  .  .  .  .  .  S2"),
             (Reply, SYN_ACK, "SR .  .  .  .  .  .  .  SR"),
             (Reply, FIN_ACK, ".  FW FW LA LA LA TW CL ."),
-            (Reply, ACK, ".  SR ES CW CW TW TW CL ."),
+            (Reply, ACK, ".  SR ES CW CW TW TW PU ."),
             (Reply, RST, "CL CL CL CL CL CL CL CL CL"),
         ];
         for (direction, flags, row) in rows {
             for ((state, name), cell) in COLUMNS.iter().zip(row.split_whitespace()) {
-                let wanted =
-                    COLUMNS.iter().find(|(_, name)| *name == cell).map_or(*state, |(state, _)| *state);
+                let named = COLUMNS.iter().chain(&[(PickedUp, "PU")]);
+                let wanted = named.into_iter().find(|(_, name)| *name == cell);
+                let wanted = wanted.map_or(*state, |(state, _)| *state);
                 assert_eq!(next(*state, direction, flags), wanted, "{name} {direction:?} {flags:?}");
             }
         }

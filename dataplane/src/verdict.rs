@@ -77,6 +77,12 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// The IPv4 header, its checksum, its length or its options do not agree with the octets received.
     MalformedIpv4 => "drop_malformed_ipv4",
+    /// The IPv6 header, its length or its extension headers do not agree with the octets received.
+    MalformedIpv6 => "drop_malformed_ipv6",
+    /// A packet to a virtual address with more extension headers than we walk: 8, or 1024 octets.
+    HeaderChainTooLong => "drop_header_chain_too_long",
+    /// A routing header with segments left: the packet's last destination is not in its header (RFC 5095).
+    RoutingHeader => "drop_routing_header",
     /// The TCP, UDP or ICMP header does not agree with the octets received.
     MalformedTransport => "drop_malformed_transport",
     /// A fragment without octets, of a length that is no multiple of 8 though more follow, or past 65535 octets.
@@ -115,13 +121,17 @@ drop_reasons! {
     IcmpRedirect => "drop_icmp_redirect",
     /// The source address can belong to no sender (RFC 1122 3.2.1.3, RFC 6890).
     MartianSource => "drop_martian_source",
-    /// The TTL ends here, and it is not for us to say so.
+    /// The source address means something on its own link only (RFC 4291 2.5.6).
+    BeyondScope => "drop_beyond_scope",
+    /// The TTL or hop limit ends here, and it is not for us to say so.
     TtlExceeded => "drop_ttl_exceeded",
     /// The packet is longer than the next link allows, and it is not for us to say so.
     ExceedsMtu => "drop_exceeds_mtu",
     /// An address of a service CIDR that no Service has (K23).
     UnallocatedAddress => "drop_unallocated_address",
-    /// A RST that belongs to no flow; a RST is never answered by a RST (RFC 9293 3.10.7.1).
+    /// A fragment of an SCTP packet whose port would change: the checksum depends on how long the whole is.
+    SctpFragment => "drop_sctp_fragment",
+    /// A RST or an ABORT that belongs to no flow; neither is answered (RFC 9293 3.10.7.1, RFC 9260 8.4).
     StrayReset => "drop_stray_reset",
     /// The Service has endpoints of the other address family only.
     AddressFamily => "drop_address_family",
@@ -145,7 +155,7 @@ drop_reasons! {
     MasqueradePortsExhausted => "drop_masquerade_ports_exhausted",
     /// The search for a free masquerade port was broken off; the next packet to that destination goes on with it.
     MasqueradeSearchPaused => "drop_masquerade_search_paused",
-    /// The device that the packet would leave by has no IPv4 address to masquerade with.
+    /// The device that the packet would leave by has no address to masquerade with.
     NoMasqueradeAddress => "drop_no_masquerade_address",
     /// The transmit ring of the device was full.
     TxRingFull => "drop_tx_ring_full",

@@ -19,7 +19,7 @@ use fragment_rig::{cut, fragmentable, piece, raw_piece};
 use path_rig::*;
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::counters::Published;
-use tidegate_dataplane::flows::{Cursor, EndpointId, Key, NewFlow, ServicePortId, State, Timeouts};
+use tidegate_dataplane::flows::{Cursors, EndpointId, Key, NewFlow, ServicePortId, State, Timeouts};
 use tidegate_dataplane::masquerade::{Masquerade, Mode, PortRange};
 use tidegate_dataplane::neighbours::NeighbourState;
 use tidegate_dataplane::net::{Port, Protocol};
@@ -238,7 +238,7 @@ fn holding_and_releasing_packets_asks_nothing_of_the_allocator() {
 fn the_expiry_of_flows_asks_nothing_of_the_allocator() {
     let mut rig = warm_rig(1024);
     carry(&mut rig, CLIENT_SIDE, &many(500, |n| udp(FROM_CLIENT, ((CLIENT, 1000 + n), V), 64, b"")));
-    let (mut cursor, timeouts) = (Cursor::part(0, 1), Timeouts::default());
+    let (mut cursor, timeouts) = (Cursors::part(0, 1), Timeouts::default());
     let flows = Arc::clone(&rig.flows);
     let expire = |seconds, cursor: &mut _| {
         without_allocator(|| flows.expire(cursor, Now::from_seconds(seconds), 2048, &timeouts))
@@ -269,7 +269,10 @@ fn no_drop_that_packets_can_cause_asks_anything_of_the_allocator() {
     let mut rig = warm_rig(16_384);
     rig.snapshot.masquerade.mode = Mode::Never;
     rig.snapshot.services = rig.snapshot.services.with([(ip(IPV6_VIP), Some(ipv6_only()))]);
+    let ipv6 = over_ipv6(|| (ip(VIP), both(10, &[(POD, 8080)])));
+    rig.snapshot.services = rig.snapshot.services.with([(ipv6.0, Some(ipv6.1))]);
     assert_eq!(carry(&mut rig, CLIENT_SIDE, &hopeless_packets()), 0);
+    assert_eq!(carry(&mut rig, CLIENT_SIDE, &over_ipv6(hopeless_ipv6_packets)), 0);
 
     rig.wire.full = true;
     let refused = [
@@ -288,22 +291,26 @@ fn no_drop_that_packets_can_cause_asks_anything_of_the_allocator() {
     masquerade_in_vain(&mut rig);
 
     let mut full = warm_rig(16);
-    let sent =
-        carry(&mut full, CLIENT_SIDE, &many(200, |n| udp(FROM_CLIENT, ((CLIENT, 100 + n), V), 64, b"")));
-    assert!(sent < 16);
+    for n in 0..200 {
+        carry(&mut full, CLIENT_SIDE, &[udp(FROM_CLIENT, ((CLIENT, 100 + n), V), 64, b"")]);
+        carry(&mut full, POD_SIDE, &[udp(FROM_POD, (P, (CLIENT, 100 + n)), 64, b"")]);
+    }
+    assert!(full.path.counters.flows_evicted > 0, "a flow that nobody answered gave way");
 
     let unseen: BTreeSet<&str> = DropReason::ALL
         .iter()
         .filter(|reason| rig.path.counters.drops(**reason) + full.path.counters.drops(**reason) == 0)
         .map(|reason| reason.name())
         .collect();
-    // The first two take a second worker, the third a socket that is missing; the fourth no frame is short enough for.
+    // The first two take a second worker, the third a socket that is missing, the fourth an SCTP Service; for the fifth no
+    // frame is short enough.
     assert_eq!(
         unseen,
         BTreeSet::from([
             "drop_flow_contended",
             "drop_hand_over_full",
             "drop_no_tx_queue",
+            "drop_sctp_fragment",
             "drop_answer_too_long",
         ])
     );
@@ -342,6 +349,31 @@ fn hopeless_packets() -> Vec<Vec<u8>> {
         to(IPV6_VIP),
         to(HAIRPIN_VIP),
         to(UNROUTED_VIP),
+    ]
+}
+
+/// Packets that can go nowhere because of what only IPv6 has.
+fn hopeless_ipv6_packets() -> Vec<Vec<u8>> {
+    let plain = || udp(FROM_CLIENT, (C, V), 64, b"payload");
+    let with_chain = |kinds: &[u8], segments_left: u8| {
+        let mut packet = plain();
+        for &kind in kinds.iter().rev() {
+            let next_header = std::mem::replace(&mut packet[20], kind);
+            packet.splice(54..54, [next_header, 0, 0, segments_left, 0, 0, 0, 0]);
+            packet[19] += 8;
+        }
+        packet
+    };
+    let link_local = |mut packet: Vec<u8>| {
+        packet[22..24].copy_from_slice(&[0xfe, 0x80]);
+        packet
+    };
+    vec![
+        plain()[..60].to_vec(),
+        with_chain(&[60; 9], 0),
+        with_chain(&[60, 0], 0),
+        with_chain(&[43], 1),
+        link_local(plain()),
     ]
 }
 
@@ -464,7 +496,7 @@ fn masquerade_in_vain(rig: &mut Rig) {
         let (service, endpoint, state) = (ServicePortId(1), EndpointId(1), State::UdpStream);
         let taken =
             NewFlow { request, reply, service, endpoint, state, ip_difference: 0, transport_difference: 0 };
-        rig.flows.insert(&taken, rig.now).unwrap();
+        rig.flows.ipv4.insert(&taken, rig.now).unwrap();
     }
     let packet = [udp(FROM_CLIENT, ((CLIENT, 44_444), V), 64, b"x")];
     for last in [10, 9_000] {

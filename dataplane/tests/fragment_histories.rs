@@ -14,7 +14,7 @@ use path_rig::*;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use tidegate_dataplane::clock::Now;
-use tidegate_dataplane::flows::FlowTable;
+use tidegate_dataplane::flows::FlowTables;
 use tidegate_dataplane::fragments::WAITING_PER_SOURCE;
 use tidegate_dataplane::routes::DeviceIndex;
 use tidegate_dataplane::worker::{Bell, Exchange, Path};
@@ -111,7 +111,7 @@ fn narrow(rig: &mut Rig, mtu: usize) {
 
 /// As many workers as wanted, on one flow table.
 fn workers(count: usize) -> Vec<Rig> {
-    let flows = Arc::new(FlowTable::in_memory(1024).unwrap());
+    let flows = Arc::new(FlowTables::in_memory(1024).unwrap());
     let bells: Vec<_> = (0..count).map(|_| Arc::new(Bell::new().unwrap())).collect();
     let worker = |exchange| {
         let (memory, pool) = FrameMemory::new(FRAMES).unwrap();

@@ -20,7 +20,7 @@ use slow_gateway::datagram::{self, Five, Segment};
 use slow_gateway::links::{Hop, Lead, Links, Route, Station};
 use slow_gateway::{Gateway, MASQUERADE_PORT, Ports, Sent, Way, hex, key};
 use tidegate_dataplane::clock::Now;
-use tidegate_dataplane::flows::{Cursor, Direction, EndpointId, ServicePortId, Timeouts};
+use tidegate_dataplane::flows::{Cursors, Direction, EndpointId, ServicePortId, Timeouts};
 use tidegate_dataplane::masquerade::{Masquerade, Mode, PortRange};
 use tidegate_dataplane::neighbours::{NeighbourState, NextHop};
 use tidegate_dataplane::net::{Mac, Port, Prefix, Protocol};
@@ -478,7 +478,7 @@ fn tell(octets: &mut Vec<u8>, lie: &Lie) {
 struct Pair {
     rig: Rig,
     slow: Gateway,
-    cursor: Cursor,
+    cursor: Cursors,
     /// Keys of flows that were, the last ones only.
     gone: Vec<Five>,
 }
@@ -502,9 +502,9 @@ impl Pair {
             masquerade: Masquerade { mode, ports },
             ..Snapshot::empty(services)
         };
-        let mut slow = Gateway::new(rig.flows.capacity(), links);
+        let mut slow = Gateway::new(rig.flows.ipv4.capacity(), links);
         slow.masquerade = mode;
-        let mut pair = Self { rig, slow, cursor: Cursor::part(0, 1), gone: vec![] };
+        let mut pair = Self { rig, slow, cursor: Cursors::part(0, 1), gone: vec![] };
         for destination in 0..SERVICES {
             for port in 0..PORTS.len() {
                 pair.change_service(destination, port, Some(1 << destination | 1));
@@ -626,7 +626,7 @@ impl Pair {
 
     fn lookup(&self, five: Five) -> Option<tidegate_dataplane::flows::Found> {
         let key = key(five);
-        self.rig.flows.lookup(self.rig.flows.hash(&key), &key)
+        self.rig.flows.ipv4.lookup(self.rig.flows.ipv4.hash(&key), &key)
     }
 
     fn change_service(&mut self, destination: usize, port: usize, backends: Option<u16>) {

@@ -209,7 +209,7 @@ fn found(rig: &Rig, protocol: Protocol) -> Found {
         destination_port: Port::new(80),
         protocol,
     };
-    rig.flows.lookup(rig.flows.hash(&key), &key).unwrap()
+    rig.flows.ipv4.lookup(rig.flows.ipv4.hash(&key), &key).unwrap()
 }
 
 #[test]

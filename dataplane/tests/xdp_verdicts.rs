@@ -8,90 +8,19 @@
     clippy::disallowed_methods
 )]
 
+mod steer_rig;
 mod xsk_rig;
 
 use std::net::Ipv4Addr;
 
+use steer_rig::{CLIENT, ENDPOINT, LONE_VIP, OWN, STRANGER, VIP, with_served};
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::masquerade::PortRange;
 use tidegate_dataplane::net::{Mac, Port, Protocol};
 use tidegate_dataplane::routes::DeviceIndex;
-use tidegate_dataplane::xdp::{AttachPreference, Steering};
-use tidegate_dataplane::xsk::{FrameMemory, FramePool, Socket, SocketConfig};
-use xsk_rig::{Namespace, Packet, STATION, device, now};
+use xsk_rig::{Packet, STATION, now};
 
-const CLIENT: [u8; 4] = [192, 0, 2, 7];
-const VIP: [u8; 4] = [10, 96, 0, 10];
-const LONE_VIP: [u8; 4] = [198, 51, 100, 9];
-const OWN: [u8; 4] = [192, 0, 2, 1];
-const ENDPOINT: [u8; 4] = [10, 244, 1, 5];
-const STRANGER: [u8; 4] = [203, 0, 113, 3];
 const MORE_FRAGMENTS: u16 = 0x2000;
-
-/// A device whose queue 0 is served by worker 3 of the two queues it has.
-struct Served {
-    steering: Steering,
-    device: DeviceIndex,
-    _socket: Socket,
-    _pool: FramePool,
-}
-
-impl Served {
-    fn new() -> Self {
-        let device = device("near");
-        let mut steering = Steering::load().unwrap();
-        steering.attach(device, "near", 2, AttachPreference::NativeThenGeneric).unwrap();
-        let (memory, mut pool) = FrameMemory::new(256).unwrap();
-        let config = SocketConfig {
-            device,
-            queue: 0,
-            rx_ring: 64,
-            tx_ring: 64,
-            fill_ring: 64,
-            completion_ring: 64,
-            receives: true,
-            zero_copy: true,
-        };
-        let socket = Socket::bind(&memory, &config, &mut pool).unwrap();
-        use std::os::fd::AsFd;
-        steering.serve_queue(device, 0, socket.as_fd(), 3).unwrap();
-        steering.insert_vip(Ipv4Addr::new(10, 96, 0, 0), 16).unwrap();
-        steering.insert_vip(LONE_VIP.into(), 32).unwrap();
-        steering.insert_own_address(OWN.into()).unwrap();
-        steering.insert_endpoint(ENDPOINT.into(), Port::new(8080), Protocol::Udp).unwrap();
-        Self { steering, device, _socket: socket, _pool: pool }
-    }
-
-    /// Runs the program on a packet; returns whether it was taken and the one counter that counted it.
-    fn verdict_of(&mut self, octets: &[u8], queue: u32) -> (bool, &'static str) {
-        let before = self.steering.counters().unwrap();
-        let taken = self.steering.would_take(octets, self.device, queue).unwrap();
-        let after = self.steering.counters().unwrap();
-        let mut counted = Vec::new();
-        for ((name, before), (_, after)) in before.into_iter().zip(after) {
-            assert!(after - before <= 1);
-            counted.extend((after > before).then_some(name));
-        }
-        assert_eq!(counted.len(), 1, "counted once: {counted:?}");
-        (taken, counted[0])
-    }
-
-    fn beat(&self) {
-        self.steering.heartbeat(3).unwrap().beat(now());
-    }
-
-    #[track_caller]
-    fn expect(&mut self, packet: &Packet, taken: bool, counter: &str) {
-        self.beat();
-        assert_eq!(self.verdict_of(&packet.octets(), 0), (taken, counter), "{packet:?}");
-    }
-}
-
-fn with_served(test: impl FnOnce(Served) + Send) {
-    let Some(namespace) = Namespace::new() else { return };
-    namespace.veth("near", "far", 2);
-    namespace.enter(|| test(Served::new()));
-}
 
 #[test]
 fn what_goes_to_a_vip_is_taken_whatever_it_is() {
@@ -263,18 +192,19 @@ fn a_listener_passes_before_any_service_rule() {
 }
 
 #[test]
-fn what_is_not_unicast_ipv4_passes() {
+fn what_is_not_unicast_passes() {
     with_served(|mut served| {
         let vip = Packet::udp((CLIENT, 40000), (VIP, 53));
-        for ethertype in [0x86dd, 0x0806, 0x8100, 0x88a8, 0x88cc] {
-            served.expect(&Packet { ethertype, ..vip.clone() }, false, "passed_not_ipv4");
+        for ethertype in [0x0806, 0x8100, 0x88a8, 0x88cc] {
+            served.expect(&Packet { ethertype, ..vip.clone() }, false, "passed_not_ip");
         }
-        served.expect(&Packet { cut_at: Some(33), ..vip.clone() }, false, "passed_not_ipv4");
-        served.expect(&Packet { cut_at: Some(14), ..vip.clone() }, false, "passed_not_ipv4");
+        served.expect(&Packet { ethertype: 0x86dd, ..vip.clone() }, false, "passed_not_ip");
+        served.expect(&Packet { cut_at: Some(33), ..vip.clone() }, false, "passed_not_ip");
+        served.expect(&Packet { cut_at: Some(14), ..vip.clone() }, false, "passed_not_ip");
         let group = "passed_group_destination";
         served.expect(&Packet { ethernet_destination: [0xff; 6], ..vip.clone() }, false, group);
         served.expect(&Packet { ethernet_destination: [1, 0, 0x5e, 0, 0, 1], ..vip.clone() }, false, group);
-        served.steering.insert_vip(Ipv4Addr::UNSPECIFIED, 0).unwrap();
+        served.steering.insert_vip(Ipv4Addr::UNSPECIFIED.into(), 0).unwrap();
         served.expect(&Packet { destination: [224, 0, 0, 1], ..vip.clone() }, false, group);
         served.expect(&Packet { destination: [239, 255, 255, 255], ..vip.clone() }, false, group);
         served.expect(&Packet { destination: [255; 4], ..vip.clone() }, false, group);
@@ -339,7 +269,7 @@ fn a_queue_passes_without_a_fresh_heartbeat_or_without_a_socket() {
         heartbeat.beat(Now::from_ns(now().ns() + 1_000_000));
         assert_eq!(served.verdict_of(&vip, 0), (true, "redirected_to_vip"));
         assert_eq!(served.verdict_of(&vip, 1), (false, "passed_no_socket"));
-        drop(served._socket);
+        drop(served.socket);
         served.steering.heartbeat(3).unwrap().beat(now());
         let taken = served.steering.would_take(&vip, served.device, 0).unwrap();
         assert!(!taken, "a closed socket leaves its queue to the kernel");
@@ -361,7 +291,7 @@ fn entries_come_and_go_and_an_address_stays_while_one_endpoint_has_it() {
 
         let vip = Packet::udp((CLIENT, 40000), (VIP, 53));
         served.steering.insert_vip(VIP.into(), 32).unwrap();
-        served.steering.remove_vip(Ipv4Addr::new(10, 96, 255, 255), 16).unwrap();
+        served.steering.remove_vip([10, 96, 255, 255].into(), 16).unwrap();
         served.expect(&vip, true, "redirected_to_vip");
         served.steering.remove_vip(VIP.into(), 32).unwrap();
         served.steering.remove_vip(VIP.into(), 32).unwrap();
@@ -383,7 +313,7 @@ fn numbers_out_of_range_are_errors_that_name_them() {
         );
         assert!(error(served.steering.heartbeat(256).map(|_| ())).contains("worker 256: must be below 256"));
         use std::os::fd::AsFd;
-        let socket = served._socket.as_fd();
+        let socket = served.socket.as_fd();
         assert!(
             error(served.steering.serve_queue(served.device, 2, socket, 0))
                 .contains("RX queue 2: must be below 2")

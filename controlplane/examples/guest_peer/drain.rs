@@ -78,7 +78,7 @@ impl Drained {
         let socket = Socket::bind(&memory, &config, &mut pool)?;
         ensure!(socket.mode() == Mode::ZeroCopy, "the socket is in {:?} mode", socket.mode());
         steering.serve_queue(index, 0, socket.as_fd(), 0)?;
-        steering.insert_vip(address, 32)?;
+        steering.insert_vip(address.into(), 32)?;
         let heartbeat = steering.heartbeat(0)?;
         let in_hand = Vec::with_capacity(FRAMES as usize);
         Ok(Self { socket, memory, pool, heartbeat, in_hand, seen: HashSet::new(), _steering: steering })

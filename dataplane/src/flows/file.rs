@@ -8,11 +8,12 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::mapping::{self, HEADER_WORDS, Layout, Mapping};
+use crate::net::Address;
 
 /// The first eight octets of a table's file.
 const MAGIC: u64 = u64::from_le_bytes(*b"tidegate");
 /// Raised with every change of what stands where in the file.
-const LAYOUT_VERSION: u64 = 1;
+const LAYOUT_VERSION: u64 = 2;
 const MODE: u32 = 0o600;
 
 /// The random name that the kernel gives to each boot; moments of different boots do not compare.
@@ -98,6 +99,11 @@ pub enum Refusal {
     },
     /// The table is from before the last boot.
     OtherBoot,
+    /// The table is for flows of the other family.
+    Family {
+        /// The number in the file: the IP version.
+        found: u64,
+    },
     /// The table is for another number of flows.
     Capacity {
         /// The number in the file.
@@ -116,21 +122,27 @@ impl fmt::Display for Refusal {
             Self::Foreign => f.write_str("not a flow table"),
             Self::LayoutVersion { found } => write!(f, "layout version {found}, this is {LAYOUT_VERSION}"),
             Self::OtherBoot => f.write_str("from another boot"),
+            Self::Family { found } => write!(f, "flows of IP version {found}"),
             Self::Capacity { found } => write!(f, "capacity {found} flows"),
             Self::Length { found } => write!(f, "length {found} bytes"),
         }
     }
 }
 
+/// Returns the IP version of a family.
+fn family<A: Address>() -> u64 {
+    if A::UNSPECIFIED.into().is_ipv4() { 4 } else { 6 }
+}
+
 /// The words at the head of the file.
 struct Header([u64; HEADER_WORDS]);
 
 impl Header {
-    fn new(layout: Layout, boot: BootId, secret: [u64; 2]) -> Self {
+    fn new<A: Address>(layout: Layout<A>, boot: BootId, secret: [u64; 2]) -> Self {
         let [first, second] = secret;
         let (boot_high, boot_low) = ((boot.0 >> 64) as u64, boot.0 as u64);
         let (capacity, buckets) = (u64::from(layout.capacity), u64::from(layout.buckets));
-        Self([MAGIC, LAYOUT_VERSION, boot_high, boot_low, capacity, buckets, first, second])
+        Self([MAGIC, LAYOUT_VERSION, boot_high, boot_low, family::<A>(), capacity, buckets, first, second])
     }
 
     fn read(file: &File) -> io::Result<Self> {
@@ -145,16 +157,19 @@ impl Header {
     }
 
     /// Returns the hash secret if all else is as it must be.
-    fn accept(&self, layout: Layout, boot: BootId) -> Result<[u64; 2], Refusal> {
-        let [magic, version, boot_high, boot_low, capacity, buckets, first, second] = self.0;
+    fn accept<A: Address>(&self, layout: Layout<A>, boot: BootId) -> Result<[u64; 2], Refusal> {
+        let [magic, layout_version, boot_high, boot_low, version, capacity, buckets, first, second] = self.0;
         if magic != MAGIC {
             return Err(Refusal::Foreign);
         }
-        if version != LAYOUT_VERSION {
-            return Err(Refusal::LayoutVersion { found: version });
+        if layout_version != LAYOUT_VERSION {
+            return Err(Refusal::LayoutVersion { found: layout_version });
         }
         if u128::from(boot_high) << 64 | u128::from(boot_low) != boot.0 {
             return Err(Refusal::OtherBoot);
+        }
+        if version != family::<A>() {
+            return Err(Refusal::Family { found: version });
         }
         if (capacity, buckets) != (u64::from(layout.capacity), u64::from(layout.buckets)) {
             return Err(Refusal::Capacity { found: capacity });
@@ -163,7 +178,7 @@ impl Header {
     }
 
     /// Writes the magic last, so that a header cut short is none.
-    fn write(&self, mapping: &Mapping) {
+    fn write<A: Address>(&self, mapping: &Mapping<A>) {
         let Some([magic, rest @ ..]) = mapping.header() else { return };
         let [value, values @ ..] = self.0;
         for (word, value) in rest.iter().zip(values) {
@@ -174,15 +189,15 @@ impl Header {
 }
 
 /// An open, locked and mapped file.
-pub(super) struct OpenFile {
-    pub(super) mapping: Mapping,
+pub(super) struct OpenFile<A> {
+    pub(super) mapping: Mapping<A>,
     pub(super) lock: File,
     pub(super) secret: [u64; 2],
     pub(super) refusal: Option<Refusal>,
 }
 
 /// Opens the file of a table, or makes it; content that does not fit is thrown away and the reason given.
-pub(super) fn open(path: &Path, capacity: u32, boot: BootId) -> Result<OpenFile, OpenError> {
+pub(super) fn open<A: Address>(path: &Path, capacity: u32, boot: BootId) -> Result<OpenFile<A>, OpenError> {
     let failed = |action| move |error| OpenError::System { path: path.to_owned(), action, error };
     let layout = Layout::new(capacity).ok_or(OpenError::Capacity(capacity))?;
     let mut options = OpenOptions::new();
@@ -219,11 +234,11 @@ pub(super) fn open(path: &Path, capacity: u32, boot: BootId) -> Result<OpenFile,
 }
 
 /// Returns the secret of a file that fits, else why it does not; nothing for a file that was just made.
-fn examine(
+fn examine<A: Address>(
     file: &File,
     length: u64,
     bytes: usize,
-    layout: Layout,
+    layout: Layout<A>,
     boot: BootId,
 ) -> io::Result<Result<[u64; 2], Option<Refusal>>> {
     if length == 0 {

@@ -2,16 +2,18 @@
 
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release, SeqCst};
 
+use super::eviction;
 use super::index::{self, Slot};
 use super::memory::{IDENTITY_WORDS, Memory, Word};
 use super::record::{Meta, Record, Status};
 use super::table::{Search, Table};
-use super::{Direction, FlowRef, InsertError, Key, KeyHash, NewFlow};
+use super::{Direction, FlowRef, InsertError, Key, KeyHash, NewFlow, State};
 use crate::clock::Now;
+use crate::net::Address;
 
 /// One key of a flow on its way into the index.
-pub(super) struct Candidate {
-    key: Key,
+pub(super) struct Candidate<A> {
+    key: Key<A>,
     hash: KeyHash,
     direction: Direction,
 }
@@ -24,8 +26,40 @@ struct Claim<'a, W> {
 }
 
 impl<M: Memory> Table<M> {
-    /// Inserts a flow if both its keys are free.
-    pub(super) fn insert(&self, new: &NewFlow, now: Now) -> Result<FlowRef, InsertError> {
+    /// Inserts a flow if both its keys are free and a record is.
+    pub(super) fn insert(&self, new: &NewFlow<M::Address>, now: Now) -> Result<FlowRef, InsertError> {
+        self.insert_as(new, now, || self.claim())
+    }
+
+    /// Inserts a flow if both its keys are free; if no record is free, another flow may give way. Adds the flows that
+    /// did to `evicted`.
+    pub(super) fn insert_evicting(
+        &self,
+        new: &NewFlow<M::Address>,
+        now: Now,
+        evicted: &mut u64,
+    ) -> Result<FlowRef, InsertError> {
+        let mut probes = eviction::PROBES;
+        self.insert_as(new, now, || {
+            loop {
+                if let Some(claim) = self.claim() {
+                    return Some(claim);
+                }
+                // What is evicted goes to whoever claims first, so it may take another.
+                if !self.evict(&mut probes) {
+                    return None;
+                }
+                *evicted += 1;
+            }
+        })
+    }
+
+    fn insert_as<'a>(
+        &'a self,
+        new: &NewFlow<M::Address>,
+        now: Now,
+        claim: impl FnOnce() -> Option<Claim<'a, M::Word>>,
+    ) -> Result<FlowRef, InsertError> {
         if new.request == new.reply {
             return Err(InsertError::ReplyTaken);
         }
@@ -35,25 +69,25 @@ impl<M: Memory> Table<M> {
         self.refuse_taken(&request, Slot::EMPTY)?;
         self.refuse_taken(&reply, Slot::EMPTY)?;
 
-        let claim = self.claim().ok_or(InsertError::Full)?;
+        let claim = claim().ok_or(InsertError::Full)?;
         claim.build(new, now);
         if let Err(error) = self.publish(&claim, &reply).and_then(|()| self.publish(&claim, &request)) {
             self.clear_slots(claim.flow.record, &request, &reply);
             self.release(&claim.record, claim.flow);
             return Err(error);
         }
-        claim.set_meta(Status::Live, new);
+        claim.set_meta(Status::Live, new.state);
         Ok(claim.flow)
     }
 
-    pub(super) fn candidate(&self, key: Key, direction: Direction) -> Candidate {
+    pub(super) fn candidate(&self, key: Key<M::Address>, direction: Direction) -> Candidate<M::Address> {
         Candidate { key, hash: self.hasher.hash(&key), direction }
     }
 
     /// Takes a free record and makes it this thread's own.
     fn claim(&self) -> Option<Claim<'_, M::Word>> {
         while let Some(number) = self.free.pop() {
-            let record = Record::new(self.memory.record(number)?);
+            let record = Record::of(&self.memory, number)?;
             let identity = self.memory.identity(number)?;
             let meta = record.meta();
             let flow = FlowRef { record: number, generation: meta.generation() };
@@ -67,7 +101,7 @@ impl<M: Memory> Table<M> {
         None
     }
 
-    fn publish(&self, claim: &Claim<'_, M::Word>, key: &Candidate) -> Result<(), InsertError> {
+    fn publish(&self, claim: &Claim<'_, M::Word>, key: &Candidate<M::Address>) -> Result<(), InsertError> {
         let own = key.slot(claim.flow.record);
         if !index::publish(&self.memory, key.hash, own) {
             return Err(InsertError::Full);
@@ -78,7 +112,7 @@ impl<M: Memory> Table<M> {
     }
 
     /// Refuses a key that a building or live record has, reached by any slot but `own`.
-    fn refuse_taken(&self, key: &Candidate, own: Slot) -> Result<(), InsertError> {
+    fn refuse_taken(&self, key: &Candidate<M::Address>, own: Slot) -> Result<(), InsertError> {
         match self.search(key.hash, &key.key, |slot, _| slot != own) {
             Search::Nothing => Ok(()),
             Search::Flow(rival) if rival.meta.status() == Status::Live => Err(match key.direction {
@@ -92,8 +126,13 @@ impl<M: Memory> Table<M> {
     /// Publishes both keys of a live record that a start found; false, and neither, if one cannot be had.
     ///
     /// Only for a start, before any thread uses the table.
-    pub(super) fn publish_again(&self, record: u32, request: &Candidate, reply: &Candidate) -> bool {
-        let place = |key: &Candidate| {
+    pub(super) fn publish_again(
+        &self,
+        record: u32,
+        request: &Candidate<M::Address>,
+        reply: &Candidate<M::Address>,
+    ) -> bool {
+        let place = |key: &Candidate<M::Address>| {
             self.refuse_taken(key, Slot::EMPTY).is_ok()
                 && index::publish(&self.memory, key.hash, key.slot(record))
         };
@@ -105,7 +144,12 @@ impl<M: Memory> Table<M> {
     }
 
     /// Takes both keys of a record out of the index, as far as they are in it.
-    pub(super) fn clear_slots(&self, record: u32, request: &Candidate, reply: &Candidate) {
+    pub(super) fn clear_slots(
+        &self,
+        record: u32,
+        request: &Candidate<M::Address>,
+        reply: &Candidate<M::Address>,
+    ) {
         index::clear(&self.memory, request.hash, request.slot(record));
         index::clear(&self.memory, reply.hash, reply.slot(record));
     }
@@ -121,21 +165,21 @@ impl<M: Memory> Table<M> {
 }
 
 impl<W: Word> Claim<'_, W> {
-    fn build(&self, new: &NewFlow, now: Now) {
+    fn build<A: Address>(&self, new: &NewFlow<A>, now: Now) {
         self.record.write(new, self.flow.generation, now.seconds());
         let [service, endpoint] = self.identity;
         service.store(new.service.0, Relaxed);
         endpoint.store(new.endpoint.0, Relaxed);
-        self.set_meta(Status::Building, new);
+        self.set_meta(Status::Building, new.state);
     }
 
-    fn set_meta(&self, status: Status, new: &NewFlow) {
-        let meta = Meta::new(self.flow.generation, status, Some(new.state));
+    fn set_meta(&self, status: Status, state: State) {
+        let meta = Meta::new(self.flow.generation, status, Some(state));
         self.record.meta.store(meta.0, Release);
     }
 }
 
-impl Candidate {
+impl<A> Candidate<A> {
     const fn slot(&self, record: u32) -> Slot {
         Slot::new(self.hash, self.direction, record)
     }

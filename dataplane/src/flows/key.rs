@@ -6,7 +6,7 @@ use core::net::Ipv4Addr;
 use foldhash::SharedSeed;
 use foldhash::quality::FoldHasher;
 
-use crate::net::{Port, Protocol};
+use crate::net::{Address, Port, Protocol};
 
 /// What the header of every packet of one direction says.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -42,17 +42,20 @@ impl<A: Copy> Key<A> {
     }
 }
 
-impl Key {
-    /// Returns source and destination address as one word, source first.
-    pub(super) const fn addresses(self) -> u64 {
-        (self.source.to_bits() as u64) << 32 | self.destination.to_bits() as u64
+impl<A: Address> Key<A> {
+    /// Returns source and destination address as words, source first.
+    #[inline]
+    pub(super) fn addresses(self) -> A::Pair {
+        A::pair(self.source, self.destination)
     }
 
     /// Unpacks what [`Key::addresses`] and [`Key::ports`] made.
-    pub(super) const fn unpack(addresses: u64, ports: u32, protocol: Protocol) -> Self {
+    #[inline]
+    pub(super) fn unpack(addresses: A::Pair, ports: u32, protocol: Protocol) -> Self {
+        let (source, destination) = A::unpair(addresses);
         Self {
-            source: Ipv4Addr::from_bits((addresses >> 32) as u32),
-            destination: Ipv4Addr::from_bits(addresses as u32),
+            source,
+            destination,
             source_port: Port::new((ports >> 16) as u16),
             destination_port: Port::new(ports as u16),
             protocol,
@@ -70,7 +73,7 @@ pub enum Direction {
 }
 
 /// The hash of a key under the secret of one table; it decides both buckets and the tag.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct KeyHash(pub(super) u64);
 
 impl KeyHash {
@@ -97,12 +100,19 @@ impl KeyHasher {
         Self { seed, shared: SharedSeed::from_u64(shared) }
     }
 
-    /// Hashes a key: two multiplications.
+    /// Hashes a key: two multiplications for IPv4, four for IPv6.
     #[inline]
-    pub(super) fn hash(&self, key: &Key) -> KeyHash {
+    pub(super) fn hash<A: Address>(&self, key: &Key<A>) -> KeyHash {
         let ports = u64::from(key.protocol.number()) << 32 | u64::from(key.ports());
         let mut hasher = FoldHasher::with_seed(self.seed, &self.shared);
-        hasher.write_u128(u128::from(ports) << 64 | u128::from(key.addresses()));
+        // Two words a multiplication: where the addresses fill pairs of words, the ports are alone in the last.
+        let addresses = key.addresses();
+        let (pairs, last) = addresses.as_ref().as_chunks::<2>();
+        for [first, second] in pairs {
+            hasher.write_u128(u128::from(*first) << 64 | u128::from(*second));
+        }
+        let (high, low) = last.first().map_or((0, ports), |word| (ports, *word));
+        hasher.write_u128(u128::from(high) << 64 | u128::from(low));
         KeyHash(hasher.finish())
     }
 }

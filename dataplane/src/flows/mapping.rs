@@ -4,6 +4,7 @@
 //! sees them as slices.
 #![allow(unsafe_code)]
 
+use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 use core::slice;
 use core::sync::atomic::AtomicU64;
@@ -11,14 +12,18 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-use super::memory::{BUCKET_SLOTS, IDENTITY_WORDS, Memory, RECORD_WORDS};
+use super::memory::{BUCKET_SLOTS, IDENTITY_WORDS, Memory};
+use super::record;
+use crate::net::Address;
 
 type Bucket = [AtomicU64; BUCKET_SLOTS];
-type Record = [AtomicU64; RECORD_WORDS];
+type Line = [AtomicU64; LINE_WORDS];
 type Identity = [AtomicU64; IDENTITY_WORDS];
 
+/// Words of a cache line.
+const LINE_WORDS: usize = 8;
 /// Words of the header that are used.
-pub(super) const HEADER_WORDS: usize = 8;
+pub(super) const HEADER_WORDS: usize = 9;
 const HEADER_BYTES: usize = 4096;
 /// Slots per flow of capacity; each flow fills two, so the index is at most half full.
 const SLOTS_PER_FLOW: u32 = 4;
@@ -26,19 +31,24 @@ const MOST_CAPACITY: u32 = 1 << 28;
 
 /// How many records and buckets a table has, and where they stand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Layout {
+pub(super) struct Layout<A> {
     pub(super) capacity: u32,
     pub(super) buckets: u32,
+    family: PhantomData<A>,
 }
 
-impl Layout {
+impl<A: Address> Layout<A> {
+    /// Cache lines of a record.
+    const RECORD_LINES: u32 = (record::words::<A>() / LINE_WORDS) as u32;
+
     /// Returns the layout for a capacity; `None` unless it is from 1 to 2^28 flows.
     pub(super) const fn new(capacity: u32) -> Option<Self> {
         if capacity == 0 || capacity > MOST_CAPACITY {
             return None;
         }
         let buckets = (capacity * SLOTS_PER_FLOW).div_ceil(BUCKET_SLOTS as u32);
-        Some(Self { capacity, buckets: if buckets < 2 { 2 } else { buckets } })
+        let buckets = if buckets < 2 { 2 } else { buckets };
+        Some(Self { capacity, buckets, family: PhantomData })
     }
 
     const fn index_at(self) -> usize {
@@ -50,7 +60,7 @@ impl Layout {
     }
 
     const fn identities_at(self) -> usize {
-        self.records_at() + self.capacity as usize * size_of::<Record>()
+        self.records_at() + self.capacity as usize * Self::RECORD_LINES as usize * size_of::<Line>()
     }
 
     /// Returns the bytes of header and arrays.
@@ -60,25 +70,25 @@ impl Layout {
 }
 
 /// A mapping of at least `layout.bytes()` bytes, shared by all threads, unmapped when dropped.
-pub(super) struct Mapping {
+pub(super) struct Mapping<A> {
     base: NonNull<u8>,
     bytes: usize,
-    layout: Layout,
+    layout: Layout<A>,
 }
 
 // SAFETY: the mapping belongs to this value alone until it is dropped, and its octets are reached only as atomic words.
-unsafe impl Send for Mapping {}
+unsafe impl<A: Send> Send for Mapping<A> {}
 // SAFETY: as above; shared access to atomic words is what they are for.
-unsafe impl Sync for Mapping {}
+unsafe impl<A: Sync> Sync for Mapping<A> {}
 
-impl Mapping {
+impl<A: Address> Mapping<A> {
     /// Maps private zeroed memory, all of it present.
-    pub(super) fn anonymous(layout: Layout) -> io::Result<Self> {
+    pub(super) fn anonymous(layout: Layout<A>) -> io::Result<Self> {
         Self::map(layout, layout.bytes(), libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
     }
 
     /// Maps the first `bytes` of a file, all of them present. The file must be that long and the table fit in.
-    pub(super) fn of_file(file: &File, layout: Layout, bytes: usize) -> io::Result<Self> {
+    pub(super) fn of_file(file: &File, layout: Layout<A>, bytes: usize) -> io::Result<Self> {
         let length = file.metadata()?.len();
         if bytes < layout.bytes() || length < bytes as u64 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file is too short for the table"));
@@ -86,7 +96,7 @@ impl Mapping {
         Self::map(layout, bytes, libc::MAP_SHARED, file.as_raw_fd())
     }
 
-    fn map(layout: Layout, bytes: usize, flags: libc::c_int, fd: libc::c_int) -> io::Result<Self> {
+    fn map(layout: Layout<A>, bytes: usize, flags: libc::c_int, fd: libc::c_int) -> io::Result<Self> {
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
         let base =
             unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0) };
@@ -122,8 +132,9 @@ impl Mapping {
         self.array(self.layout.index_at(), self.layout.buckets)
     }
 
-    fn records(&self) -> &[Record] {
-        self.array(self.layout.records_at(), self.layout.capacity)
+    /// Returns the cache lines of all records.
+    fn records(&self) -> &[Line] {
+        self.array(self.layout.records_at(), self.layout.capacity * Layout::<A>::RECORD_LINES)
     }
 
     fn identities(&self) -> &[Identity] {
@@ -144,15 +155,16 @@ impl Mapping {
     }
 }
 
-impl Drop for Mapping {
+impl<A> Drop for Mapping<A> {
     fn drop(&mut self) {
         // SAFETY: the range was mapped by `map`, and no slice of it outlives the borrow of `self`.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
 }
 
-impl Memory for Mapping {
+impl<A: Address> Memory for Mapping<A> {
     type Word = AtomicU64;
+    type Address = A;
 
     #[inline]
     fn capacity(&self) -> u32 {
@@ -170,8 +182,10 @@ impl Memory for Mapping {
     }
 
     #[inline]
-    fn record(&self, number: u32) -> Option<&Record> {
-        self.records().get(number as usize)
+    fn record(&self, number: u32) -> Option<&[AtomicU64]> {
+        let lines = const { Layout::<A>::RECORD_LINES as usize };
+        let first = number as usize * lines;
+        self.records().get(first..first + lines).map(<[Line]>::as_flattened)
     }
 
     #[inline]
@@ -188,8 +202,9 @@ impl Memory for Mapping {
 
     #[inline]
     fn prefetch_record(&self, number: u32) {
-        if let Some(record) = self.record(number) {
-            prefetch(record);
+        let (lines, _) = self.record(number).unwrap_or_default().as_chunks::<LINE_WORDS>();
+        for line in lines {
+            prefetch(line);
         }
     }
 }

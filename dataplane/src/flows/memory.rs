@@ -5,10 +5,10 @@
 
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
+use crate::net::Address;
+
 /// Slots of a bucket; one cache line.
 pub(super) const BUCKET_SLOTS: usize = 8;
-/// Words of a record; one cache line.
-pub(super) const RECORD_WORDS: usize = 8;
 /// Words of a flow's identities, which packets do not need.
 pub(super) const IDENTITY_WORDS: usize = 2;
 
@@ -40,13 +40,16 @@ impl Word for AtomicU64 {
 /// The three arrays of a table. Numbers out of range give `None`, so that a number read from memory is never trusted.
 pub(super) trait Memory {
     type Word: Word;
+    /// The family of the flows; decides how long a record is.
+    type Address: Address;
 
     /// Returns the number of records; at least one.
     fn capacity(&self) -> u32;
     /// Returns the number of buckets; at least two.
     fn buckets(&self) -> u32;
     fn bucket(&self, number: u32) -> Option<&[Self::Word; BUCKET_SLOTS]>;
-    fn record(&self, number: u32) -> Option<&[Self::Word; RECORD_WORDS]>;
+    /// Returns the [`super::record::words`] of a record.
+    fn record(&self, number: u32) -> Option<&[Self::Word]>;
     fn identity(&self, number: u32) -> Option<&[Self::Word; IDENTITY_WORDS]>;
 
     #[inline]
@@ -55,6 +58,6 @@ pub(super) trait Memory {
     }
     /// Asks for a bucket's cache line; changes nothing.
     fn prefetch_bucket(&self, _number: u32) {}
-    /// Asks for a record's cache line; changes nothing.
+    /// Asks for a record's cache lines; changes nothing.
     fn prefetch_record(&self, _number: u32) {}
 }

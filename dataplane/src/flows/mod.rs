@@ -3,11 +3,14 @@
 //! One table for all workers, of fixed capacity, in one mapping that outlives the process. Both directions of a flow are
 //! found by the packet's own key in at most two buckets of eight slots. No operation takes a lock or allocates.
 //!
+//! Each family has a table of its own, [`FlowTables`] has both; the code is the same for any [`Address`].
+//!
 //! The rooms, in reading order: [`Key`] and [`Direction`] · [`State`] and [`Timeouts`] · [`NewFlow`], [`FlowRef`],
-//! [`Found`] · `table` (the invariant, look-up, changes of a flow) · `insertion` · `removal` · `recovery` (what a start
-//! keeps) · `record` and `index` (which fact in which bits) · `memory` (words, and nothing else) · `mapping` and `file`
+//! [`Found`] · `table` (the invariant, look-up, changes of a flow) · `insertion` · `removal` · `eviction` · `recovery`
+//! (what a start keeps) · `record` and `index` (which fact in which bits) · `memory` (words, and nothing else) · `mapping` and `file`
 //! (where the words live).
 
+mod eviction;
 mod file;
 mod flow;
 mod index;
@@ -20,10 +23,13 @@ mod recovery;
 mod removal;
 mod state;
 mod table;
+mod tables;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 pub use file::{OpenError, Refusal};
@@ -31,9 +37,12 @@ pub use flow::{EndpointId, FlowRef, Found, InsertError, NewFlow, ServicePortId};
 pub use key::{Direction, Key, KeyHash};
 pub use record::NEXT_HOP_BITS;
 pub use removal::Cursor;
-pub use state::{State, Timeouts};
+pub use state::State;
+pub use tables::{Cursors, FlowTables};
+pub use timeouts::{TimeoutError, Timeouts};
 
 use crate::clock::Now;
+use crate::net::Address;
 use file::{BootId, OpenFile};
 use mapping::{Layout, Mapping};
 use table::Table;
@@ -49,17 +58,17 @@ pub struct Recovery {
     pub refused: Option<Refusal>,
 }
 
-/// A table of IPv4 flows, shared by all workers.
+/// A table of the flows of one family, shared by all workers.
 ///
-/// Takes 112 bytes per flow in the mapping and 16 in the process. A look-up reads three cache lines: two of the index and
-/// the record.
-pub struct FlowTable {
-    table: Table<Mapping>,
+/// Takes 112 bytes per flow in the mapping and 16 in the process, 176 and 16 for IPv6. A look-up reads three cache
+/// lines, four for IPv6: two of the index and the record.
+pub struct FlowTable<A: Address = Ipv4Addr> {
+    table: Table<Mapping<A>>,
     /// Holds the lock; after the table, so that the mapping is gone when the lock is.
     _lock: Option<File>,
 }
 
-impl FlowTable {
+impl<A: Address> FlowTable<A> {
     /// Makes an empty table that ends with the process.
     ///
     /// # Errors
@@ -101,7 +110,7 @@ impl FlowTable {
     /// Hashes a key for this table.
     #[inline]
     #[must_use]
-    pub fn hash(&self, key: &Key) -> KeyHash {
+    pub fn hash(&self, key: &Key<A>) -> KeyHash {
         self.table.hasher.hash(key)
     }
 
@@ -121,15 +130,32 @@ impl FlowTable {
     /// Finds the live flow of a packet; `hash` is that of `key`.
     #[inline]
     #[must_use]
-    pub fn lookup(&self, hash: KeyHash, key: &Key) -> Option<Found> {
+    pub fn lookup(&self, hash: KeyHash, key: &Key<A>) -> Option<Found<A>> {
         self.table.lookup(hash, key)
     }
 
-    /// Inserts a flow if both its keys are free.
+    /// Inserts a flow if both its keys are free. If the table is full, a flow that is half-open, one-way or over gives
+    /// way ([`State::gives_way`]); such flows are added to `evicted`.
+    ///
+    /// Costs more in a full table: up to 64 records are looked at, each search going on where the last one ended.
+    ///
+    /// # Errors
+    /// If a key is taken or being taken by another worker, or there is no room and no flow seen that gives way; nothing
+    /// of the flow is left then.
+    pub fn insert_evicting(
+        &self,
+        new: &NewFlow<A>,
+        now: Now,
+        evicted: &mut u64,
+    ) -> Result<FlowRef, InsertError> {
+        self.table.insert_evicting(new, now, evicted)
+    }
+
+    /// Inserts a flow if both its keys are free and there is room.
     ///
     /// # Errors
     /// If a key is taken or being taken by another worker, or there is no room; nothing of the flow is left then.
-    pub fn insert(&self, new: &NewFlow, now: Now) -> Result<FlowRef, InsertError> {
+    pub fn insert(&self, new: &NewFlow<A>, now: Now) -> Result<FlowRef, InsertError> {
         self.table.insert(new, now)
     }
 
@@ -140,7 +166,7 @@ impl FlowTable {
 
     /// Notes that a packet of the flow was seen. Writes at most once a second, whatever the number of workers.
     #[inline]
-    pub fn touch(&self, found: &Found, now: Now) {
+    pub fn touch(&self, found: &Found<A>, now: Now) {
         self.table.touch(found, now);
     }
 
@@ -201,7 +227,7 @@ impl FlowTable {
     }
 }
 
-impl core::fmt::Debug for FlowTable {
+impl<A: Address> core::fmt::Debug for FlowTable<A> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("FlowTable").field("capacity", &self.capacity()).field("len", &self.len()).finish()
     }

@@ -1,23 +1,37 @@
-//! The words of one IPv4 flow record: which fact stands in which bits.
+//! The words of one flow record: which fact stands in which bits.
 //!
-//! | word | content, high bits first |
-//! |---|---|
-//! | 0 meta | generation 32, state 8, spare 8, status 8, spare 8 |
-//! | 1 seen | generation 32, second of the last packet 32 |
-//! | 2 | request source (client) 32, request destination 32 |
-//! | 3 | request ports 16 + 16, reply ports 16 + 16 |
-//! | 4 | reply source (backend) 32, reply destination 32 |
-//! | 5 | spare 24, protocol 8, IP difference 16, transport difference 16 |
-//! | 6, 7 | generation 16, next hop 48: of the request direction, of the reply direction |
+//! | IPv4 word | IPv6 word | content, high bits first |
+//! |---|---|---|
+//! | 0 | 0 | meta: generation 32, state 8, spare 8, status 8, spare 8 |
+//! | 1 | 1 | seen: generation 32, second of the last packet 32 |
+//! | 2 | 2 | request ports 16 + 16, reply ports 16 + 16 |
+//! | 3 | 3 | spare 24, protocol 8, IP difference 16, transport difference 16 |
+//! | 4, 5 | 4, 5 | generation 16, next hop 48: of the request direction, of the reply direction |
+//! | 6 | 6 to 9 | request source (client), request destination |
+//! | 7 | 10 to 13 | reply source (backend), reply destination |
+//! | | 14, 15 | spare, so that no record shares a cache line with another |
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 
-use super::memory::{Memory, RECORD_WORDS, Word};
+use super::memory::{Memory, Word};
 use super::{Direction, Key, NewFlow, State};
-use crate::net::Protocol;
+use crate::net::{Address, Protocol};
 
 /// Bits of a cached next hop that the table keeps.
 pub const NEXT_HOP_BITS: u32 = 48;
+
+/// Words of a record before its addresses.
+const FIXED_WORDS: usize = 6;
+
+/// Returns the words of a pair of addresses.
+const fn pair_words<A: Address>() -> usize {
+    size_of::<A::Pair>() / size_of::<u64>()
+}
+
+/// Returns the words of a record: one cache line for IPv4, two for IPv6.
+pub(super) const fn words<A: Address>() -> usize {
+    (FIXED_WORDS + 2 * pair_words::<A>()).next_multiple_of(8)
+}
 
 /// Who may do what with a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,37 +122,32 @@ const fn unpack_next_hop(generation: u32, word: u64) -> u64 {
 pub(super) struct Record<'a, W> {
     pub(super) meta: &'a W,
     pub(super) seen: &'a W,
-    request_addresses: &'a W,
     ports: &'a W,
-    reply_addresses: &'a W,
     rewrite: &'a W,
     request_next_hop: &'a W,
     reply_next_hop: &'a W,
+    request_addresses: &'a [W],
+    reply_addresses: &'a [W],
 }
 
 impl<'a, W: Word> Record<'a, W> {
+    /// Views a record of a memory; `None` for a number beyond its last.
     #[inline]
-    pub(super) const fn new(words: &'a [W; RECORD_WORDS]) -> Self {
-        let [
+    pub(super) fn of<M: Memory<Word = W>>(memory: &'a M, number: u32) -> Option<Self> {
+        let (fixed, addresses) = memory.record(number)?.split_first_chunk::<FIXED_WORDS>()?;
+        let [meta, seen, ports, rewrite, request_next_hop, reply_next_hop] = fixed;
+        let (request_addresses, rest) = addresses.split_at_checked(pair_words::<M::Address>())?;
+        let (reply_addresses, _) = rest.split_at_checked(pair_words::<M::Address>())?;
+        Some(Self {
             meta,
             seen,
-            request_addresses,
             ports,
-            reply_addresses,
             rewrite,
             request_next_hop,
             reply_next_hop,
-        ] = words;
-        Self {
-            meta,
-            seen,
             request_addresses,
-            ports,
             reply_addresses,
-            rewrite,
-            request_next_hop,
-            reply_next_hop,
-        }
+        })
     }
 
     #[inline]
@@ -155,16 +164,16 @@ impl<'a, W: Word> Record<'a, W> {
     }
 
     /// Writes all words but the first. The record must be claimed by the caller.
-    pub(super) fn write(&self, new: &NewFlow, generation: u32, second: u32) {
+    pub(super) fn write<A: Address>(&self, new: &NewFlow<A>, generation: u32, second: u32) {
         let ports = u64::from(new.request.ports()) << 32 | u64::from(new.reply.ports());
         let rewrite = u64::from(new.request.protocol.number()) << 32
             | u64::from(new.ip_difference) << 16
             | u64::from(new.transport_difference);
         self.seen.store(seen(generation, second), Relaxed);
-        self.request_addresses.store(new.request.addresses(), Relaxed);
         self.ports.store(ports, Relaxed);
-        self.reply_addresses.store(new.reply.addresses(), Relaxed);
         self.rewrite.store(rewrite, Relaxed);
+        store(self.request_addresses, new.request.addresses());
+        store(self.reply_addresses, new.reply.addresses());
         self.forget_next_hops(generation);
     }
 
@@ -176,11 +185,11 @@ impl<'a, W: Word> Record<'a, W> {
 
     /// Reads the words that stay the same while the flow lives; `None` if the protocol is none.
     #[inline]
-    pub(super) fn contents(&self) -> Option<Contents> {
+    pub(super) fn contents<A: Address>(&self) -> Option<Contents<A>> {
         let rewrite = self.rewrite.load(Relaxed);
         Some(Contents {
-            request_addresses: self.request_addresses.load(Relaxed),
-            reply_addresses: self.reply_addresses.load(Relaxed),
+            request_addresses: load(self.request_addresses),
+            reply_addresses: load(self.reply_addresses),
             ports: self.ports.load(Relaxed),
             protocol: Protocol::from_number((rewrite >> 32) as u8)?,
             ip_difference: (rewrite >> 16) as u16,
@@ -195,20 +204,35 @@ impl<'a, W: Word> Record<'a, W> {
     }
 }
 
+#[inline]
+fn load<P: AsMut<[u64]> + Default>(words: &[impl Word]) -> P {
+    let mut pair = P::default();
+    for (value, word) in pair.as_mut().iter_mut().zip(words) {
+        *value = word.load(Relaxed);
+    }
+    pair
+}
+
+fn store<P: AsRef<[u64]>>(words: &[impl Word], pair: P) {
+    for (value, word) in pair.as_ref().iter().zip(words) {
+        word.store(*value, Relaxed);
+    }
+}
+
 /// The facts of a flow that do not change while it lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Contents {
-    request_addresses: u64,
-    reply_addresses: u64,
+pub(super) struct Contents<A: Address> {
+    request_addresses: A::Pair,
+    reply_addresses: A::Pair,
     ports: u64,
     protocol: Protocol,
     ip_difference: u16,
     transport_difference: u16,
 }
 
-impl Contents {
+impl<A: Address> Contents<A> {
     #[inline]
-    pub(super) const fn key(&self, direction: Direction) -> Key {
+    pub(super) fn key(&self, direction: Direction) -> Key<A> {
         match direction {
             Direction::Request => {
                 Key::unpack(self.request_addresses, (self.ports >> 32) as u32, self.protocol)
@@ -219,7 +243,7 @@ impl Contents {
 
     /// Returns the fields that a packet of this direction leaves with: a reply's, reversed, and the other way round.
     #[inline]
-    pub(super) const fn leaves_as(&self, direction: Direction) -> Key {
+    pub(super) fn leaves_as(&self, direction: Direction) -> Key<A> {
         match direction {
             Direction::Request => self.key(Direction::Reply).reversed(),
             Direction::Reply => self.key(Direction::Request).reversed(),
@@ -237,13 +261,13 @@ impl Contents {
 }
 
 /// What one reading of a record gave.
-pub(super) enum Glimpse {
+pub(super) enum Glimpse<A: Address> {
     /// No flow, or one that is not yet or no longer in the index by right.
     Absent,
     /// The record went to another flow while it was read.
     Torn,
     /// Words of one and the same flow, building or live when the reading began.
-    Whole(Meta, Contents),
+    Whole(Meta, Contents<A>),
 }
 
 /// Reads a record without a lock.
@@ -251,9 +275,8 @@ pub(super) enum Glimpse {
 /// The words of a generation stand unchanged from building until the generation ends, and [`Status::Free`] of the next
 /// generation is written before any of them changes. So equal generations before and after the words prove them whole.
 #[inline]
-pub(super) fn glimpse<M: Memory>(memory: &M, number: u32) -> Glimpse {
-    let Some(words) = memory.record(number) else { return Glimpse::Absent };
-    let record = Record::new(words);
+pub(super) fn glimpse<M: Memory>(memory: &M, number: u32) -> Glimpse<M::Address> {
+    let Some(record) = Record::of(memory, number) else { return Glimpse::Absent };
     let meta = record.meta();
     if !matches!(meta.status(), Status::Building | Status::Live) {
         return Glimpse::Absent;

@@ -38,8 +38,7 @@ impl Cursor {
 impl<M: Memory> Table<M> {
     /// Removes a flow; false if it is gone or another thread removes it.
     pub(super) fn remove(&self, flow: FlowRef) -> bool {
-        let Some(words) = self.memory.record(flow.record) else { return false };
-        let record = Record::new(words);
+        let Some(record) = Record::of(&self.memory, flow.record) else { return false };
         loop {
             let meta = record.meta();
             if !meta.is_live(flow.generation) {
@@ -52,7 +51,7 @@ impl<M: Memory> Table<M> {
     }
 
     /// Removes the live flow whose first word is `meta`; false if that word has changed.
-    fn remove_as(&self, number: u32, record: &Record<'_, M::Word>, meta: Meta) -> bool {
+    pub(super) fn remove_as(&self, number: u32, record: &Record<'_, M::Word>, meta: Meta) -> bool {
         if !record.meta.replace(meta.0, meta.with_status(Status::Dying).0, AcqRel) {
             return false;
         }
@@ -82,8 +81,7 @@ impl<M: Memory> Table<M> {
     }
 
     fn expire_one(&self, number: u32, now: Now, timeouts: &Timeouts) -> bool {
-        let Some(words) = self.memory.record(number) else { return false };
-        let record = Record::new(words);
+        let Some(record) = Record::of(&self.memory, number) else { return false };
         let meta = record.meta();
         if meta.status() != Status::Live {
             return false;

@@ -1,11 +1,12 @@
-//! Where a flow stands in its life, and how long it may be silent there.
+//! Where a flow stands in its life.
 
 use super::Direction;
+use crate::net::Protocol;
 
-/// The state of a flow; TCP states carry the names and numbers of Linux.
+/// The state of a flow; those of TCP and SCTP carry the names of Linux, those of TCP its numbers, too.
 ///
-/// Source: `include/uapi/linux/netfilter/nf_conntrack_tcp.h`, `enum tcp_conntrack`. No state is zero, so that memory
-/// never written holds none.
+/// Source: `include/uapi/linux/netfilter/nf_conntrack_tcp.h`, `enum tcp_conntrack`; `nf_conntrack_sctp.h`, `enum
+/// sctp_conntrack`. No state is zero, so that memory never written holds none.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum State {
@@ -33,11 +34,27 @@ pub enum State {
     UdpStream = 11,
     /// Picked up in mid-stream from a segment of the client; the backend has not spoken yet.
     PickedUp = 12,
+    /// SCTP: an INIT of the client was seen, or an ABORT.
+    SctpClosed = 13,
+    /// SCTP: an INIT ACK is expected, or was seen.
+    SctpCookieWait = 14,
+    /// SCTP: a COOKIE ECHO was seen.
+    SctpCookieEchoed = 15,
+    /// SCTP: the COOKIE ACK was seen.
+    SctpEstablished = 16,
+    /// SCTP: a SHUTDOWN of the client was seen.
+    SctpShutdownSent = 17,
+    /// SCTP: a SHUTDOWN of the backend was seen.
+    SctpShutdownRecd = 18,
+    /// SCTP: a SHUTDOWN ACK was seen.
+    SctpShutdownAckSent = 19,
+    /// SCTP: picked up at a HEARTBEAT of the client, on another of its paths; the backend has not answered yet.
+    SctpHeartbeatSent = 20,
 }
 
 impl State {
     /// Every state, in the order of the numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 20] = [
         Self::SynSent,
         Self::SynRecv,
         Self::Established,
@@ -50,6 +67,14 @@ impl State {
         Self::UdpUnreplied,
         Self::UdpStream,
         Self::PickedUp,
+        Self::SctpClosed,
+        Self::SctpCookieWait,
+        Self::SctpCookieEchoed,
+        Self::SctpEstablished,
+        Self::SctpShutdownSent,
+        Self::SctpShutdownRecd,
+        Self::SctpShutdownAckSent,
+        Self::SctpHeartbeatSent,
     ];
 
     /// Returns the state of a number, or `None` for a number that is none.
@@ -68,6 +93,14 @@ impl State {
             10 => Self::UdpUnreplied,
             11 => Self::UdpStream,
             12 => Self::PickedUp,
+            13 => Self::SctpClosed,
+            14 => Self::SctpCookieWait,
+            15 => Self::SctpCookieEchoed,
+            16 => Self::SctpEstablished,
+            17 => Self::SctpShutdownSent,
+            18 => Self::SctpShutdownRecd,
+            19 => Self::SctpShutdownAckSent,
+            20 => Self::SctpHeartbeatSent,
             _ => return None,
         })
     }
@@ -78,83 +111,66 @@ impl State {
         self as u8
     }
 
+    /// Returns the protocol that has this state.
+    #[must_use]
+    pub const fn protocol(self) -> Protocol {
+        match self {
+            Self::SynSent
+            | Self::SynRecv
+            | Self::Established
+            | Self::FinWait
+            | Self::CloseWait
+            | Self::LastAck
+            | Self::TimeWait
+            | Self::Close
+            | Self::SynSent2
+            | Self::PickedUp => Protocol::Tcp,
+            Self::UdpUnreplied | Self::UdpStream => Protocol::Udp,
+            Self::SctpClosed
+            | Self::SctpCookieWait
+            | Self::SctpCookieEchoed
+            | Self::SctpEstablished
+            | Self::SctpShutdownSent
+            | Self::SctpShutdownRecd
+            | Self::SctpShutdownAckSent
+            | Self::SctpHeartbeatSent => Protocol::Sctp,
+        }
+    }
+
+    /// Says whether a flow may be dropped for another when the table is full: half-open, in one direction only, or over
+    /// (design decision 13).
+    #[must_use]
+    pub const fn gives_way(self) -> bool {
+        match self {
+            Self::SynSent
+            | Self::SynRecv
+            | Self::SynSent2
+            | Self::PickedUp
+            | Self::TimeWait
+            | Self::Close
+            | Self::UdpUnreplied
+            | Self::SctpClosed
+            | Self::SctpCookieWait
+            | Self::SctpCookieEchoed
+            | Self::SctpShutdownAckSent
+            | Self::SctpHeartbeatSent => true,
+            Self::Established
+            | Self::FinWait
+            | Self::CloseWait
+            | Self::LastAck
+            | Self::UdpStream
+            | Self::SctpEstablished
+            | Self::SctpShutdownSent
+            | Self::SctpShutdownRecd => false,
+        }
+    }
+
     /// Returns the state of a UDP flow after a packet: the first reply makes it a stream.
     #[must_use]
     pub const fn next_udp(self, direction: Direction) -> Self {
         match (self, direction) {
             (Self::UdpUnreplied, Direction::Reply) => Self::UdpStream,
             _ => self,
-        }
-    }
-}
-
-/// Seconds without a packet after which a flow of each state is forgotten.
-///
-/// Source of the names: `Documentation/networking/nf_conntrack-sysctl.rst`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Timeouts {
-    /// `nf_conntrack_tcp_timeout_syn_sent`; also of a simultaneous open.
-    pub tcp_syn_sent: u32,
-    /// `nf_conntrack_tcp_timeout_syn_recv`.
-    pub tcp_syn_recv: u32,
-    /// `nf_conntrack_tcp_timeout_established`.
-    pub tcp_established: u32,
-    /// `nf_conntrack_tcp_timeout_fin_wait`.
-    pub tcp_fin_wait: u32,
-    /// `nf_conntrack_tcp_timeout_close_wait`.
-    pub tcp_close_wait: u32,
-    /// `nf_conntrack_tcp_timeout_last_ack`.
-    pub tcp_last_ack: u32,
-    /// `nf_conntrack_tcp_timeout_time_wait`.
-    pub tcp_time_wait: u32,
-    /// `nf_conntrack_tcp_timeout_close`.
-    pub tcp_close: u32,
-    /// `nf_conntrack_udp_timeout`.
-    pub udp_unreplied: u32,
-    /// `nf_conntrack_udp_timeout_stream`.
-    pub udp_stream: u32,
-    /// `nf_conntrack_tcp_timeout_unacknowledged`: picked up in one direction only.
-    pub tcp_picked_up: u32,
-}
-
-impl Default for Timeouts {
-    /// Returns Linux's values, with kube-proxy's for established and close-wait (K29).
-    ///
-    /// DEVIATION from RFC 4787 REQ-5 (two minutes at least): 30 s for UDP that got no reply, as Linux has it, so that
-    /// one-way traffic does not fill the table.
-    fn default() -> Self {
-        Self {
-            tcp_syn_sent: 120,
-            tcp_syn_recv: 60,
-            tcp_established: 24 * 60 * 60,
-            tcp_fin_wait: 120,
-            tcp_close_wait: 60 * 60,
-            tcp_last_ack: 30,
-            tcp_time_wait: 120,
-            tcp_close: 10,
-            udp_unreplied: 30,
-            udp_stream: 120,
-            tcp_picked_up: 300,
-        }
-    }
-}
-
-impl Timeouts {
-    /// Returns the timeout of a state in seconds.
-    #[must_use]
-    pub const fn seconds(&self, state: State) -> u32 {
-        match state {
-            State::SynSent | State::SynSent2 => self.tcp_syn_sent,
-            State::SynRecv => self.tcp_syn_recv,
-            State::Established => self.tcp_established,
-            State::FinWait => self.tcp_fin_wait,
-            State::CloseWait => self.tcp_close_wait,
-            State::LastAck => self.tcp_last_ack,
-            State::TimeWait => self.tcp_time_wait,
-            State::Close => self.tcp_close,
-            State::UdpUnreplied => self.udp_unreplied,
-            State::UdpStream => self.udp_stream,
-            State::PickedUp => self.tcp_picked_up,
         }
     }
 }
@@ -176,12 +192,5 @@ mod tests {
         assert_eq!(State::UdpUnreplied.next_udp(Direction::Request), State::UdpUnreplied);
         assert_eq!(State::UdpUnreplied.next_udp(Direction::Reply), State::UdpStream);
         assert_eq!(State::UdpStream.next_udp(Direction::Request), State::UdpStream);
-    }
-
-    #[test]
-    fn the_default_timeouts_are_those_promised() {
-        let timeouts = Timeouts::default();
-        let seconds: Vec<u32> = State::ALL.iter().map(|&state| timeouts.seconds(state)).collect();
-        assert_eq!(seconds, [120, 60, 86_400, 120, 3_600, 30, 120, 10, 120, 30, 120, 300]);
     }
 }

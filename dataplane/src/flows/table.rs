@@ -10,6 +10,7 @@
 //!   another withdraws: takes its slots out and frees its record.
 //! - Of two insertions with a common key the one that publishes it second sees the first (a sequentially consistent
 //!   fence stands between publishing and looking), so at most one goes on. If each sees the other, both withdraw.
+//! - A full table: *dying* for a flow that gives way (see [`super::eviction`]), then a claim as above.
 //! - Removal: *dying* by replacing the whole first word, so by one thread only; take the request slot out, then the
 //!   reply slot; free. A dying flow is not found and hinders no insertion.
 //!
@@ -19,9 +20,11 @@
 //! State, last second and next hops change while a flow lives. Each is one word that carries the generation, so that a
 //! thread which was held up cannot write to the flow that has the record next.
 
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
 
 use super::index::{self, Slot};
 use super::key::KeyHasher;
@@ -29,6 +32,7 @@ use super::memory::{Memory, Word};
 use super::record::{self, Contents, Glimpse, Meta, Record, Status};
 use super::{Direction, EndpointId, FlowRef, Found, Key, KeyHash, ServicePortId, State};
 use crate::clock::Now;
+use crate::net::Address;
 
 /// How often a slot is read again because its record changed hands meanwhile.
 ///
@@ -41,20 +45,22 @@ pub(super) struct Table<M> {
     pub(super) hasher: KeyHasher,
     /// Private to the process; a start fills it anew.
     pub(super) free: ArrayQueue<u32>,
+    /// The record where the next search for one that gives way begins; private to the process, too.
+    pub(super) hand: CachePadded<AtomicU32>,
 }
 
 /// A flow seen through a slot.
-pub(super) struct Sighting {
+pub(super) struct Sighting<A: Address> {
     pub(super) flow: FlowRef,
     pub(super) direction: Direction,
     pub(super) meta: Meta,
-    pub(super) contents: Contents,
+    pub(super) contents: Contents<A>,
 }
 
 /// What a search in both buckets of a key gave.
-pub(super) enum Search {
+pub(super) enum Search<A: Address> {
     Nothing,
-    Flow(Sighting),
+    Flow(Sighting<A>),
     /// A record changed hands in every round.
     Unsettled,
 }
@@ -78,12 +84,12 @@ impl<M: Memory> Table<M> {
 
     /// Finds the live flow of a packet.
     #[inline]
-    pub(super) fn lookup(&self, hash: KeyHash, key: &Key) -> Option<Found> {
+    pub(super) fn lookup(&self, hash: KeyHash, key: &Key<M::Address>) -> Option<Found<M::Address>> {
         let Search::Flow(sighting) = self.search(hash, key, |_, status| status == Status::Live) else {
             return None;
         };
         let Sighting { flow, direction, meta, contents } = sighting;
-        let record = Record::new(self.memory.record(flow.record)?);
+        let record = Record::of(&self.memory, flow.record)?;
         let seen = record.seen.load(Relaxed);
         if (seen >> 32) as u32 != flow.generation {
             return None;
@@ -103,7 +109,12 @@ impl<M: Memory> Table<M> {
 
     /// Looks through both buckets for a flow that has the key, among those that `accept` takes.
     #[inline]
-    pub(super) fn search(&self, hash: KeyHash, key: &Key, accept: impl Fn(Slot, Status) -> bool) -> Search {
+    pub(super) fn search(
+        &self,
+        hash: KeyHash,
+        key: &Key<M::Address>,
+        accept: impl Fn(Slot, Status) -> bool,
+    ) -> Search<M::Address> {
         let mut nothing = Search::Nothing;
         for word in index::candidates(&self.memory, hash) {
             match self.look(word, hash, key, &accept) {
@@ -120,9 +131,9 @@ impl<M: Memory> Table<M> {
         &self,
         word: &M::Word,
         hash: KeyHash,
-        key: &Key,
+        key: &Key<M::Address>,
         accept: &impl Fn(Slot, Status) -> bool,
-    ) -> Search {
+    ) -> Search<M::Address> {
         for _ in 0..ROUNDS {
             let slot = index::read(word);
             if !slot.matches(hash) {
@@ -148,8 +159,7 @@ impl<M: Memory> Table<M> {
     ///
     /// The second is written first: a sweep must not measure an old silence by the new state's timeout.
     pub(super) fn change_state(&self, flow: FlowRef, from: State, to: State, now: Now) -> bool {
-        let Some(words) = self.memory.record(flow.record) else { return false };
-        let record = Record::new(words);
+        let Some(record) = Record::of(&self.memory, flow.record) else { return false };
         let seen = record.seen.load(Relaxed);
         if (seen as u32) < now.seconds() {
             refresh(&record, flow, seen as u32, now);
@@ -167,20 +177,20 @@ impl<M: Memory> Table<M> {
 
     /// Notes that a packet of the flow was seen; writes only if the second is newer.
     #[inline]
-    pub(super) fn touch(&self, found: &Found, now: Now) {
+    pub(super) fn touch(&self, found: &Found<M::Address>, now: Now) {
         if found.last_seen >= now.seconds() {
             return;
         }
-        if let Some(words) = self.memory.record(found.flow.record) {
-            refresh(&Record::new(words), found.flow, found.last_seen, now);
+        if let Some(record) = Record::of(&self.memory, found.flow.record) {
+            refresh(&record, found.flow, found.last_seen, now);
         }
     }
 
     /// Caches a next hop; false and nothing written if it is too wide. A flow that is gone is not an error.
     pub(super) fn cache_next_hop(&self, flow: FlowRef, direction: Direction, next_hop: u64) -> bool {
         let Some(new) = record::pack_next_hop(flow.generation, next_hop) else { return false };
-        if let Some(words) = self.memory.record(flow.record) {
-            let word = Record::new(words).next_hop(direction);
+        if let Some(record) = Record::of(&self.memory, flow.record) {
+            let word = record.next_hop(direction);
             let old = word.load(Relaxed);
             // Compared, so that a late writer does not empty the cache of the next flow. Who loses to another worker
             // may: that one knew as much.
@@ -193,7 +203,7 @@ impl<M: Memory> Table<M> {
 
     /// Returns the identities of a live flow.
     pub(super) fn ids(&self, flow: FlowRef) -> Option<(ServicePortId, EndpointId)> {
-        let record = Record::new(self.memory.record(flow.record)?);
+        let record = Record::of(&self.memory, flow.record)?;
         if !record.meta().is_live(flow.generation) {
             return None;
         }
@@ -206,8 +216,8 @@ impl<M: Memory> Table<M> {
     /// Calls `each` with every live flow's identities. Costs a pass over all records.
     pub(super) fn endpoints_in_use(&self, mut each: impl FnMut(ServicePortId, EndpointId)) {
         for number in 0..self.memory.capacity() {
-            let Some(words) = self.memory.record(number) else { return };
-            let generation = Record::new(words).meta().generation();
+            let Some(record) = Record::of(&self.memory, number) else { return };
+            let generation = record.meta().generation();
             if let Some((service, endpoint)) = self.ids(FlowRef { record: number, generation }) {
                 each(service, endpoint);
             }

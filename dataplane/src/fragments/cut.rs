@@ -50,6 +50,11 @@ impl Cut {
     pub fn plan(frame: &[u8], mtu: usize) -> Result<Option<Self>, DropReason> {
         let (link, packet) =
             frame.split_first_chunk::<{ ethernet::HEADER_BYTES }>().ok_or(DropReason::MalformedIpv4)?;
+        let ethertype = link.last_chunk::<2>();
+        if ethertype == Some(&ethernet::ETHERTYPE_IPV6) {
+            // Only its sender may cut it (RFC 8200 §4.5).
+            return if packet.len() <= mtu { Ok(None) } else { Err(DropReason::ExceedsMtu) };
+        }
         let header = ipv4::Header::parse(packet).ok_or(DropReason::MalformedIpv4)?;
         if header.total_bytes() <= mtu {
             return Ok(None);

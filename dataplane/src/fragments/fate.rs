@@ -1,10 +1,11 @@
 //! What the first fragment's verdict means for the other fragments of its datagram.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
+use crate::family::Family;
 use crate::neighbours::NeighbourState;
 use crate::net::checksum::Difference;
-use crate::net::{ethernet, ipv4};
+use crate::net::ethernet;
 use crate::packet::Packet;
 use crate::snapshot::Snapshot;
 use crate::verdict::{Answer, DropReason, Egress, Verdict};
@@ -15,10 +16,10 @@ pub enum Fate {
     /// The same addresses and the same way as the first.
     Translate {
         /// The source that they leave with.
-        source: Ipv4Addr,
+        source: IpAddr,
         /// The destination that they leave with.
-        destination: Ipv4Addr,
-        /// Change of the IPv4 header checksum, TTL not included.
+        destination: IpAddr,
+        /// Change of a sum over both addresses.
         difference: Difference,
         /// Where the first went.
         way: Egress,
@@ -36,19 +37,16 @@ impl Fate {
     ///
     /// Refusals are made once, for the first fragment; the others are dropped by a name of their own.
     #[must_use]
-    pub fn of_first(verdict: Verdict, packet: &Packet, octets: &[u8]) -> Self {
+    pub fn of_first<A: Family>(verdict: Verdict, packet: &Packet<A>, octets: &[u8]) -> Self {
         let refused = Self::Drop(DropReason::FragmentRefused);
-        let Some(header) = octets.get(ethernet::HEADER_BYTES..).and_then(ipv4::Header::parse) else {
-            return refused;
-        };
+        let addresses = octets.get(ethernet::HEADER_BYTES..).and_then(A::addresses);
+        let Some((source, destination, ttl)) = addresses else { return refused };
         match verdict {
-            Ok(Egress::Punt) if header.ttl == packet.ttl => Self::Punt,
+            Ok(Egress::Punt) if ttl == packet.ttl => Self::Punt,
             Ok(way @ (Egress::Forward { .. } | Egress::Hold(_) | Egress::Punt)) => {
-                let (source, destination) = (header.source(), header.destination());
-                let difference = Difference::NONE
-                    .octets(packet.source.octets(), source.octets())
-                    .octets(packet.destination.octets(), destination.octets());
-                Self::Translate { source, destination, difference, way }
+                let difference = packet.source.replaced(source, Difference::NONE);
+                let difference = packet.destination.replaced(destination, difference);
+                Self::Translate { source: source.into(), destination: destination.into(), difference, way }
             }
             Ok(Egress::Answer { answer: Answer::EchoReply, .. }) => Self::TurnRound,
             Ok(Egress::Answer { .. }) | Err(_) => refused,
@@ -60,16 +58,15 @@ impl Fate {
     /// # Errors
     /// The reason why this fragment is dropped. No ICMP error is due: those are about first fragments only.
     /// Source: RFC 1122 §3.2.2, "MUST NOT be sent as the result of receiving [...] a non-initial fragment".
-    pub fn apply(&self, octets: &mut [u8], packet: &Packet, snapshot: &Snapshot) -> Verdict {
+    pub fn apply<A: Family>(&self, octets: &mut [u8], packet: &Packet<A>, snapshot: &Snapshot) -> Verdict {
         match *self {
             Self::Translate { source, destination, difference, way } => {
                 let way = way_out(packet, way, snapshot)?;
-                let header = octets.get_mut(ethernet::HEADER_BYTES..).and_then(ipv4::Header::writable);
-                header.ok_or(DropReason::MalformedIpv4)?.translate(source, destination, difference);
+                translate::<A>(octets, source, destination, difference).ok_or(A::MALFORMED)?;
                 Ok(way)
             }
             Self::TurnRound => {
-                turn_round(octets).ok_or(DropReason::MalformedIpv4)?;
+                turn_round::<A>(octets).ok_or(A::MALFORMED)?;
                 Ok(Egress::Answer { answer: Answer::EchoReply, length: packet.end })
             }
             Self::Punt => Ok(Egress::Punt),
@@ -79,7 +76,7 @@ impl Fate {
 }
 
 /// Checks what holds for each packet by itself, and looks whether the next hop is known by now.
-fn way_out(packet: &Packet, way: Egress, snapshot: &Snapshot) -> Verdict {
+fn way_out<A: Family>(packet: &Packet<A>, way: Egress, snapshot: &Snapshot) -> Verdict {
     if packet.ttl <= 1 {
         return Err(DropReason::TtlExceeded);
     }
@@ -92,8 +89,17 @@ fn way_out(packet: &Packet, way: Egress, snapshot: &Snapshot) -> Verdict {
     }
 }
 
-fn turn_round(octets: &mut [u8]) -> Option<()> {
+fn translate<A: Family>(
+    octets: &mut [u8],
+    source: IpAddr,
+    destination: IpAddr,
+    difference: Difference,
+) -> Option<()> {
+    let network = octets.get_mut(ethernet::HEADER_BYTES..)?;
+    A::translate(network, A::of(source)?, A::of(destination)?, difference)
+}
+
+fn turn_round<A: Family>(octets: &mut [u8]) -> Option<()> {
     ethernet::Header::writable(octets)?.turn_round();
-    ipv4::Header::writable(octets.get_mut(ethernet::HEADER_BYTES..)?)?.turn_round();
-    Some(())
+    A::turn_round(octets.get_mut(ethernet::HEADER_BYTES..)?)
 }

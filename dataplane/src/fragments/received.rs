@@ -93,7 +93,12 @@ mod tests {
 
     fn fragment(start: u16, end: u16, more: bool) -> Fragment {
         let any = std::net::Ipv4Addr::UNSPECIFIED;
-        let datagram = DatagramId { source: any, destination: any, protocol: 17, identification: [0, 1] };
+        let datagram = DatagramId {
+            source: any.into(),
+            destination: any.into(),
+            protocol: 17,
+            identification: [0, 0, 0, 1],
+        };
         Fragment { datagram, start, end, more }
     }
 

@@ -60,10 +60,10 @@ impl Datagrams {
     /// Makes room for `capacity` datagrams.
     pub(super) fn new(capacity: u32, hasher: RandomState) -> Self {
         let nobody = DatagramId {
-            source: std::net::Ipv4Addr::UNSPECIFIED,
-            destination: std::net::Ipv4Addr::UNSPECIFIED,
+            source: std::net::Ipv4Addr::UNSPECIFIED.into(),
+            destination: std::net::Ipv4Addr::UNSPECIFIED.into(),
             protocol: 0,
-            identification: [0, 0],
+            identification: [0; 4],
         };
         let slot = |number: u32| Datagram {
             id: nobody,
@@ -208,8 +208,8 @@ mod tests {
     use crate::verdict::DropReason;
 
     fn id(number: u8) -> DatagramId {
-        let address = [10, 0, 0, number].into();
-        DatagramId { source: address, destination: address, protocol: 17, identification: [0, number] }
+        let address = std::net::IpAddr::from([10, 0, 0, number]);
+        DatagramId { source: address, destination: address, protocol: 17, identification: [0, 0, 0, number] }
     }
 
     proptest! {

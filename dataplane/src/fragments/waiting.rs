@@ -1,6 +1,6 @@
 //! Fragments that came before the first of their datagram, in a fixed number of places.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::fate::Fate;
 use crate::routes::DeviceIndex;
@@ -82,8 +82,8 @@ impl Waiting {
     }
 
     /// Counts the fragments of one source; reads 8 octets for each place.
-    pub(super) fn of_source(&self, source: Ipv4Addr) -> usize {
-        let wanted = u64::from(source.to_bits());
+    pub(super) fn of_source(&self, source: IpAddr) -> usize {
+        let wanted = network(source);
         self.sources.iter().filter(|source| **source == wanted).count()
     }
 
@@ -96,7 +96,7 @@ impl Waiting {
         line: &mut Line,
         frame: Frame,
         device: DeviceIndex,
-        source: Ipv4Addr,
+        source: IpAddr,
     ) -> Result<(), Frame> {
         let number = self.free;
         let Some(place) = self.places.get_mut(number as usize) else { return Err(frame) };
@@ -104,7 +104,7 @@ impl Waiting {
         place.frame = Some(frame);
         place.device = device;
         if let Some(kept) = self.sources.get_mut(number as usize) {
-            *kept = u64::from(source.to_bits());
+            *kept = network(source);
         }
         self.join(line, Line { first: number, last: number });
         self.len += 1;
@@ -151,5 +151,14 @@ impl Waiting {
             None => line.first = tail.first,
         }
         line.last = tail.last;
+    }
+}
+
+/// Returns what fragments are counted by: the sender, of IPv6 its network of 64 bits, since a host has that to itself
+/// (RFC 7421).
+const fn network(source: IpAddr) -> u64 {
+    match source {
+        IpAddr::V4(address) => address.to_bits() as u64,
+        IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
     }
 }

@@ -5,7 +5,7 @@
 
 mod port_search;
 
-pub use port_search::PortSearch;
+pub use port_search::{PortSearch, PortSearches};
 
 use crate::flows::Key;
 use crate::neighbours::NextHop;

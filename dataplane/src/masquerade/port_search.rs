@@ -14,7 +14,10 @@
 //! holds for the rest of the burst, or until this worker removes a flow. In a wider range a port that is freed behind a
 //! search that breaks off is found by the next search.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use crate::clock::Now;
+use crate::family::Family;
 use crate::flows::{FlowRef, FlowTable, InsertError, Key, NewFlow};
 use crate::masquerade::PortRange;
 use crate::net::Port;
@@ -35,9 +38,9 @@ const STRIDES: [u32; 8] = [65_537, 131_101, 262_147, 524_309, 1_048_583, 2_097_1
 
 /// How far a search through the range has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Search {
+struct Search<A> {
     /// The reply key without its destination port.
-    destination: Key,
+    destination: Key<A>,
     range: PortRange,
     /// Where the next port stands in the range.
     place: u32,
@@ -48,24 +51,24 @@ struct Search {
     moment: u64,
 }
 
-/// The port searches of one worker.
+/// The port searches of one worker in one family.
 #[derive(Debug)]
-pub struct PortSearch {
+pub struct PortSearch<A = Ipv4Addr> {
     shared_probes: u32,
     /// Counts bursts, and removals within them: what was seen in an earlier one may have changed.
     moment: u64,
-    paused: Box<[Option<Search>]>,
+    paused: Box<[Option<Search<A>>]>,
 }
 
-impl Default for PortSearch {
+impl<A: Copy> Default for PortSearch<A> {
     fn default() -> Self {
         Self { shared_probes: SHARED_PROBES, moment: 0, paused: vec![None; PLACES as usize].into() }
     }
 }
 
-impl PortSearch {
+impl<A: Family> PortSearch<A> {
     /// Begins a burst, with a fresh share of probes.
-    pub const fn begin_burst(&mut self) {
+    const fn begin_burst(&mut self) {
         self.shared_probes = SHARED_PROBES;
         self.moment += 1;
     }
@@ -80,18 +83,21 @@ impl PortSearch {
     /// The client's own port is taken if it is in the range and free, as nf_nat does (`net/netfilter/nf_nat_core.c`,
     /// `get_unique_tuple`); else the search begins where the table's secret says, so that nobody can foresee the port
     /// (RFC 6056). DEVIATION from K24, `fully-random`: there it keeps two packets from choosing one port at once
-    /// before either is inserted; here an insertion takes both keys or fails.
+    /// before either is inserted; here an insertion takes both keys or fails. What gives way to it in a full table is
+    /// added to `evicted`.
     ///
     /// # Errors
     /// Why no flow was inserted.
     pub fn insert(
         &mut self,
-        mut flow: NewFlow,
+        mut flow: NewFlow<A>,
         range: PortRange,
-        flows: &FlowTable,
+        flows: &FlowTable<A>,
         now: Now,
-    ) -> Result<(FlowRef, Rewrite), DropReason> {
+        evicted: &mut u64,
+    ) -> Result<(FlowRef, Rewrite<A>), DropReason> {
         let mut search = self.begin(&flow, range, flows)?;
+        let before = *evicted;
         let mut own_probes = OWN_PROBES;
         let mut is_contended = false;
         while search.unseen > 0 {
@@ -104,8 +110,10 @@ impl PortSearch {
                 return Err(DropReason::MasqueradeSearchPaused);
             }
             flow.reply.destination_port = search.next();
-            match insert(&mut flow, flows, now) {
+            match insert(&mut flow, flows, now, evicted) {
                 Ok(inserted) => {
+                    // What gave way may have freed a port.
+                    self.moment += u64::from(*evicted > before);
                     self.forget(search, flows);
                     return Ok(inserted);
                 }
@@ -123,7 +131,12 @@ impl PortSearch {
     }
 
     /// Goes on with the search for the flow's destination, or begins it.
-    fn begin(&self, flow: &NewFlow, range: PortRange, flows: &FlowTable) -> Result<Search, DropReason> {
+    fn begin(
+        &self,
+        flow: &NewFlow<A>,
+        range: PortRange,
+        flows: &FlowTable<A>,
+    ) -> Result<Search<A>, DropReason> {
         let destination = Key { destination_port: Port::new(0), ..flow.reply };
         let kept = self.paused.get(place_of(&destination, flows)).copied().flatten();
         match kept.filter(|kept| kept.destination == destination && kept.range == range) {
@@ -133,14 +146,14 @@ impl PortSearch {
         }
     }
 
-    fn keep(&mut self, search: Search, flows: &FlowTable) {
+    fn keep(&mut self, search: Search<A>, flows: &FlowTable<A>) {
         if let Some(place) = self.paused.get_mut(place_of(&search.destination, flows)) {
             *place = Some(search);
         }
     }
 
     /// Forgets what was kept of a search that has found a port; another destination's stays.
-    fn forget(&mut self, search: Search, flows: &FlowTable) {
+    fn forget(&mut self, search: Search<A>, flows: &FlowTable<A>) {
         let place = self.paused.get_mut(place_of(&search.destination, flows));
         if let Some(place) = place
             && place.is_some_and(|kept| kept.destination == search.destination)
@@ -150,8 +163,25 @@ impl PortSearch {
     }
 }
 
-impl Search {
-    fn new(flow: &NewFlow, destination: Key, range: PortRange, flows: &FlowTable) -> Self {
+/// The port searches of one worker, of each family its own.
+#[derive(Debug, Default)]
+pub struct PortSearches {
+    /// Of masqueraded IPv4 flows.
+    pub ipv4: PortSearch<Ipv4Addr>,
+    /// Of masqueraded IPv6 flows.
+    pub ipv6: PortSearch<Ipv6Addr>,
+}
+
+impl PortSearches {
+    /// Begins a burst, with a fresh share of probes.
+    pub const fn begin_burst(&mut self) {
+        self.ipv4.begin_burst();
+        self.ipv6.begin_burst();
+    }
+}
+
+impl<A: Family> Search<A> {
+    fn new(flow: &NewFlow<A>, destination: Key<A>, range: PortRange, flows: &FlowTable<A>) -> Self {
         let [first, second] = flows.hash(&flow.request).halves();
         let own = range.place(flow.request.source_port);
         let stride = STRIDES.get(first as usize % STRIDES.len()).copied().unwrap_or(1);
@@ -177,17 +207,22 @@ impl Search {
 /// Inserts the flow with the port that its reply key has by now.
 ///
 /// A look at the reply key comes first: it costs half of what a refused insertion costs.
-fn insert(flow: &mut NewFlow, flows: &FlowTable, now: Now) -> Result<(FlowRef, Rewrite), InsertError> {
+fn insert<A: Family>(
+    flow: &mut NewFlow<A>,
+    flows: &FlowTable<A>,
+    now: Now,
+    evicted: &mut u64,
+) -> Result<(FlowRef, Rewrite<A>), InsertError> {
     if flows.lookup(flows.hash(&flow.reply), &flow.reply).is_some() {
         return Err(InsertError::ReplyTaken);
     }
     let rewrite = Rewrite::between(&flow.request, &flow.reply.reversed());
     flow.ip_difference = rewrite.ip.0;
     flow.transport_difference = rewrite.transport.0;
-    flows.insert(flow, now).map(|inserted| (inserted, rewrite))
+    flows.insert_evicting(flow, now, evicted).map(|inserted| (inserted, rewrite))
 }
 
-fn place_of(destination: &Key, flows: &FlowTable) -> usize {
+fn place_of<A: Family>(destination: &Key<A>, flows: &FlowTable<A>) -> usize {
     let [first, _] = flows.hash(destination).halves();
     (first % PLACES) as usize
 }
@@ -195,7 +230,6 @@ fn place_of(destination: &Key, flows: &FlowTable) -> usize {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::net::Ipv4Addr;
 
     use super::*;
     use crate::flows::{EndpointId, ServicePortId, State};
@@ -260,21 +294,21 @@ mod tests {
         let mut used = BTreeSet::new();
         for n in 0..range.size() {
             ports.begin_burst();
-            ports.insert(flow(n), range, &flows, NOW).unwrap();
+            ports.insert(flow(n), range, &flows, NOW, &mut 0).unwrap();
             used.insert(port_of(&flows, &flow(n).request));
         }
         assert_eq!(used.len() as u32, range.size());
         ports.begin_burst();
         let refused = || Some(DropReason::MasqueradePortsExhausted);
-        assert_eq!(ports.insert(flow(9_999), range, &flows, NOW).err(), refused());
+        assert_eq!(ports.insert(flow(9_999), range, &flows, NOW, &mut 0).err(), refused());
         let shared = ports.shared_probes;
-        assert_eq!(ports.insert(flow(9_998), range, &flows, NOW).err(), refused());
+        assert_eq!(ports.insert(flow(9_998), range, &flows, NOW, &mut 0).err(), refused());
         assert_eq!(ports.shared_probes, shared, "what is known in a burst is not looked up again");
 
         let first = flow(0).request;
         assert!(flows.remove(flows.lookup(flows.hash(&first), &first).unwrap().flow));
         ports.begin_burst();
-        ports.insert(flow(9_999), range, &flows, NOW).unwrap();
+        ports.insert(flow(9_999), range, &flows, NOW, &mut 0).unwrap();
     }
 
     #[test]
@@ -290,7 +324,7 @@ mod tests {
             let outcomes: Vec<_> = (0..packets)
                 .map(|n| {
                     ports.begin_burst();
-                    ports.insert(flow(n), range, &flows, NOW).map(|_| ())
+                    ports.insert(flow(n), range, &flows, NOW, &mut 0).map(|_| ())
                 })
                 .take_while(|outcome| *outcome == Err(DropReason::MasqueradeSearchPaused))
                 .collect();
@@ -310,11 +344,11 @@ mod tests {
         let mut ports = PortSearch::default();
         ports.begin_burst();
         for n in 0..64 {
-            let refused = ports.insert(flow(n), range, &flows, NOW).err();
+            let refused = ports.insert(flow(n), range, &flows, NOW, &mut 0).err();
             assert_eq!(refused, Some(DropReason::MasqueradeSearchPaused));
         }
         let mut other = flow(64);
         other.reply.source_port = Port::new(9090);
-        ports.insert(other, range, &flows, NOW).unwrap();
+        ports.insert(other, range, &flows, NOW, &mut 0).unwrap();
     }
 }

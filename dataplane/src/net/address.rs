@@ -11,7 +11,7 @@ pub trait Address:
     Copy + Eq + Ord + Hash + fmt::Debug + fmt::Display + Into<IpAddr> + Send + Sync + 'static
 {
     /// Two addresses as words.
-    type Pair: AsRef<[u64]> + Copy + Eq + fmt::Debug;
+    type Pair: AsRef<[u64]> + AsMut<[u64]> + Copy + Default + Eq + fmt::Debug;
 
     /// The address that stands for none.
     const UNSPECIFIED: Self;
@@ -37,6 +37,9 @@ pub trait Address:
     ///
     /// Source: RFC 1122 §3.2.1.3, RFC 6890; RFC 4291 §2.5.2, §2.5.3, §2.7.
     fn is_martian_source(self) -> bool;
+
+    /// Says whether no router may forward packets from it. Source: RFC 4291 §2.5.6.
+    fn is_link_local(self) -> bool;
 
     /// Says whether packets to it go to more than one station: multicast, or the limited broadcast.
     fn is_many(self) -> bool;
@@ -76,6 +79,12 @@ impl Address for Ipv4Addr {
     #[inline]
     fn is_martian_source(self) -> bool {
         self.is_unspecified() || self.is_loopback() || self.is_multicast() || self.is_broadcast()
+    }
+
+    /// IPv4's 169.254/16 is in use for more than links, so it is left to the routes.
+    #[inline]
+    fn is_link_local(self) -> bool {
+        false
     }
 
     fn is_many(self) -> bool {
@@ -121,6 +130,11 @@ impl Address for Ipv6Addr {
     #[inline]
     fn is_martian_source(self) -> bool {
         self.is_unspecified() || self.is_loopback() || self.is_multicast() || self.to_ipv4_mapped().is_some()
+    }
+
+    #[inline]
+    fn is_link_local(self) -> bool {
+        self.is_unicast_link_local()
     }
 
     fn is_many(self) -> bool {

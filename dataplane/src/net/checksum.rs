@@ -1,5 +1,7 @@
 //! The Internet checksum, and its change by difference. Read RFC 1071 and RFC 1624 first.
 
+use super::Address;
+
 /// The change of a ones' complement sum when octets it covers change.
 ///
 /// A flow computes it once; each packet then costs one addition per checksum, whatever its length.
@@ -81,10 +83,13 @@ impl Sum {
     }
 }
 
-/// Sums the pseudo-header of TCP and UDP over IPv4. Source: RFC 9293 §3.1, RFC 768.
+/// Sums the pseudo-header of TCP, UDP and `ICMPv6`; `length` is that of the upper layer, header and data.
+///
+/// Both families' have the same terms, and a sum does not tell where they stand.
+/// Source: RFC 9293 §3.1, RFC 768; RFC 8200 §8.1.
 #[must_use]
-pub fn pseudo_header_ipv4(source: [u8; 4], destination: [u8; 4], protocol: u8, length: u16) -> Sum {
-    Sum::default().octets(&source).octets(&destination).octets(&[0, protocol]).octets(&length.to_be_bytes())
+pub fn pseudo_header<A: Address>(source: A, destination: A, protocol: u8, length: u16) -> Sum {
+    destination.sum(source.sum(Sum::default())).octets(&[0, protocol]).octets(&length.to_be_bytes())
 }
 
 #[cfg(test)]

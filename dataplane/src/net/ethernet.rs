@@ -10,6 +10,9 @@ pub const HEADER_BYTES: usize = 14;
 /// `ETH_P_IP` of `linux/if_ether.h`, in network order.
 pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 
+/// `ETH_P_IPV6` of `linux/if_ether.h`, in network order.
+pub const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
+
 /// The header in front of each packet.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, Debug)]
 #[repr(C)]

@@ -5,9 +5,10 @@ use super::Path;
 use super::exchange::{Exchange, PARCELS};
 use super::path::Wire;
 use crate::clock::Now;
+use crate::family::Family;
 use crate::fragments::cut::Cut;
 use crate::fragments::{Admitted, Departure, Fate, Fragment};
-use crate::packet::Packet;
+use crate::packet::{Packet, Parsed};
 use crate::routes::DeviceIndex;
 use crate::snapshot::Snapshot;
 use crate::verdict::DropReason;
@@ -22,16 +23,16 @@ impl Path {
     }
 
     /// Carries a fragment that came by `device`, if it is this worker's; else hands it over.
-    pub(super) fn carry_fragment(
+    pub(super) fn carry_fragment<A: Family>(
         &mut self,
         device: DeviceIndex,
         frame: Frame,
-        packet: &Packet,
+        packet: &Packet<A>,
         snapshot: &Snapshot,
         now: Now,
         wire: &mut impl Wire,
     ) {
-        let fragment = Fragment::of_frame(self.memory.octets(&frame));
+        let fragment = Fragment::of_frame::<A>(self.memory.octets(&frame));
         let Some(owner) = fragment.ok().and_then(|fragment| self.exchange.other_owner(&fragment.datagram))
         else {
             return self.carry_own_fragment(device, frame, packet, snapshot, now, wire);
@@ -67,8 +68,13 @@ impl Path {
                 };
                 taken += 1;
                 self.counters.taken_over += 1;
-                match Packet::parse(self.memory.octets(&frame)) {
-                    Ok(packet) => self.carry_own_fragment(device, frame, &packet, snapshot, now, wire),
+                match Parsed::parse(self.memory.octets(&frame)) {
+                    Ok(Parsed::Ipv4(packet)) => {
+                        self.carry_own_fragment(device, frame, &packet, snapshot, now, wire);
+                    }
+                    Ok(Parsed::Ipv6(packet)) => {
+                        self.carry_own_fragment(device, frame, &packet, snapshot, now, wire);
+                    }
                     Err(_) => self.drop(frame, DropReason::MalformedFragment),
                 }
             }
@@ -81,19 +87,19 @@ impl Path {
         self.exchange.wake_takers();
     }
 
-    fn carry_own_fragment(
+    fn carry_own_fragment<A: Family>(
         &mut self,
         device: DeviceIndex,
         mut frame: Frame,
-        packet: &Packet,
+        packet: &Packet<A>,
         snapshot: &Snapshot,
         now: Now,
         wire: &mut impl Wire,
     ) {
-        if packet.has_martian_source() {
+        if packet.source.is_martian_source() {
             return self.drop(frame, DropReason::MartianSource);
         }
-        let fragment = Fragment::of_frame(self.memory.octets(&frame));
+        let fragment = Fragment::of_frame::<A>(self.memory.octets(&frame));
         let admitted = fragment.and_then(|fragment| self.fragments.admit(&fragment, now));
         self.release_fragments(snapshot, now, wire);
         let verdict = match admitted {
@@ -127,8 +133,10 @@ impl Path {
     fn release_fragments(&mut self, snapshot: &Snapshot, now: Now, wire: &mut impl Wire) {
         while let Some(Departure { mut frame, device, fate }) = self.fragments.leave() {
             self.counters.held -= 1;
-            let verdict = match Packet::parse(self.memory.octets(&frame)) {
-                Ok(packet) => fate.apply(self.memory.octets_mut(&mut frame), &packet, snapshot),
+            let octets = self.memory.octets_mut(&mut frame);
+            let verdict = match Parsed::parse(octets) {
+                Ok(Parsed::Ipv4(packet)) => fate.apply(octets, &packet, snapshot),
+                Ok(Parsed::Ipv6(packet)) => fate.apply(octets, &packet, snapshot),
                 Err(_) => Err(DropReason::MalformedFragment),
             };
             self.send(device, frame, verdict, snapshot, now, wire);

@@ -10,14 +10,15 @@ use super::PuntAddresses;
 use super::exchange::Exchange;
 use crate::clock::Now;
 use crate::counters::Counters;
-use crate::flows::{FlowTable, Key, KeyHash};
+use crate::family::Family;
+use crate::flows::{FlowTables, KeyHash};
 use crate::fragments::Fragments;
 use crate::fragments::cut::PIECES_MAX;
 use crate::held::{HeldPackets, Released};
-use crate::masquerade::PortSearch;
+use crate::masquerade::PortSearches;
 use crate::neighbours::NextHop;
-use crate::net::{Mac, Port, Protocol, ethernet};
-use crate::packet::{Packet, Unparsed};
+use crate::net::{Mac, ethernet};
+use crate::packet::{Packet, Parsed, Unparsed};
 use crate::process::{Context, process};
 use crate::rate_limit::RateLimit;
 use crate::routes::DeviceIndex;
@@ -55,16 +56,16 @@ pub struct Path {
     pub pool: FramePool,
     /// What was counted; it balances between bursts.
     pub counters: Counters,
-    flows: Arc<FlowTable>,
+    flows: Arc<FlowTables>,
     held: HeldPackets,
     limit: RateLimit,
-    ports: PortSearch,
+    ports: PortSearches,
     pub(super) fragments: Fragments,
     pub(super) exchange: Exchange,
     /// Pieces of a packet that is being cut; empty between packets.
     pub(super) pieces: Vec<Frame>,
     punt: PuntAddresses,
-    parsed: Vec<Result<(Packet, KeyHash), Unparsed>>,
+    parsed: Vec<Result<(Parsed, KeyHash), Unparsed>>,
 }
 
 impl Path {
@@ -73,7 +74,7 @@ impl Path {
     pub fn new(
         memory: Arc<FrameMemory>,
         pool: FramePool,
-        flows: Arc<FlowTable>,
+        flows: Arc<FlowTables>,
         punt: PuntAddresses,
     ) -> Self {
         let fragments = Fragments::new(memory.frames(), RandomState::default());
@@ -84,7 +85,7 @@ impl Path {
             flows,
             held: HeldPackets::default(),
             limit: RateLimit::default(),
-            ports: PortSearch::default(),
+            ports: PortSearches::default(),
             fragments,
             exchange: Exchange::alone(),
             pieces: Vec::with_capacity(PIECES_MAX),
@@ -106,59 +107,82 @@ impl Path {
         self.parsed.clear();
         self.ports.begin_burst();
         for frame in burst.iter() {
-            let parsed = Packet::parse(self.memory.octets(frame)).map(|packet| (packet, self.hash(&packet)));
-            self.parsed.push(parsed);
+            let parsed = Parsed::parse(self.memory.octets(frame));
+            self.parsed.push(parsed.map(|packet| (packet, self.prefetch(&packet))));
             self.counters.rx_packets += 1;
             self.counters.rx_bytes += frame.len() as u64;
         }
-        for (_, hash) in self.parsed.iter().flatten() {
-            self.flows.prefetch_record(*hash);
+        for (packet, hash) in self.parsed.iter().flatten() {
+            match packet {
+                Parsed::Ipv4(_) => self.flows.ipv4.prefetch_record(*hash),
+                Parsed::Ipv6(_) => self.flows.ipv6.prefetch_record(*hash),
+            }
         }
         // Taken out, so that the packets stay where they are while each changes the path.
         let parsed = std::mem::take(&mut self.parsed);
-        for (mut frame, parsed) in burst.drain(..).zip(&parsed) {
-            let verdict = match parsed {
-                Ok((packet, _)) if packet.is_fragment => {
-                    self.carry_fragment(device, frame, packet, snapshot, now, wire);
-                    continue;
+        for (frame, parsed) in burst.drain(..).zip(&parsed) {
+            match parsed {
+                Ok((Parsed::Ipv4(packet), hash)) => {
+                    self.carry_packet(device, frame, (packet, *hash), snapshot, now, wire);
                 }
-                Ok((packet, hash)) => self.process(device, &mut frame, packet, *hash, snapshot, now),
-                Err(Unparsed::Foreign) => Ok(Egress::Punt),
-                Err(Unparsed::Malformed(reason)) => Err(*reason),
-            };
-            self.send(device, frame, verdict, snapshot, now, wire);
+                Ok((Parsed::Ipv6(packet), hash)) => {
+                    self.carry_packet(device, frame, (packet, *hash), snapshot, now, wire);
+                }
+                Err(Unparsed::Foreign) => self.send(device, frame, Ok(Egress::Punt), snapshot, now, wire),
+                Err(Unparsed::Malformed(reason)) => self.drop(frame, *reason),
+            }
         }
         self.parsed = parsed;
     }
 
+    #[inline]
+    fn carry_packet<A: Family>(
+        &mut self,
+        device: DeviceIndex,
+        mut frame: Frame,
+        (packet, hash): (&Packet<A>, KeyHash),
+        snapshot: &Snapshot,
+        now: Now,
+        wire: &mut impl Wire,
+    ) {
+        if packet.is_fragment {
+            return self.carry_fragment(device, frame, packet, snapshot, now, wire);
+        }
+        let verdict = self.process(device, &mut frame, packet, hash, snapshot, now);
+        self.send(device, frame, verdict, snapshot, now, wire);
+    }
+
     /// Decides about a packet that came by a device, and rewrites it for that.
     #[inline]
-    pub(super) fn process(
+    pub(super) fn process<A: Family>(
         &mut self,
         arrived_by: DeviceIndex,
         frame: &mut Frame,
-        packet: &Packet,
+        packet: &Packet<A>,
         hash: KeyHash,
         snapshot: &Snapshot,
         now: Now,
     ) -> Verdict {
         let octets = self.memory.octets_mut(frame);
-        let (flows, counters) = (&*self.flows, &mut self.counters);
-        let (limit, ports, next_link_mtu) = (&mut self.limit, &mut self.ports, 0);
+        let (flows, counters) = (A::flows(&self.flows), &mut self.counters);
+        let (limit, ports, next_link_mtu) = (&mut self.limit, A::ports(&mut self.ports), 0);
         let mut context = Context { snapshot, flows, now, arrived_by, limit, next_link_mtu, ports, counters };
         process(octets, packet, hash, &mut context)
     }
 
-    pub(super) fn hash(&self, packet: &Packet) -> KeyHash {
-        const NO_FLOW: Key = Key {
-            source: std::net::Ipv4Addr::UNSPECIFIED,
-            destination: std::net::Ipv4Addr::UNSPECIFIED,
-            source_port: Port([0, 0]),
-            destination_port: Port([0, 0]),
-            protocol: Protocol::Udp,
-        };
-        let hash = self.flows.hash(packet.key().unwrap_or(&NO_FLOW));
-        self.flows.prefetch(hash);
+    fn prefetch(&self, packet: &Parsed) -> KeyHash {
+        match packet {
+            Parsed::Ipv4(packet) => self.hash(packet),
+            Parsed::Ipv6(packet) => self.hash(packet),
+        }
+    }
+
+    /// Hashes the packet's key and asks for what a look-up will read; a packet without a key needs no hash.
+    pub(super) fn hash<A: Family>(&self, packet: &Packet<A>) -> KeyHash {
+        let Some(key) = packet.key() else { return KeyHash::default() };
+        let flows = A::flows(&self.flows);
+        let hash = flows.hash(&key);
+        flows.prefetch(hash);
         hash
     }
 

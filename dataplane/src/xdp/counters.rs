@@ -1,10 +1,12 @@
 //! The counters of the XDP program: one per way out.
 
 /// The names of the counters, in the order of `enum reason` in `steer.bpf.c`.
-pub const NAMES: [&str; 12] = [
-    "passed_not_ipv4",
+pub const NAMES: [&str; 14] = [
+    "passed_not_ip",
     "passed_group_destination",
+    "passed_link_local",
     "passed_other_station",
+    "passed_link_message",
     "passed_listener",
     "passed_own_address",
     "passed_not_ours",

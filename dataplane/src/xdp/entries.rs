@@ -4,7 +4,7 @@
 //! or two system calls, whatever the number of entries.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
@@ -24,95 +24,99 @@ pub const MAX_OWN_ADDRESSES: u32 = 4_096;
 /// The most listeners.
 pub const MAX_LISTENERS: u32 = 1_024;
 
+/// The first of the IPv6 addresses that stand for IPv4 ones, `::ffff:0.0.0.0`.
+const IPV4_MAPPED: u128 = 0xffff_0000_0000;
+
 /// Makes an update fail with `EEXIST` if the key is there. Source: `include/uapi/linux/bpf.h`.
 const BPF_NOEXIST: u64 = 1;
+
+/// Octets of `struct address` in `steer.bpf.c`.
+pub(super) const ADDRESS_BYTES: usize = 16;
+/// Octets of `struct endpoint` there.
+pub(super) const ENDPOINT_BYTES: usize = ADDRESS_BYTES + 4;
 
 /// An (address, port, protocol), laid out as `struct endpoint` in `steer.bpf.c`.
 #[derive(Clone, Copy)]
 struct Endpoint {
-    address: Ipv4Addr,
+    address: IpAddr,
     port: Port,
     protocol: Protocol,
 }
 
 impl Endpoint {
-    fn key(&self) -> [u8; 8] {
-        let [a, b, c, d] = self.address.octets();
+    fn key(&self) -> [u8; ENDPOINT_BYTES] {
         let Port([high, low]) = self.port;
-        [a, b, c, d, high, low, self.protocol.number(), 0]
+        let mut key = [0; ENDPOINT_BYTES];
+        if let Some((address, rest)) = key.split_first_chunk_mut() {
+            *address = mapped(self.address).octets();
+            rest.copy_from_slice(&[high, low, self.protocol.number(), 0]);
+        }
+        key
     }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}/{}", self.address, self.port, self.protocol)
+        let Port(port) = self.port;
+        let socket = SocketAddr::new(self.address, u16::from_be_bytes(port));
+        write!(f, "{socket}/{}", self.protocol)
     }
 }
 
 impl Steering {
     /// Has packets to `address`, or to all addresses that share its first `prefix_length` bits, taken.
-    pub fn insert_vip(&mut self, address: Ipv4Addr, prefix_length: u8) -> Result<(), Error> {
+    pub fn insert_vip(&mut self, address: IpAddr, prefix_length: u8) -> Result<(), Error> {
         let (key, name) = prefix(address, prefix_length)?;
         self.vip_prefixes.insert(&key, PRESENT, 0).map_err(|error| map_error("vip_prefixes", name, error))
     }
 
     /// Ends what [`Self::insert_vip`] began, for exactly this prefix.
-    pub fn remove_vip(&mut self, address: Ipv4Addr, prefix_length: u8) -> Result<(), Error> {
+    pub fn remove_vip(&mut self, address: IpAddr, prefix_length: u8) -> Result<(), Error> {
         let (key, name) = prefix(address, prefix_length)?;
         removed("vip_prefixes", name, self.vip_prefixes.remove(&key)).map(|_| ())
     }
 
     /// Has packets from this endpoint taken, and fragments without ports from its address.
-    pub fn insert_endpoint(
-        &mut self,
-        address: Ipv4Addr,
-        port: Port,
-        protocol: Protocol,
-    ) -> Result<(), Error> {
+    pub fn insert_endpoint(&mut self, address: IpAddr, port: Port, protocol: Protocol) -> Result<(), Error> {
         let endpoint = Endpoint { address, port, protocol };
         let result = self.endpoints.insert(endpoint.key(), PRESENT, BPF_NOEXIST);
         if !inserted("endpoints", endpoint, result)? {
             return Ok(());
         }
-        let result = self.endpoint_addrs.insert(address.octets(), PRESENT, BPF_NOEXIST);
+        let result = self.endpoint_addrs.insert(mapped(address).octets(), PRESENT, BPF_NOEXIST);
         if let Err(error) = inserted("endpoint_addrs", address, result) {
             let _was_just_inserted = self.endpoints.remove(&endpoint.key());
             return Err(error);
         }
-        *self.endpoints_at.entry(address).or_insert(0) += 1;
+        *self.endpoints_at.entry(mapped(address)).or_insert(0) += 1;
         Ok(())
     }
 
     /// Ends what [`Self::insert_endpoint`] began.
-    pub fn remove_endpoint(
-        &mut self,
-        address: Ipv4Addr,
-        port: Port,
-        protocol: Protocol,
-    ) -> Result<(), Error> {
+    pub fn remove_endpoint(&mut self, address: IpAddr, port: Port, protocol: Protocol) -> Result<(), Error> {
         let endpoint = Endpoint { address, port, protocol };
         if !removed("endpoints", endpoint, self.endpoints.remove(&endpoint.key()))? {
             return Ok(());
         }
-        match self.endpoints_at.get_mut(&address) {
+        match self.endpoints_at.get_mut(&mapped(address)) {
             Some(others) if *others > 1 => *others -= 1,
             _ => {
-                self.endpoints_at.remove(&address);
-                removed("endpoint_addrs", address, self.endpoint_addrs.remove(&address.octets()))?;
+                self.endpoints_at.remove(&mapped(address));
+                removed("endpoint_addrs", address, self.endpoint_addrs.remove(&mapped(address).octets()))?;
             }
         }
         Ok(())
     }
 
     /// Has packets to this address passed: it is the box's own.
-    pub fn insert_own_address(&mut self, address: Ipv4Addr) -> Result<(), Error> {
-        let result = self.own_addresses.insert(address.octets(), PRESENT, BPF_NOEXIST);
+    pub fn insert_own_address(&mut self, address: IpAddr) -> Result<(), Error> {
+        let result = self.own_addresses.insert(mapped(address).octets(), PRESENT, BPF_NOEXIST);
         inserted("own_addresses", address, result).map(|_| ())
     }
 
     /// Ends what [`Self::insert_own_address`] began.
-    pub fn remove_own_address(&mut self, address: Ipv4Addr) -> Result<(), Error> {
-        removed("own_addresses", address, self.own_addresses.remove(&address.octets())).map(|_| ())
+    pub fn remove_own_address(&mut self, address: IpAddr) -> Result<(), Error> {
+        removed("own_addresses", address, self.own_addresses.remove(&mapped(address).octets())).map(|_| ())
     }
 
     /// Has packets from an endpoint to one of these ports of an own address taken; until then, or with `None`, none.
@@ -127,24 +131,14 @@ impl Steering {
     /// Has packets to a kernel socket of ours passed, before any other rule.
     ///
     /// Later fragments have no port: those pass only if the address is also an own one.
-    pub fn insert_listener(
-        &mut self,
-        address: Ipv4Addr,
-        port: Port,
-        protocol: Protocol,
-    ) -> Result<(), Error> {
+    pub fn insert_listener(&mut self, address: IpAddr, port: Port, protocol: Protocol) -> Result<(), Error> {
         let listener = Endpoint { address, port, protocol };
         let result = self.listeners.insert(listener.key(), PRESENT, BPF_NOEXIST);
         inserted("listeners", listener, result).map(|_| ())
     }
 
     /// Ends what [`Self::insert_listener`] began.
-    pub fn remove_listener(
-        &mut self,
-        address: Ipv4Addr,
-        port: Port,
-        protocol: Protocol,
-    ) -> Result<(), Error> {
+    pub fn remove_listener(&mut self, address: IpAddr, port: Port, protocol: Protocol) -> Result<(), Error> {
         let listener = Endpoint { address, port, protocol };
         removed("listeners", listener, self.listeners.remove(&listener.key())).map(|_| ())
     }
@@ -161,14 +155,29 @@ impl Steering {
     }
 }
 
-/// Makes the key of a prefix, its host bits cleared.
-fn prefix(address: Ipv4Addr, length: u8) -> Result<(Key<[u8; 4]>, String), Error> {
-    if length > 32 {
-        return Err(Error::OutOfRange { what: "VIP prefix length", value: length.into(), limit: 33 });
+/// Returns an address as the maps have it: one of IPv4 as the IPv6 address that stands for it (RFC 4291 §2.5.5.2).
+fn mapped(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
     }
-    let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
-    let network = Ipv4Addr::from_bits(address.to_bits() & mask);
-    Ok((Key::new(length.into(), network.octets()), format!("{network}/{length}")))
+}
+
+/// Makes the key of a prefix, its host bits cleared.
+fn prefix(address: IpAddr, length: u8) -> Result<(Key<[u8; ADDRESS_BYTES]>, String), Error> {
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    if length > bits {
+        let limit = u32::from(bits) + 1;
+        return Err(Error::OutOfRange { what: "VIP prefix length", value: length.into(), limit });
+    }
+    let shared = 128 - bits + length;
+    let mask = u128::MAX.checked_shl(128 - u32::from(shared)).unwrap_or(0);
+    let network = mapped(address).to_bits() & mask;
+    let name = format!("{}/{length}", Ipv6Addr::from_bits(network).to_canonical());
+    if address.is_ipv6() && length <= 96 && network == IPV4_MAPPED & mask {
+        return Err(Error::CoversIpv4 { prefix: name });
+    }
+    Ok((Key::new(shared.into(), network.to_be_bytes()), name))
 }
 
 /// Says whether the key is new.

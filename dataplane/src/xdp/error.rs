@@ -41,6 +41,11 @@ pub enum Error {
         /// The first number that is too great.
         limit: u32,
     },
+    /// A VIP prefix of IPv6 has the addresses in it that stand for those of IPv4 in the maps.
+    CoversIpv4 {
+        /// The prefix.
+        prefix: String,
+    },
     /// The program is not attached to the device.
     NotAttached(DeviceIndex),
 }
@@ -52,7 +57,9 @@ impl fmt::Display for Error {
                 let cause = last_cause(error.as_ref());
                 write!(f, "XDP program: load: {cause}")?;
                 match cause.downcast_ref().and_then(io::Error::raw_os_error) {
-                    Some(libc::EPERM) => f.write_str(" (needs CAP_BPF and CAP_NET_ADMIN: run as root)"),
+                    Some(libc::EPERM) => {
+                        f.write_str(" (needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: run as root)")
+                    }
                     _ => Ok(()),
                 }
             }
@@ -70,6 +77,12 @@ impl fmt::Display for Error {
             Self::OutOfRange { what, value, limit } => {
                 write!(f, "XDP program: {what} {value}: must be below {limit}")
             }
+            Self::CoversIpv4 { prefix } => {
+                write!(
+                    f,
+                    "XDP program: VIP prefix {prefix}: shares addresses with ::ffff:0:0/96, which is IPv4's"
+                )
+            }
             Self::NotAttached(DeviceIndex(device)) => {
                 write!(f, "XDP program: not attached to device {device}")
             }
@@ -84,7 +97,9 @@ impl StdError for Error {
             Self::Verify(error) | Self::Run(error) => Some(error.as_ref()),
             Self::Map { error, .. } => Some(error),
             Self::Heartbeats(error) => Some(error),
-            Self::Missing(_) | Self::OutOfRange { .. } | Self::NotAttached(_) => None,
+            Self::Missing(_) | Self::OutOfRange { .. } | Self::CoversIpv4 { .. } | Self::NotAttached(_) => {
+                None
+            }
         }
     }
 }

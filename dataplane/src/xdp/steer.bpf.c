@@ -11,9 +11,12 @@
  */
 #include <linux/bpf.h>
 #include <linux/icmp.h>
+#include <linux/icmpv6.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
+#include <linux/in6.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/types.h>
 #include <stdbool.h>
 
@@ -31,14 +34,30 @@
 /* A worker whose last heartbeat is older than this is dead or stopped: its queues pass. */
 #define HEARTBEAT_LIMIT_NS 500000000LL
 
+/* Of IPv4 (RFC 791, 3.1). */
 #define FRAGMENT_OFFSET 0x1fff
 #define MORE_FRAGMENTS 0x2000
 
+/* Of IPv6 (RFC 8200, 4.5). */
+#define FRAGMENT_OFFSET_6 0xfff8
+#define MORE_FRAGMENTS_6 0x0001
+
+/* So many extension headers, and octets of them, are walked; what has more is known by its addresses alone. */
+#define MAX_EXTENSION_HEADERS 8
+#define MAX_EXTENSION_BYTES 1024
+/* Every extension header has so many octets at least. */
+#define EXTENSION_UNIT_BYTES 8
+
+/* Nothing behind it is read: two chains of extension headers, and what is between them, end before. */
+#define MAX_OFFSET 4095
+
 /* Why a packet went where it went; each has a counter. Those that redirect come last. */
 enum reason {
-	PASSED_NOT_IPV4,
+	PASSED_NOT_IP,
 	PASSED_GROUP_DESTINATION,
+	PASSED_LINK_LOCAL,
 	PASSED_OTHER_STATION,
+	PASSED_LINK_MESSAGE,
 	PASSED_LISTENER,
 	PASSED_OWN_ADDRESS,
 	PASSED_NOT_OURS,
@@ -51,9 +70,18 @@ enum reason {
 	REASONS,
 };
 
+/*
+ * An address as it stands in an IPv6 packet; one of IPv4 as the IPv6 address that stands for it, ::ffff:a.b.c.d
+ * (RFC 4291, 2.5.5.2). No packet is read that has one of those in its IPv6 header, so that neither family can be
+ * taken for the other.
+ */
+struct address {
+	__be32 words[4];
+};
+
 /* An (address, port, protocol), addresses and ports as they stand in the packet. */
 struct endpoint {
-	__be32 address;
+	struct address address;
 	__be16 port;
 	__u8 protocol;
 	__u8 zero;
@@ -61,7 +89,7 @@ struct endpoint {
 
 struct prefix {
 	__u32 length;
-	__be32 address;
+	struct address address;
 };
 
 /* Ports from first to last, as numbers; none while last is 0. */
@@ -135,14 +163,14 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_ENDPOINTS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __be32);
+	__type(key, struct address);
 	__type(value, __u8);
 } endpoint_addrs SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_OWN_ADDRESSES);
-	__type(key, __be32);
+	__type(key, struct address);
 	__type(value, __u8);
 } own_addresses SEC(".maps");
 
@@ -168,12 +196,24 @@ struct {
 	__type(value, __u64);
 } counters SEC(".maps");
 
+/* The octets received, of which a program may read those before end. */
+struct frame {
+	const void *start;
+	const void *end;
+};
+
 /* What of the headers decides. Ports are there only if has_ports. */
-struct addressing {
+struct packet {
 	struct endpoint source;
 	struct endpoint destination;
+	/* The octet of the frame behind the packet as it says itself, and as the one that quotes it says. */
+	__u32 end;
+	/* The octet of the frame where the header behind IP and extension headers begins; 0 if none was found. */
+	__u32 transport;
+	bool is_ipv6;
 	bool has_ports;
-	bool fragment;
+	/* It may have ports, but not where we see them: a fragment, or too many extension headers. */
+	bool by_addresses;
 };
 
 static __always_inline void count(__u32 reason)
@@ -184,23 +224,60 @@ static __always_inline void count(__u32 reason)
 		*packets += 1;
 }
 
+/* Returns so many octets of the frame, or NULL if it has not that many there. */
+static __always_inline const void *octets(const struct frame *frame, __u32 at, __u32 bytes)
+{
+	const void *first = frame->start + at;
+
+	if (at > MAX_OFFSET || first + bytes > frame->end)
+		return NULL;
+	return first;
+}
+
 static __always_inline bool has_ports(__u8 protocol)
 {
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
 }
 
-/* Those that quote the packet they are about (RFC 1122, 3.2.2). */
-static __always_inline bool is_icmp_error(__u8 type)
+/* Those that quote the packet they are about (RFC 1122, 3.2.2; RFC 4443, 2.1). */
+static __always_inline bool is_icmp_error(__u8 type, bool is_ipv6)
 {
+	if (is_ipv6)
+		return type >= ICMPV6_DEST_UNREACH && type <= ICMPV6_PARAMPROB;
 	return type == ICMP_DEST_UNREACH || type == ICMP_SOURCE_QUENCH || type == ICMP_REDIRECT ||
 	       type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB;
 }
 
-/* Multicast and broadcast, by either header. */
-static __always_inline bool is_group(const struct ethhdr *ethernet, __be32 destination)
+/*
+ * What stations of a link tell each other: multicast listeners (RFC 2710, 3810), routers and neighbours (RFC 4861),
+ * 130 to 137 and 143. linux/icmpv6.h names only some of them.
+ */
+static __always_inline bool is_link_message_type(__u8 type)
 {
-	return (ethernet->h_dest[0] & 1) || (destination & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) ||
-	       destination == bpf_htonl(0xffffffff);
+	return (type >= ICMPV6_MGM_QUERY && type <= 137) || type == ICMPV6_MLD2_REPORT;
+}
+
+static __always_inline bool stands_for_ipv4(const struct address *address)
+{
+	return !address->words[0] && !address->words[1] && address->words[2] == bpf_htonl(0xffff);
+}
+
+/* Multicast and broadcast, by either header. */
+static __always_inline bool is_group(const struct ethhdr *ethernet, const struct packet *packet)
+{
+	const __be32 *words = packet->destination.address.words;
+
+	if (ethernet->h_dest[0] & 1)
+		return true;
+	if (packet->is_ipv6)
+		return (words[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
+	return (words[3] & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || words[3] == bpf_htonl(0xffffffff);
+}
+
+/* fe80::/10: another link has the same addresses, so no Service can. */
+static __always_inline bool is_link_local(const struct packet *packet)
+{
+	return (packet->destination.address.words[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
 }
 
 /*
@@ -215,28 +292,151 @@ static __always_inline bool is_own_station(const struct ethhdr *ethernet, const 
 	return destination[0] == own[0] && destination[1] == own[1] && destination[2] == own[2];
 }
 
-/*
- * Reads addresses, and ports where the packet has them: not in a later fragment, nor if header length, total
- * length or the octets received leave no room for them.
- */
-static __always_inline void read_addressing(const struct iphdr *ip, const void *end, struct addressing *out)
+/* Reads the ports of the transport header, if it is there and of a kind that has some. */
+static __always_inline void read_ports(const struct frame *frame, struct packet *packet)
 {
-	__u32 header_bytes = ip->ihl * 4;
-	const __be16 *ports = (const void *)ip + header_bytes;
+	const __be16 *ports;
 
-	__builtin_memset(out, 0, sizeof(*out));
-	out->source.address = ip->saddr;
-	out->destination.address = ip->daddr;
-	out->source.protocol = ip->protocol;
-	out->destination.protocol = ip->protocol;
-	out->fragment = ip->frag_off & bpf_htons(MORE_FRAGMENTS | FRAGMENT_OFFSET);
-	if (ip->frag_off & bpf_htons(FRAGMENT_OFFSET) || !has_ports(ip->protocol) || header_bytes < sizeof(*ip))
+	if (!packet->transport || !has_ports(packet->source.protocol) || packet->transport + 4 > packet->end)
 		return;
-	if (bpf_ntohs(ip->tot_len) < header_bytes + 4 || (const void *)(ports + 2) > end)
+	ports = octets(frame, packet->transport, 4);
+	if (!ports)
 		return;
-	out->source.port = ports[0];
-	out->destination.port = ports[1];
-	out->has_ports = true;
+	packet->source.port = ports[0];
+	packet->destination.port = ports[1];
+	packet->has_ports = true;
+}
+
+/*
+ * Reads the IPv4 packet at an octet of the frame. It has no transport header if it is a later fragment, or if its
+ * header length cannot be.
+ */
+static __always_inline bool read_ipv4(const struct frame *frame, __u32 at, __u32 limit, struct packet *packet)
+{
+	const struct iphdr *ip = octets(frame, at, sizeof(*ip));
+	__u32 header_bytes;
+
+	if (!ip || ip->version != 4)
+		return false;
+	packet->source.address.words[2] = bpf_htonl(0xffff);
+	packet->source.address.words[3] = ip->saddr;
+	packet->destination.address.words[2] = bpf_htonl(0xffff);
+	packet->destination.address.words[3] = ip->daddr;
+	packet->source.protocol = ip->protocol;
+	packet->destination.protocol = ip->protocol;
+	packet->end = at + bpf_ntohs(ip->tot_len);
+	if (packet->end > limit)
+		packet->end = limit;
+	packet->by_addresses = ip->frag_off & bpf_htons(MORE_FRAGMENTS | FRAGMENT_OFFSET);
+	header_bytes = ip->ihl * 4;
+	if (!(ip->frag_off & bpf_htons(FRAGMENT_OFFSET)) && header_bytes >= sizeof(*ip))
+		packet->transport = at + header_bytes;
+	return true;
+}
+
+static __always_inline bool is_extension_header(__u8 protocol)
+{
+	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING || protocol == IPPROTO_DSTOPTS ||
+	       protocol == IPPROTO_FRAGMENT || protocol == IPPROTO_AH;
+}
+
+/* Returns the length of an extension header (RFC 8200, 4.3 to 4.6; RFC 4302, 2.2). */
+static __always_inline __u32 extension_bytes(__u8 protocol, __u8 length)
+{
+	if (protocol == IPPROTO_FRAGMENT)
+		return EXTENSION_UNIT_BYTES;
+	if (protocol == IPPROTO_AH)
+		return (length + 2) * 4;
+	return (length + 1) * EXTENSION_UNIT_BYTES;
+}
+
+/*
+ * Finds the transport header behind the extension headers that begin at an octet of the frame, the first of them of
+ * the given protocol. There is none behind a later fragment's header, nor in a chain that goes on behind the end of
+ * the packet or of what arrived. A function of its own, so that the verifier has less to look at: half as much.
+ */
+static __noinline void find_transport(const struct frame *frame, __u32 at, __u8 protocol,
+					   struct packet *packet)
+{
+	__u32 far = at + MAX_EXTENSION_BYTES;
+
+	for (int headers = 0; headers <= MAX_EXTENSION_HEADERS; headers++) {
+		const __u8 *header;
+		__be16 fragment;
+
+		if (at > packet->end)
+			return;
+		if (at > far)
+			break;
+		if (!is_extension_header(protocol)) {
+			packet->source.protocol = protocol;
+			packet->destination.protocol = protocol;
+			packet->transport = at;
+			return;
+		}
+		if (headers == MAX_EXTENSION_HEADERS)
+			break;
+		header = octets(frame, at, EXTENSION_UNIT_BYTES);
+		if (!header || at + EXTENSION_UNIT_BYTES > packet->end)
+			return;
+		if (protocol == IPPROTO_FRAGMENT) {
+			fragment = *(const __be16 *)(header + 2);
+			if (fragment & bpf_htons(FRAGMENT_OFFSET_6 | MORE_FRAGMENTS_6))
+				packet->by_addresses = true;
+			if (fragment & bpf_htons(FRAGMENT_OFFSET_6))
+				return;
+		}
+		at += extension_bytes(protocol, header[1]);
+		protocol = header[0];
+	}
+	packet->by_addresses = true;
+}
+
+/* Reads the IPv6 packet at an octet of the frame. */
+static __always_inline bool read_ipv6(const struct frame *frame, __u32 at, __u32 limit, struct packet *packet)
+{
+	const struct ipv6hdr *ip = octets(frame, at, sizeof(*ip));
+
+	if (!ip || ip->version != 6)
+		return false;
+	__builtin_memcpy(&packet->source.address, &ip->saddr, sizeof(struct address));
+	__builtin_memcpy(&packet->destination.address, &ip->daddr, sizeof(struct address));
+	if (stands_for_ipv4(&packet->source.address) || stands_for_ipv4(&packet->destination.address))
+		return false;
+	packet->is_ipv6 = true;
+	packet->end = at + sizeof(*ip) + bpf_ntohs(ip->payload_len);
+	if (packet->end > limit)
+		packet->end = limit;
+	find_transport(frame, at + sizeof(*ip), ip->nexthdr, packet);
+	return true;
+}
+
+/*
+ * Reads the packet of that family at an octet of the frame, which ends before the octet limit whatever it says; says
+ * whether there is one. It has ports but for a later fragment, or if the lengths of headers, packet and frame leave
+ * no room for them.
+ */
+static __always_inline bool read_packet(const struct frame *frame, __u32 at, __u32 limit, bool is_ipv6,
+					struct packet *packet)
+{
+	__builtin_memset(packet, 0, sizeof(*packet));
+	if (is_ipv6 ? !read_ipv6(frame, at, limit, packet) : !read_ipv4(frame, at, limit, packet))
+		return false;
+	read_ports(frame, packet);
+	return true;
+}
+
+/* Returns the type of a whole ICMP message in a packet of either family, or -1 if it has none. */
+static __always_inline int icmp_type(const struct frame *frame, const struct packet *packet)
+{
+	const struct icmphdr *message;
+
+	if (packet->source.protocol != (packet->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP) || packet->by_addresses)
+		return -1;
+	if (!packet->transport || packet->transport + sizeof(*message) > packet->end)
+		return -1;
+	message = octets(frame, packet->transport, sizeof(*message));
+	return message ? message->type : -1;
 }
 
 static __always_inline bool is_masquerade_port(__be16 port)
@@ -260,17 +460,17 @@ static __always_inline bool is_masquerading(void)
  * Says whether a packet to an address of ours may be an endpoint's reply to a masqueraded flow. Of fragments any may
  * be: the later ones have no port, and whoever decides about those has to see the first.
  */
-static __always_inline bool is_masquerade_reply(const struct addressing *packet)
+static __always_inline bool is_masquerade_reply(const struct packet *packet)
 {
-	if (packet->fragment)
+	if (packet->by_addresses)
 		return is_masquerading() && bpf_map_lookup_elem(&endpoint_addrs, &packet->source.address);
 	return packet->has_ports && is_masquerade_port(packet->destination.port) &&
 	       bpf_map_lookup_elem(&endpoints, &packet->source);
 }
 
-static __always_inline enum reason decide(const struct addressing *packet)
+static __always_inline enum reason decide(const struct packet *packet)
 {
-	struct prefix destination = { .length = 32, .address = packet->destination.address };
+	struct prefix destination = { .length = 128, .address = packet->destination.address };
 
 	if (packet->has_ports && bpf_map_lookup_elem(&listeners, &packet->destination))
 		return PASSED_LISTENER;
@@ -281,25 +481,9 @@ static __always_inline enum reason decide(const struct addressing *packet)
 	if (packet->has_ports && bpf_map_lookup_elem(&endpoints, &packet->source))
 		return REDIRECTED_FROM_ENDPOINT;
 	/* Whoever decides about the later ones has to see the first: it alone has the ports. */
-	if (packet->fragment && bpf_map_lookup_elem(&endpoint_addrs, &packet->source.address))
+	if (packet->by_addresses && bpf_map_lookup_elem(&endpoint_addrs, &packet->source.address))
 		return REDIRECTED_FROM_ENDPOINT;
 	return PASSED_NOT_OURS;
-}
-
-/* Returns what a whole ICMP error quotes, as far as headers without options reach; NULL if it is none. */
-static __always_inline const struct iphdr *quoted_packet(const struct iphdr *ip, const void *end)
-{
-	__u32 header_bytes = ip->ihl * 4;
-	const struct icmphdr *error = (const void *)ip + header_bytes;
-	const struct iphdr *quote = (const void *)(error + 1);
-
-	if (ip->protocol != IPPROTO_ICMP || ip->frag_off & bpf_htons(FRAGMENT_OFFSET | MORE_FRAGMENTS))
-		return NULL;
-	if (header_bytes < sizeof(*ip) || bpf_ntohs(ip->tot_len) < header_bytes + sizeof(*error) + sizeof(*quote))
-		return NULL;
-	if ((const void *)(quote + 1) > end || !is_icmp_error(error->type) || quote->version != 4)
-		return NULL;
-	return quote;
 }
 
 /*
@@ -307,14 +491,16 @@ static __always_inline const struct iphdr *quoted_packet(const struct iphdr *ip,
  * about what we sent in the other direction need no rule: they go to the VIP that it seemed to come from. One to an
  * address of ours has to quote a masqueraded packet.
  */
-static __always_inline bool is_about_endpoint(const struct iphdr *ip, const void *end, bool is_to_own_address)
+static __always_inline bool is_about_endpoint(const struct frame *frame, const struct packet *error, int type,
+					      bool is_to_own_address)
 {
-	const struct iphdr *quote = quoted_packet(ip, end);
-	struct addressing quoted;
+	__u32 quote = error->transport + sizeof(struct icmphdr);
+	struct packet quoted;
 
-	if (!quote)
+	if (type < 0 || !is_icmp_error(type, error->is_ipv6))
 		return false;
-	read_addressing(quote, end, &quoted);
+	if (!read_packet(frame, quote, error->end, error->is_ipv6, &quoted))
+		return false;
 	if (is_to_own_address && !is_masquerade_port(quoted.source.port))
 		return false;
 	return quoted.has_ports && bpf_map_lookup_elem(&endpoints, &quoted.destination);
@@ -362,27 +548,37 @@ static __always_inline int take(struct xdp_md *ctx, const struct device *device,
 SEC("xdp")
 int steer(struct xdp_md *ctx)
 {
-	const void *end = (const void *)(long)ctx->data_end;
-	const struct ethhdr *ethernet = (const void *)(long)ctx->data;
-	const struct iphdr *ip = (const void *)(ethernet + 1);
+	const struct frame frame = { (const void *)(long)ctx->data, (const void *)(long)ctx->data_end };
+	const struct ethhdr *ethernet = octets(&frame, 0, sizeof(*ethernet));
 	__u32 index = ctx->ingress_ifindex;
 	const struct device *device;
-	struct addressing packet;
+	struct packet packet;
 	enum reason reason;
+	bool is_ipv6;
+	int type;
 
-	if ((const void *)(ip + 1) > end || ethernet->h_proto != bpf_htons(ETH_P_IP) || ip->version != 4)
-		return pass(PASSED_NOT_IPV4);
-	if (is_group(ethernet, ip->daddr))
+	if (!ethernet)
+		return pass(PASSED_NOT_IP);
+	is_ipv6 = ethernet->h_proto == bpf_htons(ETH_P_IPV6);
+	if (!is_ipv6 && ethernet->h_proto != bpf_htons(ETH_P_IP))
+		return pass(PASSED_NOT_IP);
+	if (!read_packet(&frame, sizeof(*ethernet), MAX_OFFSET, is_ipv6, &packet))
+		return pass(PASSED_NOT_IP);
+	if (is_group(ethernet, &packet))
 		return pass(PASSED_GROUP_DESTINATION);
+	if (is_link_local(&packet))
+		return pass(PASSED_LINK_LOCAL);
 	device = bpf_map_lookup_elem(&devices, &index);
 	if (!device)
 		return pass(PASSED_NO_SOCKET);
 	if (!is_own_station(ethernet, device))
 		return pass(PASSED_OTHER_STATION);
-	read_addressing(ip, end, &packet);
+	type = icmp_type(&frame, &packet);
+	if (is_ipv6 && is_link_message_type(type))
+		return pass(PASSED_LINK_MESSAGE);
 	reason = decide(&packet);
 	if ((reason == PASSED_NOT_OURS || reason == PASSED_OWN_ADDRESS) &&
-	    is_about_endpoint(ip, end, reason == PASSED_OWN_ADDRESS))
+	    is_about_endpoint(&frame, &packet, type, reason == PASSED_OWN_ADDRESS))
 		reason = REDIRECTED_ABOUT_ENDPOINT;
 	if (reason < REDIRECTED_TO_VIP)
 		return pass(reason);

@@ -1,6 +1,6 @@
 //! Loading the XDP program, attaching it to devices, and giving it the sockets of their queues.
 
-use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::attached::Link;
+use super::entries::{ADDRESS_BYTES, ENDPOINT_BYTES};
 use super::error::{AttachError, AttachFailure, Error, kernel_error, unusable, unverified};
 use super::heartbeat::{HEARTBEAT_BYTES, Heartbeat};
 use crate::net::Mac;
@@ -49,15 +50,15 @@ pub struct Steering {
     xsks: XskMap<MapData>,
     queue_worker: Array<MapData, u32>,
     heartbeats: Arc<Mapping>,
-    pub(super) vip_prefixes: LpmTrie<MapData, [u8; 4], u8>,
-    pub(super) endpoints: KernelHashMap<MapData, [u8; 8], u8>,
-    pub(super) endpoint_addrs: KernelHashMap<MapData, [u8; 4], u8>,
-    pub(super) own_addresses: KernelHashMap<MapData, [u8; 4], u8>,
-    pub(super) listeners: KernelHashMap<MapData, [u8; 8], u8>,
+    pub(super) vip_prefixes: LpmTrie<MapData, [u8; ADDRESS_BYTES], u8>,
+    pub(super) endpoints: KernelHashMap<MapData, [u8; ENDPOINT_BYTES], u8>,
+    pub(super) endpoint_addrs: KernelHashMap<MapData, [u8; ADDRESS_BYTES], u8>,
+    pub(super) own_addresses: KernelHashMap<MapData, [u8; ADDRESS_BYTES], u8>,
+    pub(super) listeners: KernelHashMap<MapData, [u8; ENDPOINT_BYTES], u8>,
     pub(super) masquerade_ports: Array<MapData, u32>,
     pub(super) counters: PerCpuArray<MapData, u64>,
     /// How many endpoints each address has, so that `endpoint_addrs` loses it with the last.
-    pub(super) endpoints_at: HashMap<Ipv4Addr, u32, RandomState>,
+    pub(super) endpoints_at: HashMap<Ipv6Addr, u32, RandomState>,
 }
 
 /// What way of attaching to try.
@@ -281,12 +282,31 @@ pub(super) fn map_error(map: &'static str, key: impl ToString, error: MapError) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::header_chain::{CHAIN_BYTES_MAX, HEADERS_MAX};
     use crate::xdp::HEARTBEAT_LIMIT;
     use crate::xdp::entries::{MAX_ENDPOINTS, MAX_LISTENERS, MAX_OWN_ADDRESSES, MAX_VIP_PREFIXES};
 
     #[test]
     fn the_object_is_aligned_for_its_headers() {
         assert_eq!(OBJECT.0.as_ptr().align_offset(8), 0);
+    }
+
+    /// Linux 6.1 and up look at a million and give up (`BPF_COMPLEXITY_LIMIT_INSNS`, `include/linux/bpf.h`); how many
+    /// are needed differs between kernels.
+    #[test]
+    fn the_verifier_looks_at_a_tenth_of_the_instructions_that_it_may() {
+        let mut steering = match Steering::load() {
+            Ok(steering) => steering,
+            Err(error) => {
+                assert!(error.to_string().contains("run as root"), "{error}");
+                println!("skipped: needs root");
+                return;
+            }
+        };
+        let info = program(&mut steering.ebpf).unwrap().info().unwrap();
+        let looked_at = info.verified_instruction_count().unwrap();
+        println!("{looked_at} instructions verified");
+        assert!((1..100_000).contains(&looked_at), "{looked_at}");
     }
 
     #[test]
@@ -300,6 +320,8 @@ mod tests {
             ("MAX_ENDPOINTS", MAX_ENDPOINTS),
             ("MAX_OWN_ADDRESSES", MAX_OWN_ADDRESSES),
             ("MAX_LISTENERS", MAX_LISTENERS),
+            ("MAX_EXTENSION_HEADERS", HEADERS_MAX as u32),
+            ("MAX_EXTENSION_BYTES", CHAIN_BYTES_MAX as u32),
         ];
         for (name, size) in sizes {
             let line = source.lines().find(|line| line.starts_with(&format!("#define {name} "))).unwrap();

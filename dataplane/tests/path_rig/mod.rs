@@ -1,14 +1,18 @@
 //! The packet path on plain octets: a case is config + packets in + packets out + every counter.
+//!
+//! Addresses are written as four octets. In a case [`over_both_families`] they stand for IPv4 addresses in the first
+//! run and for the IPv6 addresses that end like them in the second.
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "a test crate's module; not each test uses all")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use etherparse::PacketBuilder;
+use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
 use tidegate_dataplane::clock::Now;
-use tidegate_dataplane::flows::{EndpointId, FlowTable, ServicePortId};
+use tidegate_dataplane::flows::{EndpointId, FlowTables, ServicePortId};
 use tidegate_dataplane::neighbours::{NeighbourState, Neighbours, NextHop};
 use tidegate_dataplane::net::{Mac, Port, Prefix, Protocol};
 use tidegate_dataplane::routes::{DeviceIndex, Route, RouteKind, RouteTable, Routes};
@@ -92,7 +96,7 @@ impl Wire for Recorder {
 
 pub struct Rig {
     pub path: Path,
-    pub flows: Arc<FlowTable>,
+    pub flows: Arc<FlowTables>,
     pub snapshot: Snapshot,
     pub wire: Recorder,
     pub now: Now,
@@ -105,7 +109,7 @@ impl Rig {
 
     pub fn with_flows(capacity: u32) -> Self {
         let (memory, pool) = FrameMemory::new(512).unwrap();
-        let flows = Arc::new(FlowTable::in_memory(capacity).unwrap());
+        let flows = Arc::new(FlowTables::in_memory(capacity).unwrap());
         let mut path = Path::new(memory, pool, Arc::clone(&flows), PUNT);
         path.counters.frames_total = 512;
         path.counters.frames_free = 512;
@@ -180,8 +184,44 @@ impl Rig {
     }
 }
 
+thread_local! {
+    static IS_IPV6: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a case over IPv4, then over IPv6.
+pub fn over_both_families(case: impl Fn()) {
+    case();
+    over_ipv6(case);
+}
+
+/// Runs a case over IPv6.
+pub fn over_ipv6<T>(case: impl Fn() -> T) -> T {
+    IS_IPV6.set(true);
+    let result = case();
+    IS_IPV6.set(false);
+    result
+}
+
+pub fn is_ipv6() -> bool {
+    IS_IPV6.get()
+}
+
+/// The IPv6 address that an address is written for.
+pub fn ipv6([a, b, c, d]: [u8; 4]) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, a.into(), b.into(), c.into(), 0, 0, 0, d.into())
+}
+
 pub fn ip(octets: [u8; 4]) -> IpAddr {
-    Ipv4Addr::from(octets).into()
+    if is_ipv6() { ipv6(octets).into() } else { Ipv4Addr::from(octets).into() }
+}
+
+/// The prefix that is written for IPv4: 16 bits for each octet that counts.
+pub fn prefix(address: [u8; 4], length: u8) -> Prefix {
+    Prefix { address: ip(address), length: if is_ipv6() { prefix_length(length) } else { length } }
+}
+
+const fn prefix_length(ipv4: u8) -> u8 {
+    if ipv4 == 32 { 128 } else { 16 + ipv4 * 2 }
 }
 
 pub fn next_hop(device: DeviceIndex, address: [u8; 4]) -> NextHop {
@@ -214,21 +254,21 @@ pub fn both(id: u64, backends: &[([u8; 4], u16)]) -> VirtualAddress {
 }
 
 fn route(table: RouteTable, destination: [u8; 4], prefix_length: u8, kind: RouteKind) -> Route {
-    Route { table, destination: ip(destination), prefix_length, metric: 0, kind }
+    let Prefix { address: destination, length: prefix_length } = prefix(destination, prefix_length);
+    Route { table, destination, prefix_length, metric: 0, kind }
 }
 
 pub fn snapshot() -> Snapshot {
-    let services =
-        Services::new([Prefix { address: Ipv4Addr::new(10, 96, 0, 0).into(), length: 16 }]).with([
-            (ip(VIP), Some(both(10, &[(POD, 8080)]))),
-            (ip(OTHER_VIP), Some(both(20, &[(POD, 8080)]))),
-            (ip(EMPTY_VIP), Some(both(30, &[]))),
-            (ip(ELSEWHERE_VIP), Some(both(40, &[([172, 16, 0, 5], 8080)]))),
-            (ip(LOCAL_VIP), Some(both(50, &[([10, 1, 0, 1], 8080)]))),
-            (ip(UNROUTED_VIP), Some(both(60, &[([203, 0, 113, 1], 8080)]))),
-            (ip(QUIET_VIP), Some(both(70, &[(QUIET_POD, 8080)]))),
-            (ip(HAIRPIN_VIP), Some(both(80, &[(CLIENT, 8080)]))),
-        ]);
+    let services = Services::new([prefix([10, 96, 0, 0], 16)]).with([
+        (ip(VIP), Some(both(10, &[(POD, 8080)]))),
+        (ip(OTHER_VIP), Some(both(20, &[(POD, 8080)]))),
+        (ip(EMPTY_VIP), Some(both(30, &[]))),
+        (ip(ELSEWHERE_VIP), Some(both(40, &[([172, 16, 0, 5], 8080)]))),
+        (ip(LOCAL_VIP), Some(both(50, &[([10, 1, 0, 1], 8080)]))),
+        (ip(UNROUTED_VIP), Some(both(60, &[([203, 0, 113, 1], 8080)]))),
+        (ip(QUIET_VIP), Some(both(70, &[(QUIET_POD, 8080)]))),
+        (ip(HAIRPIN_VIP), Some(both(80, &[(CLIENT, 8080)]))),
+    ]);
     let link = |device| RouteKind::Unicast { device, gateway: None };
     let routes = Routes::new([
         route(RouteTable::Local, [10, 1, 0, 1], 32, RouteKind::Local),
@@ -236,9 +276,11 @@ pub fn snapshot() -> Snapshot {
         route(RouteTable::Main, [10, 244, 0, 0], 24, link(POD_SIDE)),
         route(RouteTable::Main, [172, 16, 0, 0], 16, link(ELSEWHERE)),
     ]);
-    let device = |index, mac, address: [u8; 4]| {
-        let own = Prefix { address: address.into(), length: 24 };
-        Device { index, mac, mtu: 1500, addresses: Arc::new([own]) }
+    let device = |index, mac, address: [u8; 4]| Device {
+        index,
+        mac,
+        mtu: 1500,
+        addresses: Arc::new([prefix(address, 24)]),
     };
     Snapshot {
         links_generation: 1,
@@ -255,11 +297,14 @@ pub fn snapshot() -> Snapshot {
 /// Both ends of a packet: addresses and ports.
 pub type Ends = (([u8; 4], u16), ([u8; 4], u16));
 
+fn network(macs: (Mac, Mac), from: [u8; 4], to: [u8; 4], ttl: u8) -> PacketBuilderStep<IpHeaders> {
+    let link = PacketBuilder::ethernet2(macs.0.0, macs.1.0);
+    if is_ipv6() { link.ipv6(ipv6(from).octets(), ipv6(to).octets(), ttl) } else { link.ipv4(from, to, ttl) }
+}
+
 pub fn udp(macs: (Mac, Mac), ends: Ends, ttl: u8, payload: &[u8]) -> Vec<u8> {
     let ((source, source_port), (destination, destination_port)) = ends;
-    let builder = PacketBuilder::ethernet2(macs.0.0, macs.1.0)
-        .ipv4(source, destination, ttl)
-        .udp(source_port, destination_port);
+    let builder = network(macs, source, destination, ttl).udp(source_port, destination_port);
     let mut packet = Vec::new();
     builder.write(&mut packet, payload).unwrap();
     packet
@@ -268,12 +313,7 @@ pub fn udp(macs: (Mac, Mac), ends: Ends, ttl: u8, payload: &[u8]) -> Vec<u8> {
 /// A TCP segment; flags as letters of `SAFR`.
 pub fn tcp(macs: (Mac, Mac), ends: Ends, ttl: u8, flags: &str, payload: &[u8]) -> Vec<u8> {
     let ((source, source_port), (destination, destination_port)) = ends;
-    let mut builder = PacketBuilder::ethernet2(macs.0.0, macs.1.0).ipv4(source, destination, ttl).tcp(
-        source_port,
-        destination_port,
-        1000,
-        4096,
-    );
+    let mut builder = network(macs, source, destination, ttl).tcp(source_port, destination_port, 1000, 4096);
     for flag in flags.chars() {
         builder = match flag {
             'S' => builder.syn(),
@@ -289,16 +329,43 @@ pub fn tcp(macs: (Mac, Mac), ends: Ends, ttl: u8, flags: &str, payload: &[u8]) -
 }
 
 pub fn ping(macs: (Mac, Mac), from: [u8; 4], to: [u8; 4], ttl: u8, reply: bool) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2(macs.0.0, macs.1.0).ipv4(from, to, ttl);
-    let builder = if reply { builder.icmpv4_echo_reply(7, 1) } else { builder.icmpv4_echo_request(7, 1) };
+    let builder = network(macs, from, to, ttl);
     let mut packet = Vec::new();
-    builder.write(&mut packet, b"is anybody there").unwrap();
+    let payload = b"is anybody there";
+    match (is_ipv6(), reply) {
+        (false, false) => builder.icmpv4_echo_request(7, 1).write(&mut packet, payload),
+        (false, true) => builder.icmpv4_echo_reply(7, 1).write(&mut packet, payload),
+        (true, false) => builder.icmpv6_echo_request(7, 1).write(&mut packet, payload),
+        (true, true) => builder.icmpv6_echo_reply(7, 1).write(&mut packet, payload),
+    }
+    .unwrap();
     packet
 }
 
 /// What an ICMP error says of itself: type, code and the four octets behind the checksum.
 #[derive(Clone, Copy, Debug)]
 pub struct Says(pub u8, pub u8, pub [u8; 4]);
+
+/// What an ICMP error says of a port where nothing listens.
+pub fn port_unreachable() -> Says {
+    if is_ipv6() { Says(1, 4, [0; 4]) } else { Says(3, 3, [0; 4]) }
+}
+
+/// What it says where the TTL or hop limit ends.
+pub fn time_exceeded() -> Says {
+    if is_ipv6() { Says(3, 0, [0; 4]) } else { Says(11, 0, [0; 4]) }
+}
+
+/// What it says of a packet too long for a link of that MTU.
+pub fn too_big(mtu: u16) -> Says {
+    let [high, low] = mtu.to_be_bytes();
+    if is_ipv6() { Says(2, 0, [0, 0, high, low]) } else { Says(3, 4, [0, 0, high, low]) }
+}
+
+/// Octets of an IP header as the builders write it.
+pub fn ip_header_bytes() -> usize {
+    if is_ipv6() { 40 } else { 20 }
+}
 
 /// An ICMP error in a frame; its quote is an IP packet or what is left of it.
 pub fn icmp_error(
@@ -309,10 +376,13 @@ pub fn icmp_error(
     says: Says,
     quote: &[u8],
 ) -> Vec<u8> {
-    let builder =
-        PacketBuilder::ethernet2(macs.0.0, macs.1.0).ipv4(from, to, ttl).icmpv4_raw(says.0, says.1, says.2);
+    let builder = network(macs, from, to, ttl);
     let mut packet = Vec::new();
-    builder.write(&mut packet, quote).unwrap();
+    if is_ipv6() {
+        builder.icmpv6_raw(says.0, says.1, says.2).write(&mut packet, quote).unwrap();
+    } else {
+        builder.icmpv4_raw(says.0, says.1, says.2).write(&mut packet, quote).unwrap();
+    }
     packet
 }
 

@@ -1,5 +1,7 @@
 //! What the slow gateway remembers of a flow: the kernel's table of TCP states, spelled out.
 
+use std::collections::VecDeque;
+
 use super::datagram::Five;
 
 /// The states by the numbers of `enum tcp_conntrack`, with three of ours behind them.
@@ -30,17 +32,17 @@ const REQUEST: [(&str, &str); 5] = [
     ("syn", "SS .  .  .  .  .  .  .  S2 . "),
     ("synack", ".  .  .  .  .  .  .  .  SR . "),
     ("fin", ".  FW FW LA LA LA TW CL .  FW"),
-    ("ack", ".  ES ES CW CW TW TW CL .  . "),
+    ("ack", ".  ES ES CW CW TW TW PU .  . "),
     ("rst", "CL CL CL CL CL CL CL CL CL CL"),
 ];
 const REPLY: [(&str, &str); 5] = [
     ("syn", "S2 .  .  .  .  .  .  .  S2 . "),
     ("synack", "SR .  .  .  .  .  .  .  SR . "),
     ("fin", ".  FW FW LA LA LA TW CL .  FW"),
-    ("ack", ".  .  ES CW CW TW TW CL .  ES"),
+    ("ack", ".  .  ES CW CW TW TW PU .  ES"),
     ("rst", "CL CL CL CL CL CL CL CL CL CL"),
 ];
-const NAMES: [(&str, State); 9] = [
+const NAMES: [(&str, State); 10] = [
     ("SS", SynSent),
     ("SR", SynRecv),
     ("ES", Established),
@@ -50,6 +52,7 @@ const NAMES: [(&str, State); 9] = [
     ("TW", TimeWait),
     ("CL", Close),
     ("S2", SynSent2),
+    ("PU", PickedUp),
 ];
 
 /// Which row a segment is in; `None` if no flag counts.
@@ -72,6 +75,35 @@ pub struct Flow {
     pub reply: Five,
     pub state: State,
     pub last_second: u64,
+    /// Where it stands in the table.
+    pub place: usize,
+}
+
+/// The places of a table: the free ones in the order in which they are taken, and where the next flow that gives way
+/// is looked for.
+pub struct Places {
+    pub free: VecDeque<usize>,
+    hand: usize,
+    capacity: usize,
+}
+
+impl Places {
+    pub fn new(capacity: usize) -> Self {
+        Self { free: (0..capacity).collect(), hand: 0, capacity }
+    }
+
+    /// Finds the flow that gives way to another, as a place in the list.
+    pub fn next_to_go(&mut self, flows: &[Flow]) -> Option<usize> {
+        for _ in 0..self.capacity.min(64) {
+            let place = self.hand % self.capacity;
+            self.hand = place + 1;
+            let found = flows.iter().position(|flow| flow.place == place && flow.state.gives_way());
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
+    }
 }
 
 impl State {
@@ -98,6 +130,11 @@ impl State {
     /// Says whether a segment of the client opens a connection anew.
     pub fn is_reopened_by(self, flags: u8) -> bool {
         matches!(self, TimeWait | Close) && row(flags) == Some("syn")
+    }
+
+    /// Says whether the flow may be dropped for another: half-open, one-way or over (design decision 13).
+    fn gives_way(self) -> bool {
+        matches!(self, SynSent | SynRecv | SynSent2 | UdpUnreplied | PickedUp | TimeWait | Close)
     }
 
     /// How many seconds of silence end the flow.

@@ -3,17 +3,34 @@
 use super::super::{Cursor, FlowTable, Found, InsertError, OpenError, Timeouts};
 use super::*;
 
-fn table(capacity: u32) -> FlowTable {
+fn table<A: Address>(capacity: u32) -> FlowTable<A> {
     FlowTable::in_memory(capacity).unwrap()
 }
 
-fn lookup(table: &FlowTable, key: Key) -> Option<Found> {
+fn lookup<A: Address>(table: &FlowTable<A>, key: Key<A>) -> Option<Found<A>> {
     table.lookup(table.hash(&key), &key)
 }
 
-#[test]
-fn a_request_leaves_as_the_reply_comes_back_and_the_reply_as_the_request_came() {
-    let table = table(8);
+for_both_families! {
+    a_request_leaves_as_the_reply_comes_back_and_the_reply_as_the_request_came,
+    a_key_that_differs_in_one_field_is_not_found,
+    a_flow_goes_in_only_if_both_keys_are_free_in_either_direction,
+    a_removed_flow_is_gone_in_both_directions_and_its_reference_misses,
+    a_full_table_takes_no_more_until_a_flow_goes,
+    the_index_has_room_for_every_flow_of_the_capacity_also_after_long_use,
+    a_touch_writes_once_a_second_and_never_backwards,
+    a_late_touch_or_next_hop_misses_the_next_flow_of_the_record,
+    each_direction_has_its_own_next_hop,
+    a_state_changes_only_from_the_state_that_was_seen,
+    a_flow_expires_after_its_states_timeout_and_not_before,
+    a_clock_reading_older_than_the_last_packet_expires_nothing,
+    a_sweep_looks_at_no_more_than_its_budget_and_comes_round,
+    every_live_flow_names_its_endpoint,
+    tables_hash_by_secrets_of_their_own,
+}
+
+fn a_request_leaves_as_the_reply_comes_back_and_the_reply_as_the_request_came<A: Address>() {
+    let table = table::<A>(8);
     let new = own_flow(1);
     let flow = table.insert(&new, NOW).unwrap();
     let request = Found {
@@ -38,14 +55,13 @@ fn a_request_leaves_as_the_reply_comes_back_and_the_reply_as_the_request_came() 
     assert_eq!(table.ids(flow), Some((new.service, new.endpoint)));
 }
 
-#[test]
-fn a_key_that_differs_in_one_field_is_not_found() {
-    let table = table(8);
+fn a_key_that_differs_in_one_field_is_not_found<A: Address>() {
+    let table = table::<A>(8);
     table.insert(&own_flow(1), NOW).unwrap();
     let known = own_flow(1).request;
     for strange in [
-        Key { source: Ipv4Addr::LOCALHOST, ..known },
-        Key { destination: Ipv4Addr::LOCALHOST, ..known },
+        Key { source: address(7), ..known },
+        Key { destination: address(7), ..known },
         Key { source_port: Port::new(9), ..known },
         Key { destination_port: Port::new(9), ..known },
         Key { protocol: Protocol::Udp, ..known },
@@ -55,9 +71,8 @@ fn a_key_that_differs_in_one_field_is_not_found() {
     }
 }
 
-#[test]
-fn a_flow_goes_in_only_if_both_keys_are_free_in_either_direction() {
-    let table = table(8);
+fn a_flow_goes_in_only_if_both_keys_are_free_in_either_direction<A: Address>() {
+    let table = table::<A>(8);
     table.insert(&flow(1, 2), NOW).unwrap();
     let refused = |request, reply| table.insert(&flow(request, reply), NOW).unwrap_err();
     assert_eq!(refused(1, 3), InsertError::RequestTaken);
@@ -68,9 +83,8 @@ fn a_flow_goes_in_only_if_both_keys_are_free_in_either_direction() {
     assert_eq!(assert_sound(&table.table).len(), 1);
 }
 
-#[test]
-fn a_removed_flow_is_gone_in_both_directions_and_its_reference_misses() {
-    let table = table(1);
+fn a_removed_flow_is_gone_in_both_directions_and_its_reference_misses<A: Address>() {
+    let table = table::<A>(1);
     let old = table.insert(&flow(1, 2), NOW).unwrap();
     assert!(table.remove(old));
     assert!(!table.remove(old));
@@ -82,9 +96,8 @@ fn a_removed_flow_is_gone_in_both_directions_and_its_reference_misses() {
     assert_eq!(assert_sound(&table.table), [new]);
 }
 
-#[test]
-fn a_full_table_takes_no_more_until_a_flow_goes() {
-    let table = table(100);
+fn a_full_table_takes_no_more_until_a_flow_goes<A: Address>() {
+    let table = table::<A>(100);
     let flows: Vec<FlowRef> = (0..100).map(|number| table.insert(&own_flow(number), NOW).unwrap()).collect();
     assert_eq!((table.len(), table.capacity()), (100, 100));
     assert_eq!(table.insert(&own_flow(100), NOW), Err(InsertError::Full));
@@ -94,10 +107,9 @@ fn a_full_table_takes_no_more_until_a_flow_goes() {
     assert_eq!(assert_sound(&table.table).len(), 100);
 }
 
-#[test]
-fn the_index_has_room_for_every_flow_of_the_capacity_also_after_long_use() {
+fn the_index_has_room_for_every_flow_of_the_capacity_also_after_long_use<A: Address>() {
     const CAPACITY: u32 = 50_000;
-    let table = table(CAPACITY);
+    let table = table::<A>(CAPACITY);
     let mut flows: Vec<FlowRef> = (0..CAPACITY).map(|n| table.insert(&own_flow(n), NOW).unwrap()).collect();
     let mut random = 1_u64;
     for number in CAPACITY..10 * CAPACITY {
@@ -110,22 +122,22 @@ fn the_index_has_room_for_every_flow_of_the_capacity_also_after_long_use() {
 }
 
 #[test]
-fn a_flow_takes_128_bytes_at_most() {
-    let table = table(1 << 16);
-    assert!(table.bytes() <= 128 * (1 << 16) + 4096, "{}", table.bytes());
+fn a_flow_takes_128_bytes_at_most_and_192_for_ipv6() {
+    let (ipv4, ipv6) = (table::<Ipv4Addr>(1 << 16).bytes(), table::<Ipv6Addr>(1 << 16).bytes());
+    assert!(ipv4 <= 128 * (1 << 16) + 4096, "{ipv4}");
+    assert!(ipv6 <= 192 * (1 << 16) + 4096, "{ipv6}");
 }
 
 #[test]
 fn a_capacity_of_none_or_too_many_is_refused() {
     for capacity in [0, u32::MAX] {
-        let error = FlowTable::in_memory(capacity).unwrap_err();
+        let error = FlowTable::<Ipv4Addr>::in_memory(capacity).unwrap_err();
         assert!(matches!(error, OpenError::Capacity(refused) if refused == capacity));
     }
 }
 
-#[test]
-fn a_touch_writes_once_a_second_and_never_backwards() {
-    let table = table(8);
+fn a_touch_writes_once_a_second_and_never_backwards<A: Address>() {
+    let table = table::<A>(8);
     table.insert(&own_flow(1), NOW).unwrap();
     let first = lookup(&table, key(2)).unwrap();
     table.touch(&first, Now::from_seconds(999));
@@ -136,9 +148,8 @@ fn a_touch_writes_once_a_second_and_never_backwards() {
     assert_eq!(lookup(&table, key(3)).unwrap().last_seen, 1_007, "the older reading lost the race");
 }
 
-#[test]
-fn a_late_touch_or_next_hop_misses_the_next_flow_of_the_record() {
-    let table = table(1);
+fn a_late_touch_or_next_hop_misses_the_next_flow_of_the_record<A: Address>() {
+    let table = table::<A>(1);
     let old = table.insert(&flow(1, 2), NOW).unwrap();
     let found = lookup(&table, key(1)).unwrap();
     table.remove(old);
@@ -149,9 +160,8 @@ fn a_late_touch_or_next_hop_misses_the_next_flow_of_the_record() {
     assert_eq!((successor.last_seen, successor.next_hop), (1_000, 0));
 }
 
-#[test]
-fn each_direction_has_its_own_next_hop() {
-    let table = table(8);
+fn each_direction_has_its_own_next_hop<A: Address>() {
+    let table = table::<A>(8);
     let flow = table.insert(&own_flow(1), NOW).unwrap();
     assert!(table.cache_next_hop(flow, Direction::Request, 0xffff_0000_1111));
     assert!(table.cache_next_hop(flow, Direction::Reply, 5));
@@ -160,9 +170,8 @@ fn each_direction_has_its_own_next_hop() {
     assert_eq!(next_hops, [0xffff_0000_1111, 5]);
 }
 
-#[test]
-fn a_state_changes_only_from_the_state_that_was_seen() {
-    let table = table(8);
+fn a_state_changes_only_from_the_state_that_was_seen<A: Address>() {
+    let table = table::<A>(8);
     let flow = table.insert(&own_flow(1), NOW).unwrap();
     let later = Now::from_seconds(1_060);
     assert!(!table.change_state(flow, State::Established, State::Close, later));
@@ -171,11 +180,10 @@ fn a_state_changes_only_from_the_state_that_was_seen() {
     assert_eq!((found.state, found.last_seen), (State::SynRecv, 1_060));
 }
 
-#[test]
-fn a_flow_expires_after_its_states_timeout_and_not_before() {
+fn a_flow_expires_after_its_states_timeout_and_not_before<A: Address>() {
     let timeouts = Timeouts::default();
     for state in State::ALL {
-        let table = table(4);
+        let table = table::<A>(4);
         let timeout = timeouts.seconds(state);
         table.insert(&NewFlow { state, ..own_flow(1) }, NOW).unwrap();
         let mut cursor = Cursor::part(0, 1);
@@ -187,17 +195,15 @@ fn a_flow_expires_after_its_states_timeout_and_not_before() {
     }
 }
 
-#[test]
-fn a_clock_reading_older_than_the_last_packet_expires_nothing() {
-    let table = table(4);
+fn a_clock_reading_older_than_the_last_packet_expires_nothing<A: Address>() {
+    let table = table::<A>(4);
     table.insert(&own_flow(1), NOW).unwrap();
     let expired = table.expire(&mut Cursor::part(0, 1), Now::default(), 4, &Timeouts::default());
     assert_eq!((expired, table.len()), (0, 1));
 }
 
-#[test]
-fn a_sweep_looks_at_no_more_than_its_budget_and_comes_round() {
-    let table = table(10);
+fn a_sweep_looks_at_no_more_than_its_budget_and_comes_round<A: Address>() {
+    let table = table::<A>(10);
     for number in 0..10 {
         table.insert(&own_flow(number), NOW).unwrap();
     }
@@ -210,9 +216,8 @@ fn a_sweep_looks_at_no_more_than_its_budget_and_comes_round() {
     assert!(assert_sound(&table.table).is_empty() && table.is_empty());
 }
 
-#[test]
-fn every_live_flow_names_its_endpoint() {
-    let table = table(8);
+fn every_live_flow_names_its_endpoint<A: Address>() {
+    let table = table::<A>(8);
     let flows = [1, 2, 3].map(|number| table.insert(&own_flow(number), NOW).unwrap());
     table.remove(flows[1]);
     let mut named = Vec::new();
@@ -221,7 +226,6 @@ fn every_live_flow_names_its_endpoint() {
     assert_eq!(named, [(2, 3), (6, 7)]);
 }
 
-#[test]
-fn tables_hash_by_secrets_of_their_own() {
-    assert_ne!(table(1).hash(&key(1)), table(1).hash(&key(1)));
+fn tables_hash_by_secrets_of_their_own<A: Address>() {
+    assert_ne!(table::<A>(1).hash(&key(1)), table::<A>(1).hash(&key(1)));
 }

@@ -4,7 +4,9 @@ use core::cell::RefCell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::mapping::Layout;
-use super::super::memory::{BUCKET_SLOTS, IDENTITY_WORDS, Memory, RECORD_WORDS, Word};
+use super::super::memory::{BUCKET_SLOTS, IDENTITY_WORDS, Memory, Word};
+use super::super::record;
+use crate::net::Address;
 
 /// What a thread is about to do to a word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,26 +63,28 @@ impl Word for HookedWord {
 }
 
 #[derive(Debug)]
-pub(super) struct Heap {
-    layout: Layout,
+pub(super) struct Heap<A> {
+    layout: Layout<A>,
     index: Vec<[HookedWord; BUCKET_SLOTS]>,
-    records: Vec<[HookedWord; RECORD_WORDS]>,
+    records: Vec<Vec<HookedWord>>,
     identities: Vec<[HookedWord; IDENTITY_WORDS]>,
 }
 
-impl Heap {
+impl<A: Address> Heap<A> {
     pub(super) fn new(capacity: u32) -> Self {
         fn zeroed<T: Default>(count: u32) -> Vec<T> {
             (0..count).map(|_| T::default()).collect()
         }
         let layout = Layout::new(capacity).unwrap();
-        let (index, records) = (zeroed(layout.buckets), zeroed(capacity));
+        let records = (0..capacity).map(|_| zeroed(record::words::<A>() as u32)).collect();
+        let index = zeroed(layout.buckets);
         Self { layout, index, records, identities: zeroed(capacity) }
     }
 }
 
-impl Memory for &Heap {
+impl<A: Address> Memory for &Heap<A> {
     type Word = HookedWord;
+    type Address = A;
 
     fn capacity(&self) -> u32 {
         self.layout.capacity
@@ -94,8 +98,8 @@ impl Memory for &Heap {
         self.index.get(number as usize)
     }
 
-    fn record(&self, number: u32) -> Option<&[HookedWord; RECORD_WORDS]> {
-        self.records.get(number as usize)
+    fn record(&self, number: u32) -> Option<&[HookedWord]> {
+        self.records.get(number as usize).map(Vec::as_slice)
     }
 
     fn identity(&self, number: u32) -> Option<&[HookedWord; IDENTITY_WORDS]> {

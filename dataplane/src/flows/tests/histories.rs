@@ -15,6 +15,8 @@ enum Step {
         request: u32,
         reply: u32,
         state: State,
+        /// Whether another flow may give way.
+        evicting: bool,
     },
     Lookup {
         key: u32,
@@ -47,14 +49,21 @@ enum Step {
 }
 
 fn state() -> impl Strategy<Value = State> {
-    prop::sample::select(vec![State::SynSent, State::Established, State::Close, State::UdpStream])
+    prop::sample::select(vec![
+        State::SynSent,
+        State::Established,
+        State::Close,
+        State::UdpUnreplied,
+        State::UdpStream,
+        State::PickedUp,
+    ])
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let flow = 0..40_usize;
     prop_oneof![
-        6 => (0..KEYS, 0..KEYS, state())
-            .prop_map(|(request, reply, state)| Step::Insert { request, reply, state }),
+        6 => (0..KEYS, 0..KEYS, state(), any::<bool>())
+            .prop_map(|(request, reply, state, evicting)| Step::Insert { request, reply, state, evicting }),
         4 => (0..KEYS).prop_map(|key| Step::Lookup { key }),
         2 => (0..KEYS).prop_map(|key| Step::Touch { key }),
         2 => (flow.clone(), state(), state()).prop_map(|(flow, from, to)| Step::ChangeState { flow, from, to }),
@@ -72,35 +81,34 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// A flow as the model remembers it.
 #[derive(Clone, Debug)]
-struct Remembered {
+struct Remembered<A> {
     name: FlowRef,
-    new: NewFlow,
+    new: NewFlow<A>,
     state: State,
     last_seen: u32,
     next_hops: [u64; 2],
 }
 
-#[derive(Default)]
-struct Model {
-    live: Vec<Remembered>,
+struct Model<A> {
+    live: Vec<Remembered<A>>,
     names: Vec<FlowRef>,
     second: u32,
 }
 
-impl Model {
+impl<A: Address> Model<A> {
     fn now(&self) -> Now {
         Now::from_seconds(self.second)
     }
 
-    fn by_name(&mut self, name: FlowRef) -> Option<&mut Remembered> {
+    fn by_name(&mut self, name: FlowRef) -> Option<&mut Remembered<A>> {
         self.live.iter_mut().find(|flow| flow.name == name)
     }
 
-    fn has(&self, key: Key) -> bool {
+    fn has(&self, key: Key<A>) -> bool {
         self.live.iter().any(|flow| flow.new.request == key || flow.new.reply == key)
     }
 
-    fn refusal(&self, new: &NewFlow) -> Option<InsertError> {
+    fn refusal(&self, new: &NewFlow<A>) -> Option<InsertError> {
         if new.request != new.reply && self.has(new.request) {
             return Some(InsertError::RequestTaken);
         }
@@ -110,7 +118,7 @@ impl Model {
         (self.live.len() == CAPACITY as usize).then_some(InsertError::Full)
     }
 
-    fn lookup(&self, key: Key) -> Option<Found> {
+    fn lookup(&self, key: Key<A>) -> Option<Found<A>> {
         self.live.iter().find_map(|flow| {
             let [request_next_hop, reply_next_hop] = flow.next_hops;
             let request = Found {
@@ -137,6 +145,21 @@ impl Model {
         })
     }
 
+    /// Takes out the flow that the table dropped for another; says whether one that may had to.
+    fn give_way(&mut self, table: &Table<&Heap<A>>) -> Result<bool, TestCaseError> {
+        let may = |flow: &Remembered<A>| {
+            matches!(flow.state, State::SynSent | State::Close | State::UdpUnreplied | State::PickedUp)
+        };
+        let must = self.live.iter().any(may);
+        let gone: Vec<usize> =
+            (0..self.live.len()).filter(|&place| table.ids(self.live[place].name).is_none()).collect();
+        prop_assert_eq!(gone.len(), usize::from(must), "of {:?}", self.live);
+        for place in gone {
+            prop_assert!(may(&self.live.remove(place)), "an established flow was dropped for room");
+        }
+        Ok(must)
+    }
+
     fn expire(&mut self, timeouts: &Timeouts) -> usize {
         let (before, second) = (self.live.len(), self.second);
         self.live.retain(|flow| second - flow.last_seen <= timeouts.seconds(flow.state));
@@ -145,13 +168,22 @@ impl Model {
 }
 
 /// Does one step on both and compares what they say.
-fn take(step: &Step, table: &Table<&Heap>, model: &mut Model) -> Result<(), TestCaseError> {
+fn take<A: Address>(step: &Step, table: &Table<&Heap<A>>, model: &mut Model<A>) -> Result<(), TestCaseError> {
     let now = model.now();
     match *step {
-        Step::Insert { request, reply, state } => {
+        Step::Insert { request, reply, state, evicting } => {
             let new = NewFlow { state, ..flow(request, reply) };
-            let result = table.insert(&new, now);
-            prop_assert_eq!(result.err(), model.refusal(&new));
+            let mut evicted = 0;
+            let result = if evicting {
+                table.insert_evicting(&new, now, &mut evicted)
+            } else {
+                table.insert(&new, now)
+            };
+            if evicting && model.refusal(&new) == Some(InsertError::Full) {
+                prop_assert_eq!(evicted, u64::from(model.give_way(table)?));
+                evicted = 0;
+            }
+            prop_assert_eq!((evicted, result.err()), (0, model.refusal(&new)));
             if let Ok(name) = result {
                 let remembered = Remembered { name, new, state, last_seen: model.second, next_hops: [0; 2] };
                 model.live.push(remembered);
@@ -190,11 +222,11 @@ fn take(step: &Step, table: &Table<&Heap>, model: &mut Model) -> Result<(), Test
 }
 
 /// Does a step that names a flow, live or long gone.
-fn take_by_name(
+fn take_by_name<A: Address>(
     step: &Step,
     name: FlowRef,
-    table: &Table<&Heap>,
-    model: &mut Model,
+    table: &Table<&Heap<A>>,
+    model: &mut Model<A>,
 ) -> Result<(), TestCaseError> {
     let (now, second) = (model.now(), model.second);
     let live = model.by_name(name);
@@ -228,24 +260,30 @@ fn take_by_name(
     Ok(())
 }
 
+fn live_through<A: Address>(steps: &[Step]) -> Result<(), TestCaseError> {
+    let heap = Heap::<A>::new(CAPACITY);
+    let (mut table, _) = Table::start(&heap, SECRET);
+    let mut model = Model { live: Vec::new(), names: Vec::new(), second: 1 };
+    for step in steps {
+        take(step, &table, &mut model)?;
+        if matches!(step, Step::Restart) {
+            let scan;
+            (table, scan) = Table::start(&heap, SECRET);
+            prop_assert_eq!((scan.kept as usize, scan.dropped), (model.live.len(), 0));
+            // What was remembered of next hops meant something only to the process that ended.
+            model.live.iter_mut().for_each(|flow| flow.next_hops = [0; 2]);
+        }
+        prop_assert_eq!(assert_sound(&table).len(), model.live.len());
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_table_and_a_list_of_flows_agree_in_every_result(steps in prop::collection::vec(step(), 1..120)) {
-        let heap = Heap::new(CAPACITY);
-        let (mut table, _) = Table::start(&heap, SECRET);
-        let mut model = Model { second: 1, ..Model::default() };
-        for step in &steps {
-            take(step, &table, &mut model)?;
-            if matches!(step, Step::Restart) {
-                let scan;
-                (table, scan) = Table::start(&heap, SECRET);
-                prop_assert_eq!((scan.kept as usize, scan.dropped), (model.live.len(), 0));
-                // What was remembered of next hops meant something only to the process that ended.
-                model.live.iter_mut().for_each(|flow| flow.next_hops = [0; 2]);
-            }
-            prop_assert_eq!(assert_sound(&table).len(), model.live.len());
-        }
+        live_through::<Ipv4Addr>(&steps)?;
+        live_through::<Ipv6Addr>(&steps)?;
     }
 }

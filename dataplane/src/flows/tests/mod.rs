@@ -1,7 +1,20 @@
 //! The table as a whole: against a slow model, against crashes, against other threads, and from file to file.
 
+/// Makes two tests of each function: one for IPv4, one for IPv6.
+macro_rules! for_both_families {
+    ($($test:ident),+ $(,)?) => {
+        mod ipv4 {
+            $(#[test] fn $test() { super::$test::<std::net::Ipv4Addr>(); })+
+        }
+        mod ipv6 {
+            $(#[test] fn $test() { super::$test::<std::net::Ipv6Addr>(); })+
+        }
+    };
+}
+
 mod behaviour;
 mod crash;
+mod eviction;
 mod file;
 mod heap;
 mod histories;
@@ -9,9 +22,9 @@ mod preemptions;
 mod races;
 mod schedules;
 
-use core::net::Ipv4Addr;
 use core::sync::atomic::Ordering::Relaxed;
 use std::collections::HashSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::index;
 use super::memory::{Memory, Word};
@@ -19,16 +32,23 @@ use super::record::{Glimpse, Status, glimpse};
 use super::table::Table;
 use super::{Direction, EndpointId, FlowRef, Key, NewFlow, ServicePortId, State};
 use crate::clock::Now;
-use crate::net::{Port, Protocol};
+use crate::net::{Address, Port, Protocol};
 
 const SECRET: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
 const NOW: Now = Now::from_seconds(1_000);
 
+/// Returns one of many addresses that all differ.
+fn address<A: Address>(number: u32) -> A {
+    let ipv4 = Ipv4Addr::from_bits(0x0a01_0000 + number);
+    let ipv6 = Ipv6Addr::from_bits(0xfd00 << 112 | u128::from(number) << 64 | u128::from(number));
+    A::of(ipv4.into()).or_else(|| A::of(ipv6.into())).unwrap()
+}
+
 /// Returns one of many keys that all differ.
-fn key(number: u32) -> Key {
+fn key<A: Address>(number: u32) -> Key<A> {
     Key {
-        source: Ipv4Addr::from_bits(0x0a01_0000 + number / 60_000),
-        destination: Ipv4Addr::new(10, 96, 0, 10),
+        source: address(number / 60_000),
+        destination: address(0xffff),
         source_port: Port::new((number % 60_000) as u16 + 1024),
         destination_port: Port::new(80),
         protocol: Protocol::Tcp,
@@ -36,7 +56,7 @@ fn key(number: u32) -> Key {
 }
 
 /// Returns a flow between two keys; all its other values follow from their numbers.
-fn flow(request: u32, reply: u32) -> NewFlow {
+fn flow<A: Address>(request: u32, reply: u32) -> NewFlow<A> {
     NewFlow {
         request: key(request),
         reply: key(reply),
@@ -49,7 +69,7 @@ fn flow(request: u32, reply: u32) -> NewFlow {
 }
 
 /// Returns a flow with keys that no flow of another number has.
-fn own_flow(number: u32) -> NewFlow {
+fn own_flow<A: Address>(number: u32) -> NewFlow<A> {
     flow(2 * number, 2 * number + 1)
 }
 
@@ -61,7 +81,7 @@ fn assert_sound<M: Memory>(table: &Table<M>) -> Vec<FlowRef> {
     let mut live = Vec::new();
     let mut keys = HashSet::new();
     for number in 0..table.memory.capacity() {
-        let meta = super::record::Record::new(table.memory.record(number).unwrap()).meta();
+        let meta = super::record::Record::of(&table.memory, number).unwrap().meta();
         assert!(matches!(meta.status(), Status::Free | Status::Live), "record {number}: {:?}", meta.status());
         let Glimpse::Whole(meta, contents) = glimpse(&table.memory, number) else { continue };
         let flow = FlowRef { record: number, generation: meta.generation() };

@@ -9,11 +9,15 @@ use super::*;
 
 const THREADS: u32 = 4;
 
-#[test]
-fn each_key_is_won_by_one_thread_at_most() {
+for_both_families! {
+    each_key_is_won_by_one_thread_at_most,
+    threads_that_insert_change_look_up_and_expire_leave_a_sound_table,
+}
+
+fn each_key_is_won_by_one_thread_at_most<A: Address>() {
     const KEYS: u32 = 64;
     for round in 0..200 {
-        let table = FlowTable::in_memory(256).unwrap();
+        let table = FlowTable::<A>::in_memory(256).unwrap();
         let barrier = Barrier::new(THREADS as usize);
         let winners: Vec<AtomicUsize> = (0..KEYS).map(|_| AtomicUsize::new(0)).collect();
         thread::scope(|scope| {
@@ -40,11 +44,10 @@ fn each_key_is_won_by_one_thread_at_most() {
     }
 }
 
-#[test]
-fn threads_that_insert_change_look_up_and_expire_leave_a_sound_table() {
+fn threads_that_insert_change_look_up_and_expire_leave_a_sound_table<A: Address>() {
     const ROUNDS: u32 = 60_000;
     const KEYS: u32 = 48;
-    let table = FlowTable::in_memory(16).unwrap();
+    let table = FlowTable::<A>::in_memory(16).unwrap();
     thread::scope(|scope| {
         for thread in 0..THREADS {
             let table = &table;

@@ -87,7 +87,11 @@ fn interleave(seed: u64, roles: Vec<Role<'_>>) {
 }
 
 /// Inserts two flows at the same time; returns both results.
-fn insert_both(seed: u64, table: &Table<&Heap>, flows: [NewFlow; 2]) -> [Result<FlowRef, InsertError>; 2] {
+fn insert_both<A: Address>(
+    seed: u64,
+    table: &Table<&Heap<A>>,
+    flows: [NewFlow<A>; 2],
+) -> [Result<FlowRef, InsertError>; 2] {
     let mut results = [Err(InsertError::Full); 2];
     let roles = results
         .iter_mut()
@@ -97,8 +101,19 @@ fn insert_both(seed: u64, table: &Table<&Heap>, flows: [NewFlow; 2]) -> [Result<
     results
 }
 
-#[test]
-fn of_two_insertions_with_a_common_key_at_most_one_wins() {
+for_both_families! {
+    of_two_insertions_with_a_common_key_at_most_one_wins,
+    a_look_up_finds_no_flow_whose_insertion_fails,
+    two_insertions_without_a_common_key_both_win,
+    an_insertion_during_the_removal_of_its_key_ends_in_one_flow_or_none,
+    a_flow_is_removed_by_one_of_those_who_try,
+    a_look_up_never_mixes_two_flows_of_one_record,
+    of_two_insertions_into_a_full_table_each_takes_the_place_of_another_flow,
+    a_flow_that_is_confirmed_does_not_give_way,
+    a_flow_that_stays_is_found_whatever_comes_and_goes_beside_it,
+}
+
+fn of_two_insertions_with_a_common_key_at_most_one_wins<A: Address>() {
     let pairs = [
         [flow(1, 2), flow(1, 2)],
         [flow(1, 2), flow(1, 3)],
@@ -109,7 +124,7 @@ fn of_two_insertions_with_a_common_key_at_most_one_wins() {
     let mut outcomes = Vec::new();
     for seed in 0..SEEDS {
         for pair in pairs {
-            let heap = Heap::new(2);
+            let heap = Heap::<A>::new(2);
             let (table, _) = Table::start(&heap, SECRET);
             let results = insert_both(seed, &table, pair);
             let winners = results.iter().filter(|result| result.is_ok()).count();
@@ -122,10 +137,9 @@ fn of_two_insertions_with_a_common_key_at_most_one_wins() {
     assert!(outcomes.contains(&Some(InsertError::Contended)), "the threads met");
 }
 
-#[test]
-fn a_look_up_finds_no_flow_whose_insertion_fails() {
+fn a_look_up_finds_no_flow_whose_insertion_fails<A: Address>() {
     for seed in 0..SEEDS {
-        let heap = Heap::new(2);
+        let heap = Heap::<A>::new(2);
         let (table, _) = Table::start(&heap, SECRET);
         let mut results = [Err(InsertError::Full); 2];
         let [first, second] = &mut results;
@@ -137,7 +151,7 @@ fn a_look_up_finds_no_flow_whose_insertion_fails() {
                 Box::new(|| *second = table.insert(&flow(3, 2), NOW)),
                 Box::new(|| {
                     for number in [1, 2, 3, 1, 2, 3] {
-                        found.extend(table.lookup(table.hasher.hash(&key(number)), &key(number)));
+                        found.extend(table.lookup(table.hasher.hash(&key::<A>(number)), &key(number)));
                     }
                 }),
             ],
@@ -149,10 +163,9 @@ fn a_look_up_finds_no_flow_whose_insertion_fails() {
     }
 }
 
-#[test]
-fn two_insertions_without_a_common_key_both_win() {
+fn two_insertions_without_a_common_key_both_win<A: Address>() {
     for seed in 0..SEEDS {
-        let heap = Heap::new(2);
+        let heap = Heap::<A>::new(2);
         let (table, _) = Table::start(&heap, SECRET);
         let results = insert_both(seed, &table, [flow(1, 2), flow(3, 4)]);
         assert!(results.iter().all(Result::is_ok), "seed {seed}: {results:?}");
@@ -160,10 +173,9 @@ fn two_insertions_without_a_common_key_both_win() {
     }
 }
 
-#[test]
-fn an_insertion_during_the_removal_of_its_key_ends_in_one_flow_or_none() {
+fn an_insertion_during_the_removal_of_its_key_ends_in_one_flow_or_none<A: Address>() {
     for seed in 0..SEEDS {
-        let heap = Heap::new(2);
+        let heap = Heap::<A>::new(2);
         let (table, _) = Table::start(&heap, SECRET);
         let old = table.insert(&flow(1, 2), NOW).unwrap();
         let mut inserted = Err(InsertError::Full);
@@ -179,10 +191,9 @@ fn an_insertion_during_the_removal_of_its_key_ends_in_one_flow_or_none() {
     }
 }
 
-#[test]
-fn a_flow_is_removed_by_one_of_those_who_try() {
+fn a_flow_is_removed_by_one_of_those_who_try<A: Address>() {
     for seed in 0..SEEDS {
-        let heap = Heap::new(2);
+        let heap = Heap::<A>::new(2);
         let (table, _) = Table::start(&heap, SECRET);
         let old = table.insert(&flow(1, 2), NOW).unwrap();
         let mut counts = [0; 3];
@@ -203,14 +214,13 @@ fn a_flow_is_removed_by_one_of_those_who_try() {
     }
 }
 
-#[test]
-fn a_look_up_never_mixes_two_flows_of_one_record() {
+fn a_look_up_never_mixes_two_flows_of_one_record<A: Address>() {
     for seed in 0..SEEDS {
-        let heap = Heap::new(1);
+        let heap = Heap::<A>::new(1);
         let (table, _) = Table::start(&heap, SECRET);
         let flows = [flow(1, 2), flow(1, 3)];
         let first = table.insert(&flows[0], NOW).unwrap();
-        let hash = table.hasher.hash(&key(1));
+        let hash = table.hasher.hash(&key::<A>(1));
         let look = || {
             if let Some(found) = table.lookup(hash, &key(1)) {
                 let whole =
@@ -235,10 +245,9 @@ fn a_look_up_never_mixes_two_flows_of_one_record() {
     }
 }
 
-#[test]
-fn a_flow_that_stays_is_found_whatever_comes_and_goes_beside_it() {
+fn a_flow_that_stays_is_found_whatever_comes_and_goes_beside_it<A: Address>() {
     for seed in 0..SEEDS {
-        let heap = Heap::new(3);
+        let heap = Heap::<A>::new(3);
         let (table, _) = Table::start(&heap, SECRET);
         let stays = table.insert(&flow(1, 2), NOW).unwrap();
         let churn = |number| {
@@ -254,7 +263,7 @@ fn a_flow_that_stays_is_found_whatever_comes_and_goes_beside_it() {
                 Box::new(|| churn(5)),
                 Box::new(|| {
                     for number in [1, 2, 1, 2] {
-                        let found = table.lookup(table.hasher.hash(&key(number)), &key(number));
+                        let found = table.lookup(table.hasher.hash(&key::<A>(number)), &key(number));
                         assert_eq!(found.map(|found| found.flow), Some(stays), "seed {seed}");
                     }
                 }),
@@ -262,4 +271,51 @@ fn a_flow_that_stays_is_found_whatever_comes_and_goes_beside_it() {
         );
         assert_eq!(assert_sound(&table), [stays]);
     }
+}
+
+fn of_two_insertions_into_a_full_table_each_takes_the_place_of_another_flow<A: Address>() {
+    for seed in 0..SEEDS {
+        let heap = Heap::<A>::new(2);
+        let (table, _) = Table::start(&heap, SECRET);
+        for new in [flow(1, 2), flow(3, 4)] {
+            table.insert(&new, NOW).unwrap();
+        }
+        let (mut results, mut counts) = ([Err(InsertError::Full); 2], [0; 2]);
+        let ([first, second], [first_count, second_count]) = (&mut results, &mut counts);
+        interleave(
+            seed,
+            vec![
+                Box::new(|| *first = table.insert_evicting(&flow(5, 6), NOW, first_count)),
+                Box::new(|| *second = table.insert_evicting(&flow(7, 8), NOW, second_count)),
+            ],
+        );
+        // One may find the only flow left in the other's making: then it is refused, and that record stays.
+        let inserted = results.iter().flatten().count();
+        assert!(inserted > 0, "seed {seed}");
+        assert!(counts.iter().sum::<u64>() >= inserted as u64, "seed {seed}: {counts:?}");
+        let live = assert_sound(&table);
+        assert!(results.iter().flatten().all(|flow| live.contains(flow)), "seed {seed}: {results:?}");
+    }
+}
+
+fn a_flow_that_is_confirmed_does_not_give_way<A: Address>() {
+    let mut outcomes = Vec::new();
+    for seed in 0..SEEDS {
+        let heap = Heap::<A>::new(1);
+        let (table, _) = Table::start(&heap, SECRET);
+        let old = table.insert(&flow(1, 2), NOW).unwrap();
+        let (mut inserted, mut confirmed, mut evicted) = (Err(InsertError::Full), false, 0);
+        interleave(
+            seed,
+            vec![
+                Box::new(|| inserted = table.insert_evicting(&flow(3, 4), NOW, &mut evicted)),
+                Box::new(|| confirmed = table.change_state(old, State::SynSent, State::Established, NOW)),
+            ],
+        );
+        assert_ne!(inserted.is_ok(), confirmed, "seed {seed}");
+        assert_eq!((evicted == 1, table.ids(old).is_some()), (!confirmed, confirmed), "seed {seed}");
+        assert_eq!(assert_sound(&table).len(), 1);
+        outcomes.push(confirmed);
+    }
+    assert!(outcomes.contains(&true) && outcomes.contains(&false), "either can win");
 }

@@ -1,0 +1,96 @@
+//! The flow tables of both families, side by side.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use super::{Cursor, EndpointId, FlowTable, OpenError, Recovery, ServicePortId, Timeouts};
+use crate::clock::Now;
+
+/// One table of each family.
+#[derive(Debug)]
+pub struct FlowTables {
+    /// Flows of IPv4 packets.
+    pub ipv4: FlowTable<Ipv4Addr>,
+    /// Flows of IPv6 packets.
+    pub ipv6: FlowTable<Ipv6Addr>,
+}
+
+impl FlowTables {
+    /// Names of the files that [`FlowTables::open`] makes: for IPv4, for IPv6.
+    pub const FILES: [&str; 2] = ["flows-ipv4", "flows-ipv6"];
+
+    /// Makes two empty tables of this capacity each, which end with the process.
+    ///
+    /// # Errors
+    /// As [`FlowTable::in_memory`].
+    pub fn in_memory(capacity: u32) -> Result<Self, OpenError> {
+        Ok(Self { ipv4: FlowTable::in_memory(capacity)?, ipv6: FlowTable::in_memory(capacity)? })
+    }
+
+    /// Opens both tables in their files in a directory, or makes them, with this capacity each.
+    ///
+    /// Returns what was found for IPv4 and for IPv6, in the order of [`FlowTables::FILES`].
+    ///
+    /// # Errors
+    /// As [`FlowTable::open`].
+    pub fn open(directory: &Path, capacity: u32) -> Result<(Self, [Recovery; 2]), OpenError> {
+        let [ipv4, ipv6] = Self::FILES.map(|name| directory.join(name));
+        let (ipv4, recovery4) = FlowTable::open(&ipv4, capacity)?;
+        let (ipv6, recovery6) = FlowTable::open(&ipv6, capacity)?;
+        Ok((Self { ipv4, ipv6 }, [recovery4, recovery6]))
+    }
+
+    /// Looks at up to `budget` records of each cursor's part, removes the flows that were silent for longer than their
+    /// timeout, and returns how many.
+    pub fn expire(&self, cursors: &mut Cursors, now: Now, budget: usize, timeouts: &Timeouts) -> usize {
+        self.ipv4.expire(&mut cursors.ipv4, now, budget, timeouts)
+            + self.ipv6.expire(&mut cursors.ipv6, now, budget, timeouts)
+    }
+
+    /// Calls `each` with the identities of every live flow of either family, as often as there are flows.
+    ///
+    /// For the control thread: costs a pass over all records. A flow that comes or goes meanwhile may be missed.
+    pub fn endpoints_in_use(&self, mut each: impl FnMut(ServicePortId, EndpointId)) {
+        self.ipv4.endpoints_in_use(&mut each);
+        self.ipv6.endpoints_in_use(each);
+    }
+
+    /// Returns the number of records in use, those that just come or go included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ipv4.len() + self.ipv6.len()
+    }
+
+    /// Says whether no record is in use.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the most flows that both tables can hold together.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.ipv4.capacity() + self.ipv6.capacity()
+    }
+
+    /// Returns the bytes that both tables take: the mappings and the queues of free records.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.ipv4.bytes() + self.ipv6.bytes()
+    }
+}
+
+/// Where one worker's sweep stands in its part of both tables.
+#[derive(Clone, Debug)]
+pub struct Cursors {
+    ipv4: Cursor,
+    ipv6: Cursor,
+}
+
+impl Cursors {
+    /// Makes the cursors of one of `workers` equal parts, as [`Cursor::part`].
+    #[must_use]
+    pub const fn part(worker: u32, workers: u32) -> Self {
+        Self { ipv4: Cursor::part(worker, workers), ipv6: Cursor::part(worker, workers) }
+    }
+}
