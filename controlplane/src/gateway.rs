@@ -292,6 +292,7 @@ impl Gateway {
             flows: (self.shared.flows.len(), self.shared.flows.capacity()),
             published: self.publication.sizes(),
             generation: self.publication.publisher.current().generation,
+            publications: self.publication.changes,
             publication_errors: self.publication.errors,
             services_short: self.publication.short(),
         }

@@ -36,6 +36,8 @@ pub struct Status<'a> {
     pub published: (usize, usize),
     /// Generation of the snapshot in force.
     pub generation: u64,
+    /// Changes that were put in force.
+    pub publications: u64,
     /// Changes that could not be put in force.
     pub publication_errors: u64,
     /// Services that are not in force now, or not with all their endpoints.
@@ -74,6 +76,7 @@ impl Status<'_> {
             ("device_losses", "Served devices that were deleted", losses),
             ("device_returns", "Served devices that came back and are served again", returns),
             ("object_errors", "Objects refused since the start", self.source.object_errors_total),
+            ("publications", "Changes of the cluster that were put in force", self.publications),
             ("publication_errors", "Changes that could not be put in force", self.publication_errors),
         ];
         families.extend(totals.map(|(name, help, value)| Family::single(name, help, false, value)));
@@ -214,6 +217,7 @@ mod tests {
             flows: (3, 1024),
             published: (2, 1),
             generation: 8,
+            publications: 9,
             publication_errors: 6,
             services_short: 1,
         };
@@ -237,6 +241,7 @@ mod tests {
             "tidegate_flows_capacity 1024",
             "tidegate_services_short 1",
             "tidegate_publication_errors_total 6",
+            "tidegate_publications_total 9",
         ] {
             assert!(text.lines().any(|own| own == line), "no {line} in {text}");
         }

@@ -43,6 +43,8 @@ pub struct Limits {
     pub silence: Duration,
     /// How long an answer may take to begin.
     pub answer: Duration,
+    /// The longest wait between two tries, but for what the server asks for.
+    pub retry: Duration,
 }
 
 impl Limits {
@@ -51,7 +53,8 @@ impl Limits {
     #[must_use]
     pub fn of_watch(watch: Duration) -> Self {
         let quarter = (watch / 4).max(Duration::from_millis(250));
-        Self { watch, silence: watch + quarter, answer: quarter.min(Duration::from_secs(10)) }
+        let most = quarter.min(Duration::from_secs(10));
+        Self { watch, silence: watch + quarter, answer: most, retry: most }
     }
 }
 
@@ -128,7 +131,7 @@ impl Follower {
 
     /// Follows until nobody listens any more.
     pub(super) async fn run(mut self) {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(self.limits.retry);
         let mut failures = 0_u32;
         // From where to watch; nothing before a list has ended.
         let mut version: Option<String> = None;

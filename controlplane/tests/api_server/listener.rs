@@ -3,6 +3,7 @@
 // Entering a namespace has no safe binding in the standard library.
 #![allow(unsafe_code)]
 
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
@@ -27,25 +28,25 @@ use super::ApiServer;
 pub(crate) struct Listener {
     server: ApiServer,
     tls: TlsAcceptor,
-    address: SocketAddr,
+    address: Cell<SocketAddr>,
     namespace: Option<String>,
     directory: PathBuf,
-    running: Option<(watch::Sender<bool>, JoinHandle<()>)>,
+    running: RefCell<Option<(watch::Sender<bool>, JoinHandle<()>)>>,
 }
 
 impl Listener {
     /// Listens on loopback, in a network namespace if one is named; files go to `directory`.
     pub(crate) fn start(server: &ApiServer, namespace: Option<&str>, directory: &Path) -> Self {
-        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let address = Cell::new(SocketAddr::from(([127, 0, 0, 1], 0)));
         let tls = certify(directory);
         let namespace = namespace.map(str::to_owned);
-        let mut listener = Self {
+        let listener = Self {
             server: server.clone(),
             tls,
             address,
             namespace,
             directory: directory.into(),
-            running: None,
+            running: RefCell::default(),
         };
         listener.resume();
         fs::write(directory.join("token"), "first").unwrap();
@@ -57,7 +58,7 @@ users: [{{name: test, user: {{tokenFile: '{}'}}}}]
 contexts: [{{name: test, context: {{cluster: test, user: test}}}}]
 current-context: test
 ",
-            listener.address,
+            listener.address.get(),
             directory.join("ca.pem").display(),
             directory.join("token").display()
         );
@@ -76,7 +77,7 @@ current-context: test
     }
 
     /// Is gone: nobody listens, and all connections are cut.
-    pub(crate) fn stop(&mut self) {
+    pub(crate) fn stop(&self) {
         if let Some((over, thread)) = self.running.take() {
             over.send(true).unwrap();
             thread.join().unwrap();
@@ -84,9 +85,9 @@ current-context: test
     }
 
     /// Is there again, under the same address.
-    pub(crate) fn resume(&mut self) {
+    pub(crate) fn resume(&self) {
         let socket = self.bind();
-        self.address = socket.local_addr().unwrap();
+        self.address.set(socket.local_addr().unwrap());
         socket.set_nonblocking(true).unwrap();
         let (over, mut is_over) = watch::channel(false);
         let (server, tls) = (self.server.clone(), self.tls.clone());
@@ -107,11 +108,11 @@ current-context: test
             });
             // Connections are dropped, and so closed, with the runtime.
         });
-        self.running = Some((over, thread));
+        self.running.replace(Some((over, thread)));
     }
 
     fn bind(&self) -> TcpListener {
-        let (address, namespace) = (self.address, self.namespace.clone());
+        let (address, namespace) = (self.address.get(), self.namespace.clone());
         let bind = move || {
             if let Some(namespace) = namespace {
                 let file = fs::File::open(format!("/run/netns/{namespace}")).unwrap();
