@@ -15,9 +15,11 @@ use crate::instance::DEFAULT_DIRECTORY;
 use crate::masquerade;
 
 mod names;
+mod pods;
 mod source;
 
 pub use names::{AaaaAnswer, DnsCommand, ExplainArguments, NameArguments, PodsMode};
+pub use pods::{EnvArguments, ResolvConfArguments};
 pub use source::{Source, SourceArguments};
 
 /// Kubernetes service gateway on AF_XDP: forwards Services to their pods and answers cluster DNS.
@@ -37,6 +39,10 @@ pub enum Command {
     /// Questions about cluster DNS.
     #[command(subcommand)]
     Dns(DnsCommand),
+    /// Prints the environment variables by which a pod finds Services, as kubelet makes them.
+    Env(Box<EnvArguments>),
+    /// Prints the resolv.conf of a pod, as kubelet makes it.
+    ResolvConf(ResolvConfArguments),
 }
 
 /// Everything `tidegate run` can be told.
