@@ -165,10 +165,12 @@ mod tests {
     use super::*;
     use crate::cluster::{Event, ObjectName, ServicePort};
 
-    fn cluster(services: &[(&str, &str, &[&str], &[(&str, Protocol, u16)])]) -> Cluster {
+    type Port<'a> = (&'a str, Protocol, u16);
+
+    fn cluster(services: &[(&str, &str, &[&str], &[Port<'_>])]) -> Cluster {
         let mut cluster = Cluster::default();
         for (namespace, name, addresses, ports) in services {
-            let port = |(name, protocol, port): &(&str, Protocol, u16)| ServicePort {
+            let port = |(name, protocol, port): &Port<'_>| ServicePort {
                 name: (*name).into(),
                 protocol: *protocol,
                 port: *port,

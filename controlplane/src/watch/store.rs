@@ -44,7 +44,10 @@ impl Store {
         let save_at = Instant::now();
         let store = Self { file, tell, done, is_busy: true, is_changed: false, save_at, trouble: None };
         let (file, tell) = (store.file.clone(), store.tell.clone());
-        tokio::task::spawn_blocking(move || tell.blocking_send(Done::Loaded(file.load())));
+        tokio::task::spawn_blocking(move || {
+            // Who does not wait any more does not want it.
+            let _ = tell.blocking_send(Done::Loaded(file.load()));
+        });
         store
     }
 
@@ -94,7 +97,9 @@ impl Store {
         let (file, tell, contents) = (self.file.clone(), self.tell.clone(), contents());
         tokio::task::spawn_blocking(move || {
             let begun = std::time::Instant::now();
-            tell.blocking_send(Done::Saved(file.save(&contents).map(|()| begun.elapsed())))
+            let saved = file.save(&contents).map(|()| begun.elapsed());
+            // Who does not wait any more does not want it.
+            let _ = tell.blocking_send(Done::Saved(saved));
         });
     }
 
