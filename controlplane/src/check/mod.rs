@@ -16,10 +16,10 @@ use tidegate_dataplane::routes::{RouteKind, Routes};
 
 use crate::cli::RunArguments;
 use crate::cluster::{Cluster, Dirty, Service, ServiceKind};
-use crate::manifests::Manifests;
 use crate::netlink::{Link, Netlink};
+use crate::source::Source;
 use crate::tables::Compiler;
-use crate::{masquerade, offloads, settings, start};
+use crate::{masquerade, offloads, settings, source};
 
 /// Prints the plan.
 ///
@@ -33,9 +33,9 @@ pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let served = settings::served_links(arguments, &netlink).await?;
     settings::require_free_service_cidrs(arguments, &netlink).await?;
     settings::require_queues(&served, cores.len())?;
-    let mut source = start::open_source(arguments, None)?;
+    let mut source = Source::open(source::Settings::of_run(arguments, false)).await?;
     let mut cluster = Cluster::default();
-    for event in source.next().await {
+    for event in source.next().await.events {
         cluster.apply(event, &mut Dirty::default());
     }
 
@@ -165,7 +165,7 @@ fn passes_by(endpoint: IpAddr, routes: &Routes, served: &[Link]) -> Option<Strin
     }
 }
 
-fn print_refused(source: &Manifests) {
+fn print_refused(source: &Source) {
     for problem in &source.report().problems {
         println!("refused: {problem}");
     }
