@@ -5,6 +5,9 @@
 
 pub mod bursts;
 pub mod cluster;
+pub mod compare;
 pub mod gateway;
+pub mod netns;
 pub mod order;
 pub mod packet;
+pub mod traffic;

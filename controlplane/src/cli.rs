@@ -12,8 +12,11 @@ use ipnet::IpNet;
 use tidegate_dataplane::flows::Timeouts;
 
 use crate::instance::DEFAULT_DIRECTORY;
-
 use crate::masquerade;
+
+mod names;
+
+pub use names::{AaaaAnswer, DnsCommand, ExplainArguments, NameArguments, PodsMode};
 
 /// Kubernetes service gateway on AF_XDP: forwards Services to their pods and answers cluster DNS.
 #[derive(Parser, Debug)]
@@ -29,6 +32,9 @@ pub struct CommandLine {
 pub enum Command {
     /// Runs the gateway until SIGTERM or SIGINT.
     Run(Box<RunArguments>),
+    /// Questions about cluster DNS.
+    #[command(subcommand)]
+    Dns(DnsCommand),
 }
 
 /// Everything `tidegate run` can be told.
@@ -83,14 +89,14 @@ pub struct RunArguments {
     )]
     pub dns_listen: Vec<DnsAddress>,
 
-    /// Server for names of other zones; repeat for several, asked in this order.
+    /// Server for names of other zones, or a file of such as /etc/resolv.conf; repeat for several, asked in this order.
     #[arg(
         long = "dns-upstream",
-        value_name = "ADDR[:PORT]",
+        value_name = "ADDR[:PORT]|FILE",
         env = "TIDEGATE_DNS_UPSTREAM",
         value_delimiter = ','
     )]
-    pub dns_upstream: Vec<DnsAddress>,
+    pub dns_upstream: Vec<DnsUpstream>,
 
     /// Server for the names of one zone; repeat for several.
     #[arg(
@@ -105,9 +111,13 @@ pub struct RunArguments {
     #[arg(long = "dns-allow", value_name = "CIDR", env = "TIDEGATE_DNS_ALLOW", value_delimiter = ',')]
     pub dns_allow: Vec<IpNet>,
 
-    /// `nodata`: answer every AAAA of the cluster zone with NODATA, for clusters without IPv6.
-    #[arg(long, value_name = "ANSWER", env = "TIDEGATE_DNS_AAAA")]
-    pub dns_aaaa: Option<AaaaAnswer>,
+    /// How names are made of the cluster.
+    #[command(flatten)]
+    pub names: NameArguments,
+
+    /// Log a line for each DNS question with its answer's code.
+    #[arg(long, env = "TIDEGATE_DNS_LOG_QUERIES")]
+    pub dns_log_queries: bool,
 
     /// Which new flows take the gateway's address for the client's.
     #[arg(long, value_name = "WHEN", default_value = "auto", env = "TIDEGATE_MASQUERADE")]
@@ -213,13 +223,6 @@ impl FromStr for Source {
     }
 }
 
-/// What AAAA questions of the cluster zone get.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum AaaaAnswer {
-    /// NODATA, whatever the Services have.
-    Nodata,
-}
-
 /// How virtual addresses are made known on links.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Announce {
@@ -291,6 +294,26 @@ impl FromStr for DnsAddress {
         let address: IpAddr =
             text.parse().map_err(|_| format!("`{text}` is no address, nor an address and a port"))?;
         Ok(Self(SocketAddr::new(address, 53)))
+    }
+}
+
+/// A server for names of other zones.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DnsUpstream {
+    /// One server.
+    Server(SocketAddr),
+    /// The `nameserver` lines of a file like /etc/resolv.conf, read at the start.
+    File(PathBuf),
+}
+
+impl FromStr for DnsUpstream {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with('/') {
+            return Ok(Self::File(text.into()));
+        }
+        text.parse::<DnsAddress>().map(|server| Self::Server(server.0))
     }
 }
 
@@ -426,6 +449,7 @@ mod tests {
         let all = ["tidegate", "run"].iter().chain(arguments).map(OsString::from);
         match parse(all).map_err(|e| e.to_string())?.command {
             Command::Run(run) => Ok(*run),
+            other => panic!("{other:?} is no run"),
         }
     }
 

@@ -1,7 +1,7 @@
 //! `tidegate run --check`: says what a run would do and what it could not, and changes nothing.
 //!
-//! What it prints starts with one of a few words: `kernel`, `device`, `worker`, `DNS`, `metrics`, `Service` for
-//! the plan; `limit` for what a run would not do for a Service or an endpoint; `refused` for what is wrong in
+//! What it prints starts with one of a few words: `kernel`, `device`, `worker`, `announce`, `DNS`, `metrics`,
+//! `Service` for the plan; `limit` for what a run would not do for a Service or an endpoint; `refused` for what is wrong in
 //! manifests; `obstacle` for what would keep a run from starting now. `machine` looks at the box, this file at
 //! the cluster.
 
@@ -14,7 +14,7 @@ use anyhow::bail;
 use tidegate_dataplane::net::Protocol;
 use tidegate_dataplane::routes::{RouteKind, Routes};
 
-use crate::cli::RunArguments;
+use crate::cli::{Announce, RunArguments};
 use crate::cluster::{Cluster, Dirty, Service, ServiceKind};
 use crate::manifests::Manifests;
 use crate::netlink::{Link, Netlink};
@@ -42,7 +42,7 @@ pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let mut obstacles = machine::obstacles(arguments, &netlink).await?;
     obstacles.extend(print_devices(&served, arguments, &cores)?);
     let own: BTreeSet<IpAddr> = netlink.addresses().await?.into_iter().map(|own| own.address).collect();
-    print_doors(arguments, &own);
+    print_doors(arguments, &own)?;
     print_cluster(&cluster, &served, &own, &Routes::new(netlink.routes().await?));
     print_refused(&source);
     for obstacle in &obstacles {
@@ -81,7 +81,7 @@ fn print_devices(served: &[Link], arguments: &RunArguments, cores: &[usize]) -> 
     Ok(obstacles)
 }
 
-fn print_doors(arguments: &RunArguments, own: &BTreeSet<IpAddr>) {
+fn print_doors(arguments: &RunArguments, own: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
     match masquerade::ports_in_use(&masquerade::policy(arguments)) {
         Some(ports) => {
             let mode = arguments.masquerade.name();
@@ -89,12 +89,15 @@ fn print_doors(arguments: &RunArguments, own: &BTreeSet<IpAddr>) {
         }
         None => println!("masquerade: never; a client that is itself chosen gets no answer"),
     }
+    if arguments.announce == Announce::L2 {
+        println!("announce: virtual addresses in networks of served devices, by ARP and Neighbor Discovery");
+    }
     for listen in arguments.dns_listen.iter().map(|listen| listen.0) {
         let added = if own.contains(&listen.ip()) { "" } else { "; a run would add the address to lo" };
         println!("DNS: {} on {listen}{added}", arguments.cluster_domain);
     }
-    for upstream in &arguments.dns_upstream {
-        println!("DNS: other names by {}, for --pod-cidr and --dns-allow", upstream.0);
+    for upstream in settings::upstreams(arguments)? {
+        println!("DNS: other names by {upstream}, for --pod-cidr and --dns-allow");
     }
     for stub in &arguments.dns_stubs {
         println!("DNS: {} by {}, for --pod-cidr and --dns-allow", stub.zone, stub.server);
@@ -102,6 +105,7 @@ fn print_doors(arguments: &RunArguments, own: &BTreeSet<IpAddr>) {
     if let Some(address) = arguments.metrics {
         println!("metrics: http://{address}/metrics");
     }
+    Ok(())
 }
 
 fn print_cluster(cluster: &Cluster, served: &[Link], own: &BTreeSet<IpAddr>, routes: &Routes) {

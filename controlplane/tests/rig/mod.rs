@@ -45,7 +45,8 @@ pub(crate) const PODS: [(&str, &str); 4] = [
 ];
 
 const PREFIX: &str = "tgtest";
-const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rig/peer.py");
+/// The programs at the ends of the rig.
+pub(crate) const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rig/peer.py");
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tools/rig");
 
 /// How the gateway is wired.
@@ -223,6 +224,11 @@ impl Rig {
     /// Lets the gateway's kernel route what passes to it.
     pub(crate) fn let_the_kernel_forward(&self) {
         self.output("gw", &["sysctl", "-w", "net.ipv4.ip_forward=1"]);
+    }
+
+    /// A directory of the rig's own, gone with it.
+    pub(crate) fn scratch(&self) -> &std::path::Path {
+        self.scratch.path()
     }
 
     /// Directory of the flow table.

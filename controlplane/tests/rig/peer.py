@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import os
 import random
 import socket
 import socketserver
@@ -117,6 +118,53 @@ def serve_dns(address):
         header = query[:2] + struct.pack("!HHHHH", 0x8180, 1, 1, 0, 0)
         record = struct.pack("!HHHIH", 0xC00C, 1, 1, 60, 4) + socket.inet_aton(address)
         peer.sendto(header + query[12:end] + record, client)
+
+
+def resolve(server, name):
+    """Asks for the first A record of a name; None without one."""
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    number = struct.pack("!H", random.getrandbits(16))
+    with client_udp(server) as peer:
+        peer.connect((server, 53))
+        peer.settimeout(1.0)
+        peer.send(number + struct.pack("!HHHHH", 0x0100, 1, 0, 0, 0) + labels + struct.pack("!BHH", 0, 1, 1))
+        reply = peer.recv(4096)
+    answers = struct.unpack("!H", reply[6:8])[0]
+    # The first record's owner is a pointer.
+    start = 12 + len(labels) + 5 + 12
+    return socket.inet_ntoa(reply[start : start + 4]) if reply[:2] == number and answers else None
+
+
+def soak(server, domain, port, linger, stop):
+    """Resolves the Services soak-0 to soak-3 in turn and connects to each at once and again later, until a file STOP is
+    there. Prints answers, connects that failed though begun within `linger` of their answer, and unanswered questions."""
+    answers = failures = unanswered = 0
+    turn = 0
+    held = []
+    while not os.path.exists(stop):
+        turn += 1
+        asked = time.monotonic()
+        try:
+            address = resolve(server, f"soak-{turn % 4}.{domain}")
+        except TimeoutError:
+            unanswered += 1
+            continue
+        if address is not None:
+            answers += 1
+            held.append((asked, address))
+        # Half of them at once, the others as late as they still must work.
+        due = [one for one in held if turn % 2 or time.monotonic() - one[0] > float(linger) / 2]
+        held = [one for one in held if one not in due]
+        for answered, address in due:
+            begun = time.monotonic()
+            try:
+                socket.create_connection((address, int(port)), 3.0).close()
+            except OSError as error:
+                if begun - answered < float(linger):
+                    failures += 1
+                    print(f"{address}: {error} {begun - answered:.3f} s after its answer", file=sys.stderr)
+        time.sleep(0.002)
+    print(answers, failures, unanswered)
 
 
 def udp(address, port, text, own_port="0"):
@@ -271,6 +319,7 @@ def checksum(octets):
 PROGRAMS = {
     "serve": serve,
     "serve-dns": serve_dns,
+    "soak": soak,
     "udp": udp,
     "echoes": echoes,
     "probe": probe,
