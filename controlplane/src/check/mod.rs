@@ -1,9 +1,9 @@
 //! `tidegate run --check`: says what a run would do and what it could not, and changes nothing.
 //!
 //! What it prints starts with one of a few words: `kernel`, `device`, `worker`, `announce`, `DNS`, `metrics`,
-//! `Service` for the plan; `limit` for what a run would not do for a Service or an endpoint; `refused` for what is wrong in
-//! manifests; `obstacle` for what would keep a run from starting now. `machine` looks at the box, this file at
-//! the cluster.
+//! `Service` for the plan; `limit` for what a run would not do for a Service or an endpoint; `refused` for what is
+//! wrong in manifests; `obstacle` for what would keep a run from starting now. `machine` looks at the box, this file
+//! at the cluster.
 
 mod machine;
 
