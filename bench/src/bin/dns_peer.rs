@@ -8,16 +8,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tidegate::cluster::{
-    Cluster, Dirty, Endpoint, EndpointSlice, Event, ObjectName, Service, ServiceKind, ServicePort, SlicePort,
-};
-use tidegate::dns::{ForwardSettings, Server, ServerSettings, TcpLimits, Zone, ZoneSettings};
-use tidegate_dataplane::net::Protocol;
+use tidegate::dns::{ForwardSettings, Server, ServerSettings, TcpLimits};
+use tidegate_bench::names;
 
-/// Namespaces that the Services are spread over.
-const NAMESPACES: usize = 50;
-/// Every so many Services one is headless, with four endpoints.
-const HEADLESS_EVERY: usize = 10;
 /// Questions in a list.
 const QUESTIONS: usize = 20_000;
 const USAGE: &str = "usage: dns_peer serve COUNT ADDR:PORT | zone COUNT | queries COUNT hits|search";
@@ -39,56 +32,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Name and namespace of a Service.
-fn name(number: usize) -> (String, String) {
-    (format!("service-{number}"), format!("namespace-{}", number % NAMESPACES))
-}
-
-fn address(network: u8, number: usize) -> [u8; 4] {
-    let [_, high, middle, low] = (number as u32 + 1).to_be_bytes();
-    [10, network | high, middle, low]
-}
-
-fn is_headless(number: usize) -> bool {
-    number.is_multiple_of(HEADLESS_EVERY)
-}
-
-fn service_events(number: usize) -> [Event; 2] {
-    let (service, namespace) = name(number);
-    let object = ObjectName::new(&namespace, &service);
-    let kind = match is_headless(number) {
-        true => ServiceKind::Headless,
-        false => ServiceKind::ClusterIp(vec![address(96, number).into()]),
-    };
-    let ports = vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80 }];
-    let endpoint = |at: usize| Endpoint {
-        address: address(128, 4 * number + at).into(),
-        hostname: None,
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: None,
-        zone: None,
-        pod: None,
-    };
-    let slice = EndpointSlice {
-        name: ObjectName::new(&namespace, &format!("{service}-1")),
-        service: object.clone(),
-        endpoints: (0..4).map(endpoint).collect(),
-        ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
-    };
-    let service = Service { name: object, kind, ports, foreign_proxy: false };
-    [Event::ServiceApplied(Arc::new(service)), Event::SliceApplied(Arc::new(slice))]
-}
-
 fn serve(count: usize, listen: SocketAddr) -> Result<(), Box<dyn Error>> {
-    let (mut cluster, mut dirty) = (Cluster::default(), Dirty::default());
-    (0..count).flat_map(service_events).for_each(|event| cluster.apply(event, &mut dirty));
-    let mut zone = Zone::new(ZoneSettings::default())?.updated(&cluster, &dirty);
-    zone.set_synced();
     let settings = ServerSettings {
         listen: vec![listen],
-        zone: Arc::new(ArcSwap::from_pointee(zone)),
+        zone: Arc::new(ArcSwap::from_pointee(names::zone(count))),
         forward: ForwardSettings::default(),
         log_queries: false,
         tcp: TcpLimits::default(),
@@ -104,14 +51,9 @@ fn serve(count: usize, listen: SocketAddr) -> Result<(), Box<dyn Error>> {
 fn print_zone(count: usize) {
     println!("$ORIGIN cluster.local.\n$TTL 30");
     println!("@ SOA ns.dns hostmaster 1 7200 1800 86400 30\n@ NS ns.dns\nns.dns A 127.0.0.1");
-    let dotted = |[a, b, c, d]: [u8; 4]| format!("{a}.{b}.{c}.{d}");
     for number in 0..count {
-        let (service, namespace) = name(number);
-        let owner = format!("{service}.{namespace}.svc");
-        if is_headless(number) {
-            (0..4).for_each(|at| println!("{owner} A {}", dotted(address(128, 4 * number + at))));
-        } else {
-            println!("{owner} A {}", dotted(address(96, number)));
+        for [a, b, c, d] in names::addresses(number) {
+            println!("{} A {a}.{b}.{c}.{d}", names::owner(number));
         }
     }
 }
@@ -122,9 +64,8 @@ fn print_queries(count: usize, search: bool) {
     let (mut printed, mut number) = (0, 0);
     while printed < QUESTIONS {
         number = (number + 2_654_435_761) % count.max(1);
-        let (service, namespace) = name(number);
-        let found = format!("{service}.{namespace}.svc.cluster.local");
-        let missed = format!("{service}.{namespace}.client.svc.cluster.local");
+        let found = format!("{}.cluster.local", names::owner(number));
+        let missed = format!("{}.client.svc.cluster.local", names::owner(number));
         let lines = match search {
             true => vec![
                 format!("{missed} A"),

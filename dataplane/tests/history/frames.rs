@@ -10,9 +10,9 @@ use crate::slow_gateway::datagram::Five;
 use crate::slow_gateway::ip::{self, Headers, IPV6, LINK};
 use crate::slow_gateway::packets::{self, Segment};
 
-/// Makes the frames that a packet comes in: one, mostly.
-pub fn frames(sketch: &Sketch, gateway: &Gateway) -> Vec<Vec<u8>> {
-    let whole = octets(sketch, gateway);
+/// Makes the frames that a packet comes in: one, mostly. If it is in pieces, they bear an identification.
+pub fn frames(sketch: &Sketch, gateway: &Gateway, identification: u8) -> Vec<Vec<u8>> {
+    let whole = octets(sketch, gateway, identification);
     let Quirk::Pieces { behind, blocks, turn, is_twice } = &sketch.quirk else { return vec![whole] };
     let Ok(Headers { piece: None, is_hidden: false, end, .. }) = Headers::read(&whole) else {
         return vec![whole];
@@ -31,7 +31,8 @@ pub fn frames(sketch: &Sketch, gateway: &Gateway) -> Vec<Vec<u8>> {
     }
     pieces.push((from, end));
     pieces.retain(|(from, to)| from < to);
-    let mut frames: Vec<_> = pieces.into_iter().map(|(from, to)| fragment(whole, start, from, to)).collect();
+    let mut frames: Vec<_> =
+        pieces.into_iter().map(|(from, to)| fragment(whole, start, from, to, identification)).collect();
     if frames.is_empty() {
         return vec![whole.to_vec()];
     }
@@ -51,14 +52,15 @@ fn headers_end(frame: &[u8], number: usize) -> usize {
 }
 
 /// One piece of a packet whose data starts at one place of the frame: its octets from one place to another.
-fn fragment(whole: &[u8], start: usize, from: usize, to: usize) -> Vec<u8> {
+fn fragment(whole: &[u8], start: usize, from: usize, to: usize, identification: u8) -> Vec<u8> {
     let more = to < whole.len();
     let mut piece = [&whole[..start], &whole[from..to]].concat();
     if ip::is_ipv6(whole) {
         let offset = (from - start) as u16 | u16::from(more);
-        become_ipv6_fragment(&mut piece, start, offset);
+        become_ipv6_fragment(&mut piece, start, offset, identification);
     } else {
         set_word(&mut piece, 16, (20 + to - from) as u16);
+        set_word(&mut piece, 18, identification.into());
         set_word(&mut piece, 20, if more { 0x2000 } else { 0 } | ((from - start) / 8) as u16);
         ip::mend(&mut piece);
     }
@@ -66,13 +68,13 @@ fn fragment(whole: &[u8], start: usize, from: usize, to: usize) -> Vec<u8> {
 }
 
 /// Puts a fragment header in at a place where a header of the packet ends.
-fn become_ipv6_fragment(frame: &mut Vec<u8>, start: usize, offset_and_more: u16) {
+fn become_ipv6_fragment(frame: &mut Vec<u8>, start: usize, offset_and_more: u16, identification: u8) {
     let chain =
         chain::walk(&frame[LINK..]).unwrap_or(chain::Chain { headers: vec![], protocol: 0, end: IPV6 });
     let before = chain.headers.iter().find(|header| header.end == start - LINK);
     let names_next = LINK + before.map_or(6, |header| header.start);
     let [high, low] = offset_and_more.to_be_bytes();
-    let header = [frame[names_next], 0, high, low, 0, 0, 0, 7];
+    let header = [frame[names_next], 0, high, low, 0, 0, 0, identification];
     frame[names_next] = FRAGMENT;
     frame.splice(start..start, header);
     let payload = frame.len() - LINK - IPV6;
@@ -80,7 +82,7 @@ fn become_ipv6_fragment(frame: &mut Vec<u8>, start: usize, offset_and_more: u16)
 }
 
 /// Makes the octets of a packet. Stations do not decide anything, so they are always the same.
-fn octets(sketch: &Sketch, gateway: &Gateway) -> Vec<u8> {
+fn octets(sketch: &Sketch, gateway: &Gateway, identification: u8) -> Vec<u8> {
     let stations = [CLIENT_SIDE_MAC.0, CLIENT_MAC.0].concat().try_into().unwrap();
     let protocol = match sketch.body {
         Body::Tcp(_) => 6,
@@ -118,7 +120,7 @@ fn octets(sketch: &Sketch, gateway: &Gateway) -> Vec<u8> {
         Body::Noise(octets) => return octets.clone(),
     };
     extend(&mut octets, &sketch.extensions);
-    add_quirk(&mut octets, &sketch.quirk);
+    add_quirk(&mut octets, &sketch.quirk, identification);
     if let Some(lie) = &sketch.lie {
         tell(&mut octets, lie);
     }
@@ -134,6 +136,11 @@ fn quote(complaint: &Complaint, sent: Five) -> Vec<u8> {
             packets::tcp([0; 12], sent, 61, &segment)
         }
         17 => packets::udp([0; 12], sent, 61, &payload),
+        1 => {
+            let (error, echo) = if sent.source.is_ipv6() { (1, 128) } else { (3, 8) };
+            let kind = if complaint.code & 1 == 0 { error } else { echo };
+            packets::icmp([0; 12], sent, 61, [&[kind, 0, 0, 0, 0, 0, 0, 0], &payload[..]].concat())
+        }
         _ => packets::sctp([0; 12], sent, 61, &[(0, payload)], 0),
     };
     extend(&mut packet, &complaint.extensions);
@@ -201,7 +208,7 @@ fn extend(octets: &mut Vec<u8>, extensions: &[Extension]) {
     }
 }
 
-fn add_quirk(octets: &mut Vec<u8>, quirk: &Quirk) {
+fn add_quirk(octets: &mut Vec<u8>, quirk: &Quirk, identification: u8) {
     let is_ipv6 = ip::is_ipv6(octets);
     match *quirk {
         Quirk::None | Quirk::Pieces { .. } => {}
@@ -213,9 +220,10 @@ fn add_quirk(octets: &mut Vec<u8>, quirk: &Quirk) {
         Quirk::Padding(length) => octets.extend(vec![0xee; length]),
         // The same word: flags in front and blocks behind, as IPv4 has it, or the other way round.
         Quirk::Fragment(word) if is_ipv6 => {
-            become_ipv6_fragment(octets, LINK + IPV6, word << 3 | word >> 13 & 1);
+            become_ipv6_fragment(octets, LINK + IPV6, word << 3 | word >> 13 & 1, identification);
         }
         Quirk::Fragment(word) => {
+            set_word(octets, 18, identification.into());
             set_word(octets, 20, word);
             ip::mend(octets);
         }

@@ -82,7 +82,8 @@ impl Pair {
                 let device = if *is_client_side { CLIENT_SIDE } else { POD_SIDE };
                 let packets: Vec<_> = packets
                     .iter()
-                    .flat_map(|sketch| vec![frames(sketch, &self.slow); *copies].concat())
+                    .flat_map(|sketch| (0..*copies).map(move |copy| (sketch, copy as u8)))
+                    .flat_map(|(sketch, copy)| frames(sketch, &self.slow, copy))
                     .collect();
                 for packets in packets.chunks(BURST) {
                     self.carry(device, packets)?;

@@ -83,7 +83,7 @@ fn complaint() -> impl Strategy<Value = Complaint> {
     let flips = prop::collection::vec((0..90_usize, any::<u8>()), 0..3);
     let flips = prop_oneof![4 => Just(vec![]), 1 => flips];
     let quoted = prop_oneof![1 => 0..80_usize, 2 => 28..550_usize, 1 => 500..1300_usize];
-    let protocol = prop::sample::select(vec![6_u8, 17, 132]);
+    let protocol = prop_oneof![9 => prop::sample::select(vec![6_u8, 17, 132]), 1 => Just(1)];
     (kinds, any::<(u8, [u8; 4], bool)>(), protocol, payload(), extensions(), flips, quoted).prop_map(
         |(kinds, (code, rest, is_by_end), protocol, payload, extensions, flips, quoted)| Complaint {
             kinds,
