@@ -9,6 +9,8 @@ use clap::Parser;
 use tidegate_bench::compare::contender::{Carrier, Contender};
 use tidegate_bench::compare::difference::Difference;
 use tidegate_bench::compare::processor::{Work, load};
+use tidegate_bench::compare::record::Spread;
+use tidegate_bench::compare::report::table::in_thousands;
 use tidegate_bench::compare::setup::{Setup, Workshop};
 use tidegate_bench::traffic::plan::{Kind, Pace, Plan};
 use tidegate_bench::traffic::popularity::Popularity;
@@ -162,7 +164,18 @@ fn run(options: &Options) -> Result<()> {
     );
     for (name, [a, b]) in &speeds {
         match Difference::between(a, b) {
-            Some(difference) => println!("{name:50} {difference}"),
+            Some(difference) => {
+                // Nanoseconds where the unit is not in the name.
+                let shown = |speeds: &[f64]| {
+                    let median = Spread::of(speeds).map_or(0.0, |spread| spread.median);
+                    if name.ends_with("/s") || name.ends_with("-s") {
+                        in_thousands(median)
+                    } else {
+                        format!("{:.1} ns", 1.0 / median)
+                    }
+                };
+                println!("{name:42} A {:>9}  B {:>9}  {difference}", shown(a), shown(b));
+            }
             None => println!("{name:50} not measured in both"),
         }
     }

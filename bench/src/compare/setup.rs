@@ -217,7 +217,9 @@ fn serve_flow_entries(
 }
 
 fn serve_testpmd(workshop: &Workshop, rig: &Rig, scratch: &Path) -> Result<(Option<Child>, String)> {
-    let mut command = rig.command("gw", "dpdk-testpmd");
+    // Written to a file, its lines would else wait in its buffer.
+    let mut command = rig.command("gw", "stdbuf");
+    command.args(["-oL", "dpdk-testpmd"]);
     let cores = format!("{},{}", workshop.generator_core, workshop.worker_core);
     command
         .args(["-l", &cores, "--main-lcore", &workshop.generator_core.to_string()])
