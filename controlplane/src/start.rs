@@ -1,6 +1,6 @@
 //! From the command line to a gateway that serves, and back to a machine without a trace of it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -18,7 +18,8 @@ use tidegate_dataplane::xdp::{AttachPreference, Steering};
 use tokio::net::UnixDatagram;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::{RunArguments, Source, XdpMode};
+use crate::announce::Announcer;
+use crate::cli::{Announce, PodsMode, RunArguments, Source, XdpMode};
 use crate::cluster::{Cluster, Event};
 use crate::devices::{self, ServedDevices};
 use crate::dns::{self, Zone};
@@ -166,6 +167,7 @@ async fn start(
         netlink: Arc::clone(netlink),
         kernel_events,
         topology,
+        announcer: (arguments.announce == Announce::L2).then(Announcer::start),
         publication: Publication::new(steering, publisher, Arc::clone(&names), linger),
         workers,
         devices: ServedDevices::new(devices),
@@ -199,6 +201,7 @@ async fn begin(
         zone.set_synced();
         zone
     });
+    gateway.dns_counters.note_synced();
     Ok(())
 }
 
@@ -217,7 +220,7 @@ async fn open_dns(
         return Ok(None);
     }
     let listen = arguments.dns_listen.iter().map(|listen| listen.0).collect();
-    let server = dns::Server::start(settings::dns(arguments, listen, names), counters);
+    let server = dns::Server::start(settings::dns(arguments, listen, names)?, counters);
     server.map(Some).map_err(settings::dns_fault)
 }
 
@@ -226,11 +229,23 @@ async fn open_dns(
 /// # Errors
 /// The directory cannot be read.
 pub(crate) fn open_source(arguments: &RunArguments, state: Option<&Path>) -> anyhow::Result<Manifests> {
-    let Source::Manifests(directory) = &arguments.source;
-    let settings = manifests::Settings {
-        service_cidrs: arguments.service_cidrs.clone(),
-        state_file: state.map(|state| state.join("clusterips.json")),
-    };
+    let state_file = state.map(|state| state.join("clusterips.json"));
+    open_manifests(&arguments.source, arguments.service_cidrs.clone(), state_file, arguments.names.dns_pods)
+}
+
+/// Begins to follow a directory of manifests.
+///
+/// # Errors
+/// The directory cannot be read.
+pub(crate) fn open_manifests(
+    source: &Source,
+    service_cidrs: Vec<ipnet::IpNet>,
+    state_file: Option<PathBuf>,
+    pods: PodsMode,
+) -> anyhow::Result<Manifests> {
+    let Source::Manifests(directory) = source;
+    let pods = pods == PodsMode::Verified;
+    let settings = manifests::Settings { service_cidrs, state_file, pods };
     Manifests::open(directory.clone(), settings).map_err(|error| match error {
         manifests::Error::Directory(..) => BadConfiguration(error.to_string()).into(),
         manifests::Error::Watch(_) => error.into(),
