@@ -196,7 +196,12 @@ pub fn over_both_families(case: impl Fn()) {
 
 /// Runs a case over IPv6.
 pub fn over_ipv6<T>(case: impl Fn() -> T) -> T {
-    IS_IPV6.set(true);
+    over_family(true, case)
+}
+
+/// Runs a case over one family.
+pub fn over_family<T>(is_ipv6: bool, case: impl FnOnce() -> T) -> T {
+    IS_IPV6.set(is_ipv6);
     let result = case();
     IS_IPV6.set(false);
     result
