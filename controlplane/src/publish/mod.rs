@@ -305,7 +305,7 @@ impl<S: Steering> Publication<S> {
         if !refused.is_empty() {
             self.try_again(refused, now);
         }
-        tracing::info!(services = changed, "in force after {:?}", now - began);
+        tracing::debug!(services = changed, "in force after {:?}", now - began);
     }
 
     /// Lets an address go on for the linger time; a Service that waits for it may have it at once.
