@@ -152,6 +152,11 @@ pub struct RunArguments {
     #[arg(long, value_name = "TIME", default_value = "1s", env = "TIDEGATE_VIP_LINGER")]
     pub vip_linger: Span,
 
+    /// Whether ARP and Neighbor Solicitations are answered for virtual addresses that lie in a network of a served
+    /// interface. Of several gateways on a link, only one may do so.
+    #[arg(long, value_name = "HOW", default_value = "off", env = "TIDEGATE_ANNOUNCE")]
+    pub announce: Announce,
+
     /// Capacity of the flow table, in flows.
     #[arg(
         long,
@@ -216,6 +221,15 @@ impl RunArguments {
         }
         timeouts
     }
+}
+
+/// How virtual addresses are made known on links.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Announce {
+    /// Not at all: routes lead to them.
+    Off,
+    /// By ARP and Neighbor Discovery.
+    L2,
 }
 
 /// Which XDP mode to attach in.
@@ -450,6 +464,22 @@ mod tests {
     }
 
     #[test]
+    fn how_names_are_made_can_be_said_by_flags_and_by_the_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "interface = 'a'\nsource = 'manifests:/m'\ndns-pods = 'verified'\ndns-ttl = 5\n\
+                    dns-namespace = ['dev', 'prod']\ndns-endpoint-pod-names = true\n\
+                    dns-upstream = ['192.0.2.1', '/etc/resolv.conf']\n";
+        std::fs::write(&file, text).unwrap();
+        let run = run(&["--config", file.path().to_str().unwrap(), "--dns-aaaa", "nodata"]).unwrap();
+        assert_eq!((run.names.dns_pods, run.names.dns_ttl), (PodsMode::Verified, 5));
+        assert_eq!(run.names.dns_namespaces, ["dev", "prod"]);
+        assert!(run.names.dns_endpoint_pod_names && !run.names.dns_ignore_empty_service);
+        assert_eq!(run.names.dns_aaaa, Some(AaaaAnswer::Nodata));
+        let server = DnsUpstream::Server("192.0.2.1:53".parse().unwrap());
+        assert_eq!(run.dns_upstream, [server, DnsUpstream::File("/etc/resolv.conf".into())]);
+    }
+
+    #[test]
     fn an_unknown_key_of_the_file_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, "inteface = 'a'\n").unwrap();
@@ -472,6 +502,9 @@ mod tests {
             ("--timeout", "udp=1500ms", "no time of whole seconds"),
             ("--timeout", "tcp=5s", "`tcp` is no timeout; there are tcp_syn_sent"),
             ("--dns-stub", "corp", "not ZONE=ADDR"),
+            ("--dns-upstream", "resolv.conf", "`resolv.conf` is no address"),
+            ("--dns-ttl", "3601", "3601"),
+            ("--dns-pods", "maybe", "[possible values: disabled, insecure, verified]"),
             ("--masquerade", "sometimes", "[possible values: auto, always, never]"),
             ("--masquerade-ports", "65535-61000", "`65535-61000` is no range"),
             ("--masquerade-ports", "0-5", "`0-5` is no range"),

@@ -6,14 +6,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use ipnet::IpNet;
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::counters::Counters;
+use tidegate_dataplane::net::Prefix;
 use tidegate_dataplane::routes::DeviceIndex;
 use tidegate_dataplane::worker::Shared;
 use tidegate_dataplane::xdp::AttachPreference;
 use tokio::net::UnixDatagram;
 use tokio::sync::mpsc;
 
+use crate::announce::{Announcer, announced};
 use crate::cluster::{Cluster, Dirty};
 use crate::devices::{self, ServedDevices, Standing};
 use crate::dns;
@@ -54,6 +57,8 @@ pub struct Gateway {
     pub kernel_events: KernelEvents,
     /// What the kernel has told.
     pub topology: Topology,
+    /// Answers for virtual addresses on their links, if it is to.
+    pub announcer: Option<Announcer>,
     /// What is in force.
     pub publication: Publication<DeviceSteering>,
     /// What the workers share with us.
@@ -124,10 +129,22 @@ impl Gateway {
         step(&mut self.publication, &self.cluster, Instant::now());
         if self.publication.publisher.current().generation != before {
             self.workers.wake();
+            self.announce();
         }
         if self.publication.is_settled() {
             self.latency.end(Instant::now());
         }
+        self.publication.took.drain(..).for_each(|took| self.dns_counters.note_programming(took));
+    }
+
+    /// Has virtual addresses answered for where they and the devices are now.
+    fn announce(&self) {
+        let Some(announcer) = &self.announcer else { return };
+        let within = |network: Prefix| {
+            let network = IpNet::new(network.address, network.length).ok();
+            network.into_iter().flat_map(|network| self.publication.virtual_addresses_in(network))
+        };
+        announcer.set(announced(self.topology.devices(), self.topology.own_addresses(), within));
     }
 
     async fn apply_kernel(&mut self, event: KernelEvent) {
@@ -190,6 +207,7 @@ impl Gateway {
             self.publication.publish_links(routes, neighbours, Arc::clone(topology.devices()));
             self.workers.wake();
         }
+        self.announce();
     }
 
     /// Has the kernel resolve the next hops that workers wait for.
@@ -220,6 +238,9 @@ impl Gateway {
             bail!("worker {number} has ended unexpectedly");
         }
         self.publish(Publication::advance);
+        if self.source.is_followed() {
+            self.dns_counters.note_source();
+        }
         let started = Instant::now();
         if self.publication.has_leaving() && started >= self.sweep_at {
             self.publication.sweep_endpoints(|| {
@@ -237,7 +258,9 @@ impl Gateway {
     fn answer(&self, (question, back): Asked) {
         let reply = match question {
             Question::Metrics => {
-                Reply { good: true, text: render(self.status().families(), &self.latency.distributions()) }
+                let (families, mut spreads) = self.status().families();
+                spreads.extend(self.latency.spreads());
+                Reply { good: true, text: render(families, spreads) }
             }
             Question::Health => self.health(),
             Question::Ready => self.readiness(),
@@ -309,7 +332,7 @@ pub async fn first_update(source: &mut Source, asked: &mut Option<mpsc::Receiver
         };
         let waiting = || source.troubles().into_iter().map(|line| line + "\n").collect::<String>();
         let reply = match question {
-            Question::Metrics => Reply { good: true, text: render(source.families(), &[]) },
+            Question::Metrics => Reply { good: true, text: render(source.families(), Vec::new()) },
             Question::Health => Reply { good: true, text: "ok\n".into() },
             Question::Ready => Reply { good: false, text: waiting() },
         };

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::metrics::Spread;
 use crate::source::Origin;
 
 /// Upper bounds of the buckets.
@@ -27,7 +28,7 @@ const TRIGGER_MAX: Duration = Duration::from_secs(3600);
 
 /// How often times of which length were seen.
 #[derive(Clone, Debug)]
-pub struct Distribution {
+struct Distribution {
     name: &'static str,
     help: &'static str,
     /// By bucket; the last one has no bound.
@@ -48,35 +49,11 @@ impl Distribution {
         self.sum = self.sum.saturating_add(time);
     }
 
-    /// Name without `tidegate_`.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// What it measures.
-    #[must_use]
-    pub fn help(&self) -> &'static str {
-        self.help
-    }
-
-    /// Returns the upper bound of each bucket in seconds with its count, the unbounded one last.
-    #[must_use]
-    pub fn buckets(&self) -> Vec<(f64, u64)> {
+    fn spread(&self) -> Spread {
         let bounds = BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
-        bounds.zip(self.counts).collect()
-    }
-
-    /// Returns how many times were seen.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
-    }
-
-    /// Returns the sum of all times.
-    #[must_use]
-    pub fn sum(&self) -> Duration {
-        self.sum
+        let buckets = bounds.zip(self.counts).collect();
+        let series = vec![(Vec::new(), buckets, self.sum.as_secs_f64())];
+        Spread { name: self.name.to_owned(), help: self.help.to_owned(), series }
     }
 }
 
@@ -127,8 +104,8 @@ impl Latency {
 
     /// Returns what was measured.
     #[must_use]
-    pub fn distributions(&self) -> [Distribution; 2] {
-        [self.from_event.clone(), self.from_trigger.clone()]
+    pub fn spreads(&self) -> [Spread; 2] {
+        [self.from_event.spread(), self.from_trigger.spread()]
     }
 }
 
@@ -147,7 +124,7 @@ mod tests {
         latency.begin(vec![origin(3), origin(86_400), future]);
         latency.end(read + Duration::from_millis(7));
         latency.end(read + Duration::from_secs(9));
-        let text = render(Vec::new(), &latency.distributions());
+        let text = render(Vec::new(), latency.spreads().into());
         for line in [
             "tidegate_event_to_packet_seconds_bucket{le=\"0.005\"} 0",
             "tidegate_event_to_packet_seconds_bucket{le=\"0.01\"} 3",

@@ -53,10 +53,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// `TIDEGATE_LOG` says what is logged; without it, all but the log of each DNS query.
+/// `TIDEGATE_LOG` says what is logged.
 fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("TIDEGATE_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(format!("info,{}", tidegate::dns::LOG_FILTER)));
+    let filter = EnvFilter::try_from_env("TIDEGATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),

@@ -231,8 +231,10 @@ pub fn dns(
             upstreams: upstreams(arguments)?,
             stubs: arguments.dns_stubs.iter().map(|stub| (stub.zone.clone(), stub.server)).collect(),
             allow: arguments.pod_cidrs.iter().chain(&arguments.dns_allow).copied().collect(),
+            probe_loops: true,
         },
         log_queries: arguments.dns_log_queries,
+        tcp: dns::TcpLimits::default(),
     })
 }
 
@@ -368,5 +370,35 @@ mod tests {
         let parent = link(2, "no-such-device");
         let vlan = Link { kind: Some("vlan".into()), parent: Some(parent.index), ..link(3, "eth1.7") };
         assert!(require_servable(&parent, &[parent.clone(), vlan]).is_ok());
+    }
+
+    fn arguments(more: &[&str]) -> RunArguments {
+        let all = ["tidegate", "run", "--interface", "a", "--source", "manifests:/m"].iter().chain(more);
+        match crate::cli::parse(all.map(std::ffi::OsString::from)).unwrap().command {
+            crate::cli::Command::Run(run) => *run,
+            other => panic!("{other:?} is no run"),
+        }
+    }
+
+    #[test]
+    fn upstreams_of_a_file_come_after_those_named_before_it_and_ourselves_never() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "nameserver 127.0.0.53\nnameserver 10.96.0.10\nnameserver 192.0.2.2\n")
+            .unwrap();
+        let path = file.path().to_str().unwrap();
+        let listen = ["--dns-listen", "10.96.0.10"];
+        let both =
+            arguments(&[&["--dns-upstream", "192.0.2.1", "--dns-upstream", path], &listen[..]].concat());
+        let addresses: Vec<String> = upstreams(&both).unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["192.0.2.1:53", "192.0.2.2:53"]);
+
+        std::fs::write(&file, "nameserver 127.0.0.53\n").unwrap();
+        let error = upstreams(&arguments(&["--dns-upstream", path])).unwrap_err();
+        assert!(
+            error.is::<BadConfiguration>() && error.to_string().contains("names no server to ask"),
+            "{error}"
+        );
+        let error = upstreams(&arguments(&["--dns-upstream", "/no/such/file"])).unwrap_err();
+        assert!(error.to_string().starts_with("--dns-upstream /no/such/file: "), "{error}");
     }
 }

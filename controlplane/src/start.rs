@@ -17,7 +17,8 @@ use tidegate_dataplane::xdp::{AttachPreference, Steering};
 use tokio::net::UnixDatagram;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::{RunArguments, XdpMode};
+use crate::announce::Announcer;
+use crate::cli::{Announce, RunArguments, XdpMode};
 use crate::cluster::Cluster;
 use crate::devices::{self, ServedDevices};
 use crate::dns::{self, Zone};
@@ -166,6 +167,7 @@ async fn start(
         netlink: Arc::clone(netlink),
         kernel_events,
         topology,
+        announcer: (arguments.announce == Announce::L2).then(Announcer::start),
         publication: Publication::new(steering, publisher, Arc::clone(&names), linger),
         workers,
         devices: ServedDevices::new(devices),
@@ -200,6 +202,7 @@ async fn begin(
         zone.set_synced();
         zone
     });
+    gateway.dns_counters.note_synced();
     Ok(())
 }
 

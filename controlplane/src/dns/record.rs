@@ -130,6 +130,23 @@ pub enum Data {
     },
 }
 
+impl Data {
+    /// Returns the type of such data.
+    #[must_use]
+    pub fn record_type(&self) -> Type {
+        match self {
+            Self::A(_) => Type::A,
+            Self::Aaaa(_) => Type::AAAA,
+            Self::Ns(_) => Type::NS,
+            Self::Cname(_) => Type::CNAME,
+            Self::Ptr(_) => Type::PTR,
+            Self::Txt(_) => Type::TXT,
+            Self::Srv { .. } => Type::SRV,
+            Self::Soa { .. } => Type::SOA,
+        }
+    }
+}
+
 impl From<IpAddr> for Data {
     fn from(address: IpAddr) -> Self {
         match address {

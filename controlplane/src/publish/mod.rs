@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use tidegate_dataplane::flows::EndpointId;
 use tidegate_dataplane::neighbours::Neighbours;
 use tidegate_dataplane::routes::Routes;
@@ -104,6 +105,8 @@ pub struct Publication<S> {
     pub changes: u64,
     /// Changes that could not be put in force, and workers that did not acknowledge in time.
     pub errors: u64,
+    /// How long the changes took whose names have come since this was last emptied.
+    pub took: Vec<Duration>,
 }
 
 impl<S: Steering> Publication<S> {
@@ -124,6 +127,7 @@ impl<S: Steering> Publication<S> {
             retry_at: None,
             changes: 0,
             errors: 0,
+            took: Vec::new(),
         }
     }
 
@@ -306,6 +310,7 @@ impl<S: Steering> Publication<S> {
             self.try_again(refused, now);
         }
         tracing::debug!(services = changed, "in force after {:?}", now - began);
+        self.took.push(now - began);
     }
 
     /// Lets an address go on for the linger time; a Service that waits for it may have it at once.
@@ -425,6 +430,11 @@ impl<S: Steering> Publication<S> {
     fn note(&mut self, error: &anyhow::Error) {
         self.errors += 1;
         tracing::error!("{error:#}");
+    }
+
+    /// Lists the virtual addresses of a network. Costs what it lists.
+    pub fn virtual_addresses_in(&self, network: IpNet) -> impl Iterator<Item = IpAddr> {
+        self.addresses.between(network.network(), network.broadcast())
     }
 
     /// Returns how many virtual addresses and endpoints are in force.
