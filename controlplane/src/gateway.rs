@@ -238,7 +238,7 @@ impl Gateway {
             bail!("worker {number} has ended unexpectedly");
         }
         self.publish(Publication::advance);
-        if self.source.is_current() {
+        if self.source.is_followed() {
             self.dns_counters.note_source();
         }
         let started = Instant::now();

@@ -49,15 +49,11 @@ impl Distribution {
         self.sum = self.sum.saturating_add(time);
     }
 
-    /// Shows the upper bound of each bucket in seconds with its count, the unbounded one last.
     fn spread(&self) -> Spread {
         let bounds = BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
         let buckets = bounds.zip(self.counts).collect();
-        Spread {
-            name: self.name.into(),
-            help: self.help.into(),
-            series: vec![(Vec::new(), buckets, self.sum.as_secs_f64())],
-        }
+        let series = vec![(Vec::new(), buckets, self.sum.as_secs_f64())];
+        Spread { name: self.name.to_owned(), help: self.help.to_owned(), series }
     }
 }
 

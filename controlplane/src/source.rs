@@ -134,21 +134,21 @@ impl Source {
         }
     }
 
+    /// Says whether what is in force is what the source says now, as far as we can know.
+    #[must_use]
+    pub fn is_followed(&self) -> bool {
+        match self {
+            Self::Manifests(manifests) => !manifests.reports().borrow().directory_missing,
+            Self::Kubernetes(kubernetes) => kubernetes.standing().troubles().is_empty(),
+        }
+    }
+
     /// Says in lines what is not as it should be with the source as a whole.
     #[must_use]
     pub fn troubles(&self) -> Vec<String> {
         match self {
             Self::Manifests(_) => Vec::new(),
             Self::Kubernetes(kubernetes) => kubernetes.standing().troubles(),
-        }
-    }
-
-    /// Says whether what is in force is what the source says now, as far as can be known.
-    #[must_use]
-    pub fn is_current(&self) -> bool {
-        match self {
-            Self::Manifests(manifests) => !manifests.report().directory_missing,
-            Self::Kubernetes(kubernetes) => kubernetes.standing().troubles().is_empty(),
         }
     }
 

@@ -155,11 +155,19 @@ impl Scene {
     /// Changes endpoints at a steady rate.
     fn churn(&self, rate: u32, seconds: u32) -> Duration {
         let begun = Instant::now();
-        for step in 0..rate * seconds {
-            let due = Duration::from_secs(1) * step / rate;
+        let mut steps = BTreeMap::new();
+        for change in 0..rate * seconds {
+            let due = Duration::from_secs(1) * change / rate;
             std::thread::sleep(due.saturating_sub(begun.elapsed()));
-            let number = step.wrapping_mul(2_654_435_761) % services();
-            self.server.put(SLICES, great_slice(number, step / services() + 1 + step % 2));
+            // Each change is one: an endpoint that was ready is not, or is again.
+            let number = change.wrapping_mul(2_654_435_761) % services();
+            let step: &mut u32 = steps.entry(number).or_default();
+            *step += 1;
+            self.server.put(SLICES, great_slice(number, *step));
+        }
+        // As they were before.
+        for (number, _) in steps.into_iter().filter(|(_, step)| step % 2 == 1) {
+            self.server.put(SLICES, great_slice(number, 0));
         }
         begun.elapsed()
     }

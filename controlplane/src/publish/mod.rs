@@ -309,7 +309,7 @@ impl<S: Steering> Publication<S> {
         if !refused.is_empty() {
             self.try_again(refused, now);
         }
-        tracing::info!(services = changed, "in force after {:?}", now - began);
+        tracing::debug!(services = changed, "in force after {:?}", now - began);
         self.took.push(now - began);
     }
 
