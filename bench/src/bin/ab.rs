@@ -8,10 +8,10 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use tidegate_bench::compare::contender::{Carrier, Contender};
 use tidegate_bench::compare::difference::Difference;
-use tidegate_bench::compare::processor::{Work, load};
 use tidegate_bench::compare::record::Spread;
 use tidegate_bench::compare::report::table::in_thousands;
 use tidegate_bench::compare::setup::{Setup, Workshop};
+use tidegate_bench::processor::load;
 use tidegate_bench::traffic::plan::{Kind, Pace, Plan};
 use tidegate_bench::traffic::popularity::Popularity;
 
@@ -137,10 +137,8 @@ fn measure_links(programs: [&Path; 2], options: &Options, speeds: &mut Speeds) -
                     pace,
                     echo: false,
                 };
-                let before = Work::read()?;
                 let results = setup.generator()?.run(&plan, |_| {})?;
-                let divisor =
-                    if pace == Pace::Sleep { Work::read()?.ours_since(before) } else { results.seconds };
+                let divisor = if pace == Pace::Sleep { results.cpu_seconds } else { results.seconds };
                 speeds.entry(name.to_owned()).or_default()[side].push(results.completed as f64 / divisor);
             }
             setup.rest()?;

@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail};
 use super::contender::{Carrier, Contender};
 use super::kube_proxy::{iptables, nftables};
 use super::manifests::manifests;
-use super::processor::available_memory;
 use super::rig::{CLIENT_STATION, PODS_STATION, Rig, run, station};
+use crate::processor::available_memory;
 use crate::traffic::generator::Generator;
 use crate::traffic::targets::Targets;
 
