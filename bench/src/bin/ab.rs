@@ -101,7 +101,7 @@ fn times_in(text: &str) -> Vec<(String, f64)> {
 
 /// Carries traffic from link to link; adds packets per second and packets per CPU-second.
 fn measure_links(programs: [&Path; 2], options: &Options, speeds: &mut Speeds) -> Result<()> {
-    let contender = Contender { carrier: Carrier::Tidegate, services: options.services, steered: false };
+    let contender = Contender { carrier: Carrier::Tidegate, services: options.services };
     let build = |side: usize| {
         let label = ["a", "b"][side];
         let workshop = Workshop {

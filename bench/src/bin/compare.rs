@@ -23,11 +23,9 @@ const ALL: &[&str] = &[
     "tidegate:100",
     "tidegate:5000",
     "kernel",
-    "kernel:steered",
     "nftables:1",
     "nftables:100",
     "nftables:5000",
-    "nftables:5000:steered",
     "iptables:1",
     "iptables:100",
     "iptables:5000",
@@ -35,8 +33,7 @@ const ALL: &[&str] = &[
 
 /// Measures contenders side by side, each between a client and pods of its own, in turn
 ///
-/// Contenders: wire, bare, testpmd, xdp (an experiment), tidegate:N, kernel, nftables:N, iptables:N, where N is a number of Services; those
-/// of the kernel also with `:steered`, which forwards on the worker's core instead of the sender's.
+/// Contenders: wire, bare, testpmd, xdp (an experiment), tidegate:N, kernel, nftables:N, iptables:N, where N is a number of Services.
 #[derive(Parser)]
 #[command(name = "compare")]
 struct Options {

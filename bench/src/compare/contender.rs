@@ -35,8 +35,6 @@ pub struct Contender {
     pub carrier: Carrier,
     /// How many Services it has.
     pub services: u32,
-    /// Whether the kernel forwards on the other core (receive packet steering) and not on the sender's.
-    pub steered: bool,
 }
 
 impl Contender {
@@ -95,22 +93,17 @@ impl FromStr for Contender {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            format!(
-                "{text:?} is not NAME[:SERVICES][:steered], with NAME of {:?}",
-                NAMES.map(|(name, _)| name)
-            )
-        };
+        let wrong =
+            || format!("{text:?} is not NAME[:SERVICES], with NAME of {:?}", NAMES.map(|(name, _)| name));
         let mut words = text.split(':');
         let name = words.next().unwrap_or_default();
         let carrier =
             NAMES.iter().find(|(known, _)| *known == name).map(|(_, carrier)| *carrier).ok_or_else(wrong)?;
-        let mut contender = Self { carrier, services: 1, steered: false };
+        let mut contender = Self { carrier, services: 1 };
         for word in words {
-            match (word, word.parse()) {
-                ("steered", _) if contender.is_kernel() => contender.steered = true,
-                // As many as the network of ClusterIPs has in rows of 250.
-                (_, Ok(services @ 1..=60_000)) if contender.knows_services() => contender.services = services,
+            match word.parse() {
+                // As many as have endpoints in the network of pods, in rows of 250.
+                Ok(services @ 1..=15_000) if contender.knows_services() => contender.services = services,
                 _ => return Err(wrong()),
             }
         }
@@ -125,9 +118,6 @@ impl fmt::Display for Contender {
         if self.knows_services() {
             write!(f, ":{}", self.services)?;
         }
-        if self.steered {
-            f.write_str(":steered")?;
-        }
         Ok(())
     }
 }
@@ -138,12 +128,10 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_read_again_and_nonsense_is_not() {
-        for text in
-            ["wire", "tidegate:5000", "bare", "testpmd", "kernel", "kernel:steered", "nftables:100:steered"]
-        {
+        for text in ["wire", "tidegate:5000", "bare", "testpmd", "kernel", "nftables:100"] {
             assert_eq!(text.parse::<Contender>().unwrap().to_string(), text);
         }
-        for text in ["", "tidegate:0", "tidegate:steered", "bare:5", "nginx", "nftables:1000000", "wire:"] {
+        for text in ["", "tidegate:0", "tidegate:x", "bare:5", "nginx", "nftables:1000000", "wire:"] {
             assert!(text.parse::<Contender>().is_err(), "{text}");
         }
     }

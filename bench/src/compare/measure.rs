@@ -105,16 +105,18 @@ impl Session {
     ) -> Result<()> {
         for (setup, findings) in self.setups.iter_mut().zip(&mut self.findings) {
             setup.wake()?;
-            let said = turn(setup, findings, self.thoroughness)
-                .with_context(|| format!("{what} of {}", setup.contender))?;
+            let said = turn(setup, findings, self.thoroughness);
             setup.rest()?;
-            if let Some(said) = said {
-                eprintln!(
-                    "{:6.0} s  {what}, {}: {said}",
-                    self.started.elapsed().as_secs_f64(),
-                    setup.contender
-                );
-            }
+            let said = match said {
+                Ok(None) => continue,
+                Ok(Some(said)) => said,
+                // One that fails in one thing is measured in the others, and so are all the rest.
+                Err(error) => {
+                    findings.problems.push(format!("{what}: {error:#}"));
+                    format!("{error:#}")
+                }
+            };
+            eprintln!("{:6.0} s  {what}, {}: {said}", self.started.elapsed().as_secs_f64(), setup.contender);
         }
         Ok(())
     }

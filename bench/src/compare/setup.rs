@@ -155,14 +155,6 @@ fn serve(
         Carrier::Iptables => load(rig, scratch, &iptables::rules(targets), "iptables-restore")?,
     }
     rig.shell("gw", "sysctl -qw net.ipv4.ip_forward=1")?;
-    if contender.steered {
-        let mask = format!("{:x}", 1_u64 << workshop.worker_core);
-        rig.shell(
-            "gw",
-            &format!("for d in client0 pods0; do echo {mask} >/sys/class/net/$d/queues/rx-0/rps_cpus; done"),
-        )?;
-        return Ok((None, "in softirq, steered to the worker's core".to_owned()));
-    }
     Ok((None, "in softirq, on the sender's core".to_owned()))
 }
 
