@@ -74,7 +74,7 @@ fn a_stall_makes_all_packets_late_that_were_due_in_it() {
 }
 
 #[test]
-fn the_committed_object_is_made_from_the_committed_source() {
+fn the_committed_objects_are_made_from_the_committed_sources() {
     let Ok(clang) = Command::new("clang").arg("--version").output() else {
         println!("skipped: no clang");
         return;
@@ -84,14 +84,16 @@ fn the_committed_object_is_made_from_the_committed_source() {
         println!("skipped: no {CLANG} with libbpf's headers");
         return;
     }
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/traffic");
-    let rebuilt = std::env::temp_dir().join(format!("tgends-{}.bpf.o", std::process::id()));
-    let build = Command::new(sources.join("build.sh")).arg(&rebuilt).output().unwrap();
-    let octets = fs::read(&rebuilt);
-    let _may_be_missing = fs::remove_file(&rebuilt);
-    assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
-    assert!(
-        octets.unwrap() == fs::read(sources.join("ends.bpf.o")).unwrap(),
-        "run bench/src/traffic/build.sh"
-    );
+    for (directory, object) in [("traffic", "ends.bpf.o"), ("flow_entries", "carry.bpf.o")] {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(directory);
+        let rebuilt = std::env::temp_dir().join(format!("tg{}-{object}", std::process::id()));
+        let build = Command::new(sources.join("build.sh")).arg(&rebuilt).output().unwrap();
+        let octets = fs::read(&rebuilt);
+        let _may_be_missing = fs::remove_file(&rebuilt);
+        assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
+        assert!(
+            octets.unwrap() == fs::read(sources.join(object)).unwrap(),
+            "run bench/src/{directory}/build.sh"
+        );
+    }
 }

@@ -18,6 +18,7 @@ const ALL: &[&str] = &[
     "wire",
     "bare",
     "testpmd",
+    "xdp",
     "tidegate:1",
     "tidegate:100",
     "tidegate:5000",
@@ -34,7 +35,7 @@ const ALL: &[&str] = &[
 
 /// Measures contenders side by side, each between a client and pods of its own, in turn
 ///
-/// Contenders: wire, bare, testpmd, tidegate:N, kernel, nftables:N, iptables:N, where N is a number of Services; those
+/// Contenders: wire, bare, testpmd, xdp (an experiment), tidegate:N, kernel, nftables:N, iptables:N, where N is a number of Services; those
 /// of the kernel also with `:steered`, which forwards on the worker's core instead of the sender's.
 #[derive(Parser)]
 #[command(name = "compare")]
@@ -99,7 +100,8 @@ impl Options {
         let named = information.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         Ok(Machine {
             processor: named.map_or("?", |(_, name)| name).to_owned(),
-            processors: std::thread::available_parallelism()?.get(),
+            // Not those that this thread may use: it is pinned by now.
+            processors: information.lines().filter(|line| line.starts_with("processor")).count(),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             generator_core: self.generator_core,
             worker_core: self.worker_core,
@@ -129,6 +131,7 @@ fn run(options: &Options) -> Result<()> {
         eprintln!("the machine is not quiet (load {load_before}): figures will be lower and further apart");
     }
     let workshop = Workshop {
+        label: "",
         programs: options.programs.canonicalize().context("--programs")?,
         scratch: options.scratch.clone(),
         generator_core: options.generator_core,

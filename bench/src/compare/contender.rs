@@ -16,6 +16,8 @@ pub enum Carrier {
     Tidegate,
     /// A loop on our socket layer that rewrites the MAC addresses and knows nothing else.
     Bare,
+    /// An experiment: known flows rewritten and redirected in XDP.
+    FlowEntries,
     /// DPDK's testpmd on AF_XDP, rewriting the MAC addresses.
     Testpmd,
     /// The kernel's forwarding, without any rule and without connection tracking.
@@ -67,6 +69,9 @@ impl Contender {
             Carrier::Wire => "generator and sink alone, nothing between them",
             Carrier::Tidegate => "this project, one worker",
             Carrier::Bare => "bare AF_XDP loop on our sockets: rewrites MAC addresses, tracks nothing",
+            Carrier::FlowEntries => {
+                "experiment: XDP rewrites and redirects known flows by entries a worker would install"
+            }
             Carrier::Testpmd => "dpdk-testpmd over net_af_xdp: rewrites MAC addresses, tracks nothing",
             Carrier::Forward => "kernel routing, no rules, no connection tracking",
             Carrier::Nftables => "kernel with kube-proxy's nftables rules",
@@ -75,10 +80,11 @@ impl Contender {
     }
 }
 
-const NAMES: [(&str, Carrier); 7] = [
+const NAMES: [(&str, Carrier); 8] = [
     ("wire", Carrier::Wire),
     ("tidegate", Carrier::Tidegate),
     ("bare", Carrier::Bare),
+    ("xdp", Carrier::FlowEntries),
     ("testpmd", Carrier::Testpmd),
     ("kernel", Carrier::Forward),
     ("nftables", Carrier::Nftables),

@@ -17,6 +17,8 @@ use super::rig::{CLIENT_STATION, PODS_STATION, Rig, run, station};
 use crate::traffic::generator::Generator;
 use crate::traffic::targets::Targets;
 
+/// Flows that the experiment has entries of; the plans have no more.
+const KNOWN_FLOWS: u32 = 100_000;
 /// Longest that anything may take to serve.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// From being woken to polling again.
@@ -25,6 +27,8 @@ const WAKING: Duration = Duration::from_millis(50);
 /// Programs and places that all contenders share.
 #[derive(Clone, Debug)]
 pub struct Workshop {
+    /// Letters that keep the namespaces of two workshops apart.
+    pub label: &'static str,
     /// Where the built programs are.
     pub programs: PathBuf,
     /// Directory of logs, manifests and flow tables, in memory.
@@ -57,7 +61,7 @@ impl Setup {
     /// Sets it up; it rests afterwards.
     pub fn build(contender: Contender, workshop: &Workshop) -> Result<Self> {
         let has_gateway = contender.carrier != Carrier::Wire;
-        let prefix = format!("tgcmp-{}", contender.to_string().replace(':', "-"));
+        let prefix = format!("tgcmp{}-{}", workshop.label, contender.to_string().replace(':', "-"));
         let rig = Rig::build(&prefix, has_gateway)?;
         let memory = available_memory()?;
         let start = Instant::now();
@@ -142,6 +146,7 @@ fn serve(
         Carrier::Wire => return Ok((None, "one veth pair".to_owned())),
         Carrier::Tidegate => return serve_tidegate(workshop, rig, scratch, targets),
         Carrier::Bare => return serve_bare(workshop, rig, scratch),
+        Carrier::FlowEntries => return serve_flow_entries(workshop, rig, scratch, targets),
         Carrier::Testpmd => return serve_testpmd(workshop, rig, scratch),
         Carrier::Forward => {
             rig.shell("gw", "ip route add 10.96.0.0/16 via 10.0.2.2")?;
@@ -196,6 +201,21 @@ fn serve_bare(workshop: &Workshop, rig: &Rig, scratch: &Path) -> Result<(Option<
     start(command, &scratch.join("log"), "ready: ")
 }
 
+fn serve_flow_entries(
+    workshop: &Workshop,
+    rig: &Rig,
+    scratch: &Path,
+    targets: Targets,
+) -> Result<(Option<Child>, String)> {
+    rig.shell("gw", "sysctl -qw net.ipv4.ip_forward=1")?;
+    // A veth device takes redirected frames only if its peer polls, as it does with GRO.
+    rig.shell("pods", "ethtool -K eth0 gro on")?;
+    let mut command = rig.command("gw", &workshop.programs.join("flow_entries").to_string_lossy());
+    let (services, flows) = (targets.services.to_string(), KNOWN_FLOWS.to_string());
+    command.args(["client0", "pods0", &station(PODS_STATION), &services, &flows]);
+    start(command, &scratch.join("log"), "ready: ")
+}
+
 fn serve_testpmd(workshop: &Workshop, rig: &Rig, scratch: &Path) -> Result<(Option<Child>, String)> {
     let mut command = rig.command("gw", "dpdk-testpmd");
     let cores = format!("{},{}", workshop.generator_core, workshop.worker_core);
@@ -203,7 +223,7 @@ fn serve_testpmd(workshop: &Workshop, rig: &Rig, scratch: &Path) -> Result<(Opti
         .args(["-l", &cores, "--main-lcore", &workshop.generator_core.to_string()])
         .args(["--no-huge", "-m", "512", "--no-pci", "--no-shconf", "--no-telemetry"])
         .args(["--vdev", "net_af_xdp0,iface=client0", "--vdev", "net_af_xdp1,iface=pods0"])
-        .args(["--", "--nb-cores=1", "--forward-mode=mac", "--auto-start"])
+        .args(["--", "--nb-cores=1", "--total-num-mbufs=32768", "--forward-mode=mac", "--auto-start"])
         .args([&format!("--eth-peer=0,{}", station(CLIENT_STATION))])
         .args([&format!("--eth-peer=1,{}", station(PODS_STATION))]);
     let (program, _) = start(command, &scratch.join("log"), "Press enter to exit")?;

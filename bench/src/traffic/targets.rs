@@ -103,17 +103,26 @@ impl Targets {
         in_rows(PODS.0, service * ENDPOINTS + endpoint)
     }
 
+    /// Returns the Service that a flow goes to.
+    ///
+    /// # Panics
+    /// If no Service speaks the protocol.
+    #[must_use]
+    pub fn service_of(self, flow: u32, protocol: Protocol) -> u32 {
+        match (self.protocols, protocol) {
+            (Protocols::TcpOnly, _) => flow % self.services,
+            (_, Protocol::Udp) => flow % self.services.div_ceil(2) * 2,
+            (_, Protocol::Tcp) => flow % (self.services / 2) * 2 + 1,
+        }
+    }
+
     /// Returns the addressing of a flow; no two flows share client address and port.
     ///
     /// # Panics
     /// If no Service speaks the protocol.
     #[must_use]
     pub fn flow(self, number: u32, protocol: Protocol) -> Addressing {
-        let service = match (self.protocols, protocol) {
-            (Protocols::TcpOnly, _) => number % self.services,
-            (_, Protocol::Udp) => number % self.services.div_ceil(2) * 2,
-            (_, Protocol::Tcp) => number % (self.services / 2) * 2 + 1,
-        };
+        let service = self.service_of(number, protocol);
         Addressing {
             client: in_rows(CLIENTS.0, number / PORTS),
             client_port: (FIRST_PORT + number % PORTS) as u16,

@@ -17,6 +17,7 @@ const fn colour(carrier: Carrier) -> RGBColor {
     match carrier {
         Carrier::Tidegate => RGBColor(0, 114, 178),
         Carrier::Bare => RGBColor(86, 180, 233),
+        Carrier::FlowEntries => RGBColor(204, 121, 167),
         Carrier::Testpmd => RGBColor(0, 158, 115),
         Carrier::Forward => RGBColor(150, 150, 150),
         Carrier::Nftables => RGBColor(230, 159, 0),
