@@ -6,22 +6,30 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use ipnet::IpNet;
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::counters::Counters;
+use tidegate_dataplane::net::Prefix;
+use tidegate_dataplane::routes::DeviceIndex;
 use tidegate_dataplane::worker::Shared;
+use tidegate_dataplane::xdp::AttachPreference;
 use tokio::net::UnixDatagram;
 use tokio::sync::mpsc;
 
+use crate::announce::{Announcer, announced};
 use crate::cluster::{Cluster, Dirty, Event};
+use crate::devices::{self, ServedDevices, Standing};
 use crate::dns;
+use crate::instance::Instance;
 use crate::manifests::Manifests;
 use crate::metrics::{Asked, Question, Reply, render};
-use crate::netlink::{KernelEvent, KernelEvents, Netlink};
+use crate::netlink::{KernelEvent, KernelEvents, Link, Netlink};
 use crate::publish::Publication;
+use crate::settings;
 use crate::status::Status;
 use crate::steering::DeviceSteering;
 use crate::topology::{Changed, Topology};
-use crate::workers::Workers;
+use crate::workers::{AttachedDevice, SocketReport, Workers};
 
 /// How often the loop looks after things that tell it nothing: endpoints that leave, workers that died.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
@@ -34,6 +42,10 @@ pub struct Gateway {
     pub dns: Option<dns::Server>,
     /// The packet side.
     pub workers: Workers,
+    /// The devices that it is to serve.
+    pub devices: ServedDevices,
+    /// How the program is put on a device that comes back.
+    pub attach_preference: AttachPreference,
     /// Where Services come from.
     pub source: Manifests,
     /// What the source has said.
@@ -44,6 +56,8 @@ pub struct Gateway {
     pub kernel_events: KernelEvents,
     /// What the kernel has told.
     pub topology: Topology,
+    /// Answers for virtual addresses on their links, if it is to.
+    pub announcer: Option<Announcer>,
     /// What is in force.
     pub publication: Publication<DeviceSteering>,
     /// What the workers share with us.
@@ -59,11 +73,11 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Follows cluster and kernel; does not end by itself.
+    /// Follows cluster and kernel; does not end by itself. What it puts on the machine meanwhile is noted in the journal.
     ///
     /// # Errors
     /// When a worker or the DNS server has ended, or the kernel no longer tells of changes.
-    pub async fn run(&mut self) -> anyhow::Result<Infallible> {
+    pub async fn run(&mut self, instance: &mut Instance) -> anyhow::Result<Infallible> {
         let mut ring = [0];
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         loop {
@@ -71,7 +85,13 @@ impl Gateway {
             tokio::select! {
                 // The cluster stays as it is while names are about to be made of it.
                 events = self.source.next(), if self.publication.is_settled() => self.apply_events(events),
-                event = self.kernel_events.next() => self.apply_kernel(event?).await,
+                event = self.kernel_events.next() => {
+                    let event = event?;
+                    self.apply_kernel(event).await;
+                    if matches!(event, KernelEvent::LinksChanged | KernelEvent::Resync) {
+                        self.follow_devices(instance).await;
+                    }
+                }
                 told = self.wanted_bell.recv(&mut ring) => {
                     told.context("the workers' bell")?;
                     self.resolve_wanted().await;
@@ -82,6 +102,7 @@ impl Gateway {
                 _ = housekeeping.tick() => {
                     self.keep_house()?;
                     self.release_failed().await;
+                    self.follow_devices(instance).await;
                 }
             }
         }
@@ -104,7 +125,19 @@ impl Gateway {
         step(&mut self.publication, &self.cluster, Instant::now());
         if self.publication.publisher.current().generation != before {
             self.workers.wake();
+            self.announce();
         }
+        self.publication.took.drain(..).for_each(|took| self.dns_counters.note_programming(took));
+    }
+
+    /// Has virtual addresses answered for where they and the devices are now.
+    fn announce(&self) {
+        let Some(announcer) = &self.announcer else { return };
+        let within = |network: Prefix| {
+            let network = IpNet::new(network.address, network.length).ok();
+            network.into_iter().flat_map(|network| self.publication.virtual_addresses_in(network))
+        };
+        announcer.set(announced(self.topology.devices(), self.topology.own_addresses(), within));
     }
 
     async fn apply_kernel(&mut self, event: KernelEvent) {
@@ -112,6 +145,46 @@ impl Gateway {
             Ok(changed) => self.publish_topology(changed),
             Err(error) => tracing::error!("cannot read the kernel's tables after {event:?}: {error:#}"),
         }
+    }
+
+    /// Leaves the devices that are gone, and serves those that are back. Costs the links when nothing changed.
+    async fn follow_devices(&mut self, instance: &mut Instance) {
+        for AttachedDevice { index, name, .. } in self.devices.lose(self.topology.links()) {
+            tracing::error!("device {name}: gone; it is served again when one of that name is there and up");
+            self.topology.forget(index);
+            self.publication.steering.leave(index, &name);
+            self.workers.leave(index, &name);
+        }
+        for (link, attached) in self.devices.returned(self.topology.links()) {
+            match self.serve_again(&link, attached, instance).await {
+                Ok(()) => tracing::info!("device {}: back and served", link.name),
+                Err(error) => self.devices.report(&link.name, format!("{error:#}")),
+            }
+        }
+    }
+
+    /// Serves a device that is back: program, sockets, then tables, so that packets find their sockets.
+    async fn serve_again(
+        &mut self,
+        link: &Link,
+        attached: Option<AttachedDevice>,
+        instance: &mut Instance,
+    ) -> anyhow::Result<()> {
+        let program = &mut self.publication.steering.program;
+        let attached = match attached {
+            Some(attached) => attached,
+            None => {
+                settings::require_queues(std::slice::from_ref(link), self.workers.published.len())?;
+                devices::attach(link, self.attach_preference, program, instance)?
+            }
+        };
+        self.devices.attach(attached.clone());
+        self.workers.serve(&attached, program).await?;
+        let changed = self.topology.adopt(&self.netlink, link).await?;
+        self.publish_topology(changed);
+        self.devices.serve(&link.name);
+        self.workers.sockets.iter().filter(|socket| socket.device == link.name).for_each(SocketReport::log);
+        Ok(())
     }
 
     /// Puts what the kernel says of links in force.
@@ -127,6 +200,7 @@ impl Gateway {
             self.publication.publish_links(routes, neighbours, Arc::clone(topology.devices()));
             self.workers.wake();
         }
+        self.announce();
     }
 
     /// Has the kernel resolve the next hops that workers wait for.
@@ -157,6 +231,9 @@ impl Gateway {
             bail!("worker {number} has ended unexpectedly");
         }
         self.publish(Publication::advance);
+        if !self.source.reports().borrow().directory_missing {
+            self.dns_counters.note_source();
+        }
         let started = Instant::now();
         if self.publication.has_leaving() && started >= self.sweep_at {
             self.publication.sweep_endpoints(|| {
@@ -173,9 +250,12 @@ impl Gateway {
 
     fn answer(&self, (question, back): Asked) {
         let reply = match question {
-            Question::Metrics => Reply { good: true, text: render(self.status().families()) },
+            Question::Metrics => {
+                let (families, spreads) = self.status().families();
+                Reply { good: true, text: render(families, spreads) }
+            }
             Question::Health => self.health(),
-            Question::Ready => Reply { good: true, text: self.readiness() },
+            Question::Ready => self.readiness(),
         };
         // A client that went away does not want its reply.
         let _ = back.send(reply);
@@ -191,17 +271,33 @@ impl Gateway {
         }
     }
 
-    /// Ready, with what is refused at the moment: that disturbs nothing else.
-    fn readiness(&self) -> String {
+    /// Ready while all devices are there and up, with what is refused at the moment: that disturbs nothing else.
+    fn readiness(&self) -> Reply {
+        let missing: String = self
+            .standings()
+            .filter_map(|(name, standing)| match standing {
+                Standing::Serving => None,
+                Standing::Down => Some(format!("device {name}: down\n")),
+                Standing::Missing => Some(format!("device {name}: missing\n")),
+            })
+            .collect();
         let report = self.source.report();
         let list: String = report.problems.iter().map(|problem| format!("refused: {problem}\n")).collect();
-        format!("ok\n{list}")
+        let good = missing.is_empty();
+        Reply { good, text: if good { format!("ok\n{list}") } else { missing + &list } }
+    }
+
+    fn standings(&self) -> impl Iterator<Item = (&str, Standing)> {
+        let up = self.topology.devices();
+        self.devices.standings(|index: DeviceIndex| up.iter().any(|device| device.index == index))
     }
 
     fn status(&self) -> Status<'_> {
         Status {
             workers: self.workers.published.iter().map(|one| one.read()).collect::<Vec<Counters>>(),
             sockets: &self.workers.sockets,
+            devices: self.standings().collect(),
+            device_changes: (self.devices.losses, self.devices.returns),
             steering: self.publication.steering.counters(),
             source: self.source.report(),
             dns: self.dns_counters.snapshot(),

@@ -1,6 +1,6 @@
 //! From the command line to a gateway that serves, and back to a machine without a trace of it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -14,12 +14,14 @@ use tidegate_dataplane::net::Prefix;
 use tidegate_dataplane::services::Services;
 use tidegate_dataplane::snapshot::{Publisher, Snapshot};
 use tidegate_dataplane::worker::Shared;
-use tidegate_dataplane::xdp::{AttachMode, AttachPreference, Steering};
+use tidegate_dataplane::xdp::{AttachPreference, Steering};
 use tokio::net::UnixDatagram;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::{RunArguments, Source, XdpMode};
+use crate::announce::Announcer;
+use crate::cli::{Announce, PodsMode, RunArguments, Source, XdpMode};
 use crate::cluster::{Cluster, Event};
+use crate::devices::{self, ServedDevices};
 use crate::dns::{self, Zone};
 use crate::gateway::Gateway;
 use crate::instance::{Change, Instance};
@@ -59,7 +61,7 @@ pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let outcome = match signals.unless_told(starting).await {
         Some(Ok(mut gateway)) => {
             announce(&gateway, arguments);
-            let outcome = signals.unless_told(gateway.run()).await;
+            let outcome = signals.unless_told(gateway.run(&mut instance)).await;
             end(gateway).await;
             outcome.map_or(Ok(()), |outcome| outcome.map(|never| match never {}))
         }
@@ -165,8 +167,11 @@ async fn start(
         netlink: Arc::clone(netlink),
         kernel_events,
         topology,
+        announcer: (arguments.announce == Announce::L2).then(Announcer::start),
         publication: Publication::new(steering, publisher, Arc::clone(&names), linger),
         workers,
+        devices: ServedDevices::new(devices),
+        attach_preference: attach_preference(arguments),
         shared,
         wanted_bell,
         dns,
@@ -196,6 +201,7 @@ async fn begin(
         zone.set_synced();
         zone
     });
+    gateway.dns_counters.note_synced();
     Ok(())
 }
 
@@ -214,7 +220,7 @@ async fn open_dns(
         return Ok(None);
     }
     let listen = arguments.dns_listen.iter().map(|listen| listen.0).collect();
-    let server = dns::Server::start(settings::dns(arguments, listen, names), counters);
+    let server = dns::Server::start(settings::dns(arguments, listen, names)?, counters);
     server.map(Some).map_err(settings::dns_fault)
 }
 
@@ -223,11 +229,23 @@ async fn open_dns(
 /// # Errors
 /// The directory cannot be read.
 pub(crate) fn open_source(arguments: &RunArguments, state: Option<&Path>) -> anyhow::Result<Manifests> {
-    let Source::Manifests(directory) = &arguments.source;
-    let settings = manifests::Settings {
-        service_cidrs: arguments.service_cidrs.clone(),
-        state_file: state.map(|state| state.join("clusterips.json")),
-    };
+    let state_file = state.map(|state| state.join("clusterips.json"));
+    open_manifests(&arguments.source, arguments.service_cidrs.clone(), state_file, arguments.names.dns_pods)
+}
+
+/// Begins to follow a directory of manifests.
+///
+/// # Errors
+/// The directory cannot be read.
+pub(crate) fn open_manifests(
+    source: &Source,
+    service_cidrs: Vec<ipnet::IpNet>,
+    state_file: Option<PathBuf>,
+    pods: PodsMode,
+) -> anyhow::Result<Manifests> {
+    let Source::Manifests(directory) = source;
+    let pods = pods == PodsMode::Verified;
+    let settings = manifests::Settings { service_cidrs, state_file, pods };
     Manifests::open(directory.clone(), settings).map_err(|error| match error {
         manifests::Error::Directory(..) => BadConfiguration(error.to_string()).into(),
         manifests::Error::Watch(_) => error.into(),
@@ -264,39 +282,24 @@ fn attach(
     served: &[Link],
     instance: &mut Instance,
 ) -> anyhow::Result<Vec<AttachedDevice>> {
-    let want = match arguments.xdp_mode {
+    let want = attach_preference(arguments);
+    let attach = |link| {
+        devices::attach(link, want, &mut steering.program, instance)
+            .with_context(|| format!("--interface {}", link.name))
+    };
+    served.iter().map(attach).collect()
+}
+
+const fn attach_preference(arguments: &RunArguments) -> AttachPreference {
+    match arguments.xdp_mode {
         XdpMode::Auto => AttachPreference::NativeThenGeneric,
         XdpMode::Generic => AttachPreference::GenericOnly,
-    };
-    let mut devices = Vec::new();
-    for link in served {
-        let queues = offloads::receive_queues(&link.name)?;
-        let attach_mode = steering
-            .program
-            .attach(link.index, &link.name, queues, want)
-            .with_context(|| format!("--interface {}", link.name))?;
-        if attach_mode == AttachMode::Generic {
-            offloads::switch_off(&link.name, instance)?;
-        }
-        devices.push(AttachedDevice { index: link.index, name: link.name.clone(), queues, attach_mode });
     }
-    Ok(devices)
 }
 
 /// Says how each socket came out, and that packets and names are served.
 fn announce(gateway: &Gateway, arguments: &RunArguments) {
-    for socket in &gateway.workers.sockets {
-        let (attach, mode) = status::mode_names(socket);
-        tracing::info!(
-            "device {} queue {}: {mode} mode, {attach} XDP, worker {}",
-            socket.device,
-            socket.queue,
-            socket.worker
-        );
-        if let Some(error) = &socket.zero_copy_refusal {
-            tracing::info!("device {} queue {}: zero-copy refused: {error}", socket.device, socket.queue);
-        }
-    }
+    gateway.workers.sockets.iter().for_each(SocketReport::log);
     let (addresses, endpoints) = gateway.publication.sizes();
     let listen: Vec<String> = arguments.dns_listen.iter().map(|listen| listen.0.to_string()).collect();
     let dns = if listen.is_empty() { "no DNS".to_owned() } else { format!("DNS on {}", listen.join(", ")) };

@@ -6,9 +6,10 @@ use tidegate_dataplane::counters::{Counters, GAUGES};
 use tidegate_dataplane::xdp::AttachMode;
 use tidegate_dataplane::xsk::Mode;
 
+use crate::devices::Standing;
 use crate::dns;
 use crate::manifests::Report;
-use crate::metrics::Family;
+use crate::metrics::{Family, Spread};
 use crate::workers::SocketReport;
 
 /// Everything a scrape shows.
@@ -17,6 +18,10 @@ pub struct Status<'a> {
     pub workers: Vec<Counters>,
     /// How each socket came out.
     pub sockets: &'a [SocketReport],
+    /// How each device stands.
+    pub devices: Vec<(&'a str, Standing)>,
+    /// Devices that went, and that came back, since the start.
+    pub device_changes: (u64, u64),
     /// What the XDP program counted, by reason.
     pub steering: Vec<(&'static str, u64)>,
     /// What the source says.
@@ -38,9 +43,10 @@ pub struct Status<'a> {
 impl Status<'_> {
     /// Lists all metrics.
     #[must_use]
-    pub fn families(self) -> Vec<Family> {
+    pub fn families(self) -> (Vec<Family>, Vec<Spread>) {
         let mut families = worker_families(&self.workers);
         families.push(socket_family(self.sockets));
+        families.push(device_family(&self.devices));
         families.push(Family {
             name: "xdp_packets".into(),
             help: "What the XDP program did with packets, by reason".into(),
@@ -72,13 +78,17 @@ impl Status<'_> {
             ),
         ];
         families.extend(gauges.map(|(name, help, value)| Family::single(name, help, true, value)));
-        let errors = [
+        let (losses, returns) = self.device_changes;
+        let totals = [
+            ("device_losses", "Served devices that were deleted", losses),
+            ("device_returns", "Served devices that came back and are served again", returns),
             ("object_errors", "Objects refused since the start", self.source.object_errors_total),
             ("publication_errors", "Changes that could not be put in force", self.publication_errors),
         ];
-        families.extend(errors.map(|(name, help, value)| Family::single(name, help, false, value)));
-        families.extend(dns_families(self.dns));
-        families
+        families.extend(totals.map(|(name, help, value)| Family::single(name, help, false, value)));
+        let (of_dns, spreads) = dns_families(self.dns);
+        families.extend(of_dns);
+        (families, spreads)
     }
 }
 
@@ -151,19 +161,38 @@ fn socket_family(sockets: &[SocketReport]) -> Family {
     }
 }
 
-fn dns_families(samples: Vec<dns::Sample>) -> Vec<Family> {
-    let mut families: BTreeMap<&'static str, Family> = BTreeMap::new();
-    for sample in samples {
-        let family = families.entry(sample.name).or_insert_with(|| Family {
-            name: sample.name.to_owned(),
-            help: sample.name.replace("_", " "),
-            gauge: false,
-            series: Vec::new(),
-        });
-        let labels = sample.labels.iter().map(|(name, value)| label(name, value)).collect();
-        family.series.push((labels, sample.value));
+fn device_family(devices: &[(&str, Standing)]) -> Family {
+    let series = devices.iter().map(|(device, standing)| {
+        let value = u64::from(*standing == Standing::Serving);
+        (vec![label("device", device)], value)
+    });
+    Family {
+        name: "device_serving".into(),
+        help: "1 for each device of --interface that is there, up and served".into(),
+        gauge: true,
+        series: series.collect(),
     }
-    families.into_values().collect()
+}
+
+fn dns_families(samples: Vec<dns::Sample>) -> (Vec<Family>, Vec<Spread>) {
+    let mut families: BTreeMap<&'static str, Family> = BTreeMap::new();
+    let mut spreads: BTreeMap<&'static str, Spread> = BTreeMap::new();
+    for sample in samples {
+        let labels = sample.labels.iter().map(|(name, value)| label(name, value)).collect();
+        let (name, help) = (sample.name.to_owned(), sample.help.to_owned());
+        let (value, gauge) = match sample.value {
+            dns::Value::Count(value) => (value, false),
+            dns::Value::Level(value) => (value, true),
+            dns::Value::Spread(buckets, sum) => {
+                let spread = Spread { name, help, series: Vec::new() };
+                spreads.entry(sample.name).or_insert(spread).series.push((labels, buckets, sum));
+                continue;
+            }
+        };
+        let family = Family { name, help, gauge, series: Vec::new() };
+        families.entry(sample.name).or_insert(family).series.push((labels, value));
+    }
+    (families.into_values().collect(), spreads.into_values().collect())
 }
 
 #[cfg(test)]
@@ -180,6 +209,8 @@ mod tests {
         let status = Status {
             workers: vec![Counters::default(), second],
             sockets: &[],
+            devices: vec![("client0", Standing::Serving), ("pods0", Standing::Missing)],
+            device_changes: (2, 1),
             steering: vec![("taken", 7)],
             source: Report::default(),
             dns: Vec::new(),
@@ -189,19 +220,23 @@ mod tests {
             publication_errors: 6,
             services_short: 1,
         };
-        let families = status.families();
+        let (families, spreads) = status.families();
         let mut names: Vec<&str> = families.iter().map(|family| family.name.as_str()).collect();
         names.sort_unstable();
         let all = names.len();
         names.dedup();
         assert_eq!(names.len(), all);
-        let text = render(families);
+        let text = render(families, spreads);
         for line in [
             "tidegate_rx_packets_total{worker=\"0\"} 0",
             "tidegate_rx_packets_total{worker=\"1\"} 5",
             "tidegate_frames{worker=\"1\",place=\"tx\"} 4",
             "tidegate_frames_owned{worker=\"1\"} 9",
             "tidegate_xdp_packets_total{reason=\"taken\"} 7",
+            "tidegate_device_serving{device=\"client0\"} 1",
+            "tidegate_device_serving{device=\"pods0\"} 0",
+            "tidegate_device_losses_total 2",
+            "tidegate_device_returns_total 1",
             "tidegate_flows_capacity 1024",
             "tidegate_services_short 1",
             "tidegate_publication_errors_total 6",

@@ -109,6 +109,7 @@ fn process_portless<A: Family>(
         (Destination::Service(_), Transport::Echo) if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
         (Destination::Service(_), Transport::Echo) => answer::echo_reply(octets, packet),
         (Destination::Service(_), Transport::Icmp | Transport::IcmpError) => Err(DropReason::UnsupportedIcmp),
+        (Destination::Service(_), Transport::Hidden) => Err(DropReason::HeaderChainTooLong),
         (Destination::Service(_), Transport::Fragment) => Err(DropReason::FragmentRefused),
         (Destination::Service(_), _) => Err(DropReason::UnsupportedProtocol),
     }
@@ -288,7 +289,9 @@ pub(crate) fn egress<A: Family>(
     {
         return leave(packet, next_hop, state, cache, context);
     }
-    let next_hop = match snapshot.routes.lookup(destination.into()) {
+    // Hashed anew, so that whoever knows its next hop need not hand the hash down.
+    let flow_hash = packet.key().map_or(0, |key| context.flows.hash(&key).halves()[1]);
+    let next_hop = match snapshot.routes.lookup(destination.into(), flow_hash) {
         Some(RouteKind::Unicast { device, gateway }) => {
             NextHop { device, address: gateway.unwrap_or(destination.into()) }
         }

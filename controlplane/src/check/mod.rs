@@ -42,7 +42,7 @@ pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let mut obstacles = machine::obstacles(arguments, &netlink).await?;
     obstacles.extend(print_devices(&served, arguments, &cores)?);
     let own: BTreeSet<IpAddr> = netlink.addresses().await?.into_iter().map(|own| own.address).collect();
-    print_doors(arguments, &own);
+    print_doors(arguments, &own)?;
     print_cluster(&cluster, &served, &own, &Routes::new(netlink.routes().await?));
     print_refused(&source);
     for obstacle in &obstacles {
@@ -81,7 +81,7 @@ fn print_devices(served: &[Link], arguments: &RunArguments, cores: &[usize]) -> 
     Ok(obstacles)
 }
 
-fn print_doors(arguments: &RunArguments, own: &BTreeSet<IpAddr>) {
+fn print_doors(arguments: &RunArguments, own: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
     match masquerade::ports_in_use(&masquerade::policy(arguments)) {
         Some(ports) => {
             let mode = arguments.masquerade.name();
@@ -93,8 +93,8 @@ fn print_doors(arguments: &RunArguments, own: &BTreeSet<IpAddr>) {
         let added = if own.contains(&listen.ip()) { "" } else { "; a run would add the address to lo" };
         println!("DNS: {} on {listen}{added}", arguments.cluster_domain);
     }
-    for upstream in &arguments.dns_upstream {
-        println!("DNS: other names by {}, for --pod-cidr and --dns-allow", upstream.0);
+    for upstream in settings::upstreams(arguments)? {
+        println!("DNS: other names by {upstream}, for --pod-cidr and --dns-allow");
     }
     for stub in &arguments.dns_stubs {
         println!("DNS: {} by {}, for --pod-cidr and --dns-allow", stub.zone, stub.server);
@@ -102,6 +102,7 @@ fn print_doors(arguments: &RunArguments, own: &BTreeSet<IpAddr>) {
     if let Some(address) = arguments.metrics {
         println!("metrics: http://{address}/metrics");
     }
+    Ok(())
 }
 
 fn print_cluster(cluster: &Cluster, served: &[Link], own: &BTreeSet<IpAddr>, routes: &Routes) {
@@ -119,7 +120,7 @@ fn print_cluster(cluster: &Cluster, served: &[Link], own: &BTreeSet<IpAddr>, rou
         }
         print_limits_of_service(service, own);
     }
-    for endpoint in endpoints.iter().filter(|endpoint| is_carried(endpoint.address, endpoint.protocol)) {
+    for endpoint in endpoints.iter().filter(|endpoint| is_carried(endpoint.protocol)) {
         if let Some(why) = passes_by(endpoint.address, routes, served) {
             let at = SocketAddr::new(endpoint.address, endpoint.port.number());
             println!("limit: endpoint {at}/{}: {why}: its replies would pass us by", endpoint.protocol);
@@ -128,8 +129,8 @@ fn print_cluster(cluster: &Cluster, served: &[Link], own: &BTreeSet<IpAddr>, rou
 }
 
 /// Says whether workers carry such packets; others stay the kernel's for now.
-fn is_carried(address: IpAddr, protocol: Protocol) -> bool {
-    address.is_ipv4() && matches!(protocol, Protocol::Tcp | Protocol::Udp)
+const fn is_carried(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::Tcp | Protocol::Udp)
 }
 
 fn print_limits_of_service(service: &Service, own: &BTreeSet<IpAddr>) {
@@ -144,12 +145,9 @@ fn print_limits_of_service(service: &Service, own: &BTreeSet<IpAddr>) {
             println!("limit: Service {name}: {address} is this box's own: packets to it stay the kernel's");
         }
         for port in &service.ports {
-            if !is_carried(*address, port.protocol) {
+            if !is_carried(port.protocol) {
                 let at = SocketAddr::new(*address, port.port);
-                println!(
-                    "limit: Service {name}: {at}/{}: only TCP and UDP over IPv4 are carried",
-                    port.protocol
-                );
+                println!("limit: Service {name}: {at}/{}: only TCP and UDP are carried", port.protocol);
             }
         }
     }
@@ -157,7 +155,7 @@ fn print_limits_of_service(service: &Service, own: &BTreeSet<IpAddr>) {
 
 /// Says why replies of an endpoint would not come back through us, if so.
 fn passes_by(endpoint: IpAddr, routes: &Routes, served: &[Link]) -> Option<String> {
-    match routes.lookup(endpoint) {
+    match routes.lookup(endpoint, 0) {
         Some(RouteKind::Unicast { device, .. }) if served.iter().any(|link| link.index == device) => None,
         Some(RouteKind::Unicast { device, .. }) => {
             Some(format!("is reached by device {} that is not served", device.0))

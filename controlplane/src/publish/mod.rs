@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use tidegate_dataplane::flows::EndpointId;
 use tidegate_dataplane::neighbours::Neighbours;
 use tidegate_dataplane::routes::Routes;
@@ -102,6 +103,8 @@ pub struct Publication<S> {
     retry_at: Option<Instant>,
     /// Changes that could not be put in force, and workers that did not acknowledge in time.
     pub errors: u64,
+    /// How long the changes took whose names have come since this was last emptied.
+    pub took: Vec<Duration>,
 }
 
 impl<S: Steering> Publication<S> {
@@ -121,6 +124,7 @@ impl<S: Steering> Publication<S> {
             short: BTreeSet::new(),
             retry_at: None,
             errors: 0,
+            took: Vec::new(),
         }
     }
 
@@ -135,6 +139,11 @@ impl<S: Steering> Publication<S> {
     /// made of it at the end. Costs the Services in `dirty`.
     pub fn apply(&mut self, cluster: &Cluster, dirty: &Dirty, now: Instant) {
         debug_assert!(self.is_settled(), "the change before has no names yet");
+        // No packet is carried by a Pod's name: it need not wait.
+        self.update_names(cluster, &Dirty { pods: dirty.pods.clone(), ..Dirty::default() });
+        if dirty.services.is_empty() && dirty.namespaces.is_empty() {
+            return;
+        }
         let reported: BTreeSet<ObjectName> = dirty.services.intersection(&self.short).cloned().collect();
         self.short.retain(|name| !reported.contains(name));
         let compile = |name| (name, self.compile(cluster, name, reported.contains(name), now));
@@ -259,7 +268,7 @@ impl<S: Steering> Publication<S> {
             self.retry_at = None;
             self.endpoints.forget_refusals();
             let services = self.short.clone();
-            self.apply(cluster, &Dirty { services, namespaces: BTreeSet::new() }, now);
+            self.apply(cluster, &Dirty { services, ..Dirty::default() }, now);
         }
     }
 
@@ -291,12 +300,13 @@ impl<S: Steering> Publication<S> {
         self.withdraw_names(&refused);
         let changed = services.len();
         let services = services.difference(&refused).cloned().collect();
-        self.update_names(cluster, &Dirty { services, namespaces });
+        self.update_names(cluster, &Dirty { services, namespaces, ..Dirty::default() });
         lost.into_iter().for_each(|address| self.let_linger(address, now));
         if !refused.is_empty() {
             self.try_again(refused, now);
         }
         tracing::info!(services = changed, "in force after {:?}", now - began);
+        self.took.push(now - began);
     }
 
     /// Lets an address go on for the linger time; a Service that waits for it may have it at once.
@@ -409,13 +419,18 @@ impl<S: Steering> Publication<S> {
 
     /// Takes all names of these Services away, whatever the cluster says of them.
     fn withdraw_names(&self, services: &BTreeSet<ObjectName>) {
-        let dirty = Dirty { services: services.clone(), namespaces: BTreeSet::new() };
+        let dirty = Dirty { services: services.clone(), ..Dirty::default() };
         self.update_names(&Cluster::default(), &dirty);
     }
 
     fn note(&mut self, error: &anyhow::Error) {
         self.errors += 1;
         tracing::error!("{error:#}");
+    }
+
+    /// Lists the virtual addresses of a network. Costs what it lists.
+    pub fn virtual_addresses_in(&self, network: IpNet) -> impl Iterator<Item = IpAddr> {
+        self.addresses.between(network.network(), network.broadcast())
     }
 
     /// Returns how many virtual addresses and endpoints are in force.

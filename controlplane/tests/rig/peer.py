@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import os
 import random
 import socket
 import socketserver
@@ -38,13 +39,28 @@ class Page(http.server.BaseHTTPRequestHandler):
         pass
 
 
-class Pages(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
+class BothFamilies:
+    """A server whose one socket takes both families; it knows IPv4 clients by their IPv4 address."""
+
+    address_family = socket.AF_INET6
 
     def server_bind(self):
-        # The library's own asks DNS for the host's name, and nobody answers in a pod's namespace.
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        # The library's own for HTTP asks DNS for the host's name, and nobody answers in a pod's namespace.
         socketserver.TCPServer.server_bind(self)
+
+    def get_request(self):
+        request, client = self.socket.accept()
+        return request, (plain(client[0]), *client[1:])
+
+
+def plain(address):
+    return address.removeprefix("::ffff:")
+
+
+class Pages(BothFamilies, http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
 
 
 class Line(socketserver.StreamRequestHandler):
@@ -55,21 +71,30 @@ class Line(socketserver.StreamRequestHandler):
             self.wfile.write(f"{self.server.pod} {self.client_address[0]} ".encode() + line)
 
 
-class Lines(socketserver.ThreadingTCPServer):
+class Lines(BothFamilies, socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
 
 
 def bound_udp(port):
-    peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    peer.bind(("0.0.0.0", port))
+    """Takes both families; IPv4 senders have an IPv4-mapped address, which `plain` makes one of IPv4 again."""
+    peer = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    peer.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    peer.bind(("::", port))
+    return peer
+
+
+def client_udp(address, port=0):
+    """A socket of the address's family."""
+    peer = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    peer.bind(("", port))
     return peer
 
 
 def answer_datagrams(pod, peer):
     while True:
         data, client = peer.recvfrom(65535)
-        peer.sendto(f"{pod} {client[0]} ".encode() + data, client)
+        peer.sendto(f"{pod} {plain(client[0])} ".encode() + data, client)
 
 
 def serve(pod, page_port="8080", line_port="9000"):
@@ -95,9 +120,56 @@ def serve_dns(address):
         peer.sendto(header + query[12:end] + record, client)
 
 
+def resolve(server, name):
+    """Asks for the first A record of a name; None without one."""
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    number = struct.pack("!H", random.getrandbits(16))
+    with client_udp(server) as peer:
+        peer.connect((server, 53))
+        peer.settimeout(1.0)
+        peer.send(number + struct.pack("!HHHHH", 0x0100, 1, 0, 0, 0) + labels + struct.pack("!BHH", 0, 1, 1))
+        reply = peer.recv(4096)
+    answers = struct.unpack("!H", reply[6:8])[0]
+    # The first record's owner is a pointer.
+    start = 12 + len(labels) + 5 + 12
+    return socket.inet_ntoa(reply[start : start + 4]) if reply[:2] == number and answers else None
+
+
+def soak(server, domain, port, linger, stop):
+    """Resolves the Services soak-0 to soak-3 in turn and connects to each at once and again later, until a file STOP is
+    there. Prints answers, connects that failed though begun within `linger` of their answer, and unanswered questions."""
+    answers = failures = unanswered = 0
+    turn = 0
+    held = []
+    while not os.path.exists(stop):
+        turn += 1
+        asked = time.monotonic()
+        try:
+            address = resolve(server, f"soak-{turn % 4}.{domain}")
+        except TimeoutError:
+            unanswered += 1
+            continue
+        if address is not None:
+            answers += 1
+            held.append((asked, address))
+        # Half of them at once, the others as late as they still must work.
+        due = [one for one in held if turn % 2 or time.monotonic() - one[0] > float(linger) / 2]
+        held = [one for one in held if one not in due]
+        for answered, address in due:
+            begun = time.monotonic()
+            try:
+                socket.create_connection((address, int(port)), 3.0).close()
+            except OSError as error:
+                if begun - answered < float(linger):
+                    failures += 1
+                    print(f"{address}: {error} {begun - answered:.3f} s after its answer", file=sys.stderr)
+        time.sleep(0.002)
+    print(answers, failures, unanswered)
+
+
 def udp(address, port, text, own_port="0"):
     """Sends one datagram and prints the reply, or `refused`, or `nothing`."""
-    with bound_udp(int(own_port)) as peer:
+    with client_udp(address, int(own_port)) as peer:
         peer.connect((address, int(port)))
         peer.settimeout(REPLY_SECONDS)
         peer.send(text.encode())
@@ -113,7 +185,7 @@ def echoes(address, port, octets, count):
     """Sends datagrams of that size one by one and prints how many came back whole."""
     chance = random.Random(7)
     whole = 0
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+    with client_udp(address) as peer:
         peer.connect((address, int(port)))
         peer.settimeout(1.0)
         for _ in range(int(count)):
@@ -129,7 +201,7 @@ def echoes(address, port, octets, count):
 def probe(address, port, seconds):
     """Sends a datagram every 10 ms until the first reply and prints after how many ms it came."""
     start = time.monotonic()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+    with client_udp(address) as peer:
         peer.connect((address, int(port)))
         peer.settimeout(0.01)
         while time.monotonic() - start < float(seconds):
@@ -143,6 +215,36 @@ def probe(address, port, seconds):
             except ConnectionRefusedError:
                 time.sleep(0.01)
     print("nothing")
+
+
+def stream(address, port):
+    """Sends a datagram every 10 ms until stdin ends, then prints the longest silence between two answers in ms."""
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    longest, last, begun = 0.0, None, time.monotonic()
+    with client_udp(address) as peer:
+        peer.connect((address, int(port)))
+        peer.settimeout(0.01)
+        while not ended.is_set():
+            start = time.monotonic()
+            if last is None and start - begun > REPLY_SECONDS:
+                raise SystemExit("no answer")
+            try:
+                peer.send(b"stream")
+                peer.recv(65535)
+                now = time.monotonic()
+                if last is None:
+                    print("answered", flush=True)
+                else:
+                    longest = max(longest, now - last)
+                last = now
+                time.sleep(max(0.0, 0.01 - (now - start)))
+            except TimeoutError:
+                pass
+            except OSError:
+                time.sleep(0.01)
+    # A silence that lasts still is one.
+    print(round(max(longest, time.monotonic() - last) * 1000))
 
 
 def hold(address, port):
@@ -159,11 +261,90 @@ def hold(address, port):
                 print(f"{type(error).__name__}", flush=True)
 
 
+def hold_many(address, port, count):
+    """Holds TCP connections: each line of stdin goes over all of them, the number of right answers to stdout."""
+    peers = [socket.create_connection((address, int(port)), REPLY_SECONDS) for _ in range(int(count))]
+    answers = [peer.makefile("r") for peer in peers]
+    print("connected", flush=True)
+    for line in sys.stdin:
+        right = 0
+        for peer, answer in zip(peers, answers):
+            try:
+                peer.sendall(line.encode())
+                right += answer.readline().endswith(line)
+            except OSError:
+                pass
+        print(right, flush=True)
+
+
+def crc32c(octets):
+    """Source: RFC 9260 Appendix A, one bit after another."""
+    remainder = 0xFFFFFFFF
+    for octet in octets:
+        remainder ^= octet
+        for _ in range(8):
+            remainder = remainder >> 1 ^ (0x82F63B78 if remainder & 1 else 0)
+    return struct.pack("<I", ~remainder & 0xFFFFFFFF)
+
+
+def sctp_packet(source, destination, chunk, value):
+    header = struct.pack("!HH4s4x", source, destination, b"tag.")
+    body = struct.pack("!BBH", chunk, 0, 4 + len(value)) + value + bytes(-len(value) % 4)
+    return header[:8] + crc32c(header + body) + body
+
+
+def sctp_received(peer, family):
+    """Returns sender, ports, chunk and value of the next SCTP packet, or None if its checksum is wrong."""
+    packet, sender = peer.recvfrom(65535)
+    if family == socket.AF_INET:
+        packet = packet[(packet[0] & 15) * 4 :]
+    if crc32c(packet[:8] + bytes(4) + packet[12:]) != packet[8:12]:
+        return None
+    source, destination = struct.unpack("!HH", packet[:4])
+    chunk, _, length = struct.unpack("!BBH", packet[12:16])
+    return sender[0], source, destination, chunk, packet[16 : 12 + length]
+
+
+def serve_sctp(port):
+    """Answers SCTP chunks over both families, the kernel having no SCTP of its own: each by the one that follows."""
+    follows = {0: 0, 1: 2, 10: 11}
+
+    def answer(family):
+        peer = socket.socket(family, socket.SOCK_RAW, 132)
+        while True:
+            seen = sctp_received(peer, family)
+            if seen and seen[2] == int(port) and seen[3] in follows:
+                sender, source, own, chunk, value = seen
+                peer.sendto(sctp_packet(own, source, follows[chunk], value), (sender, 0))
+
+    for family in (socket.AF_INET, socket.AF_INET6):
+        threading.Thread(target=answer, args=(family,), daemon=True).start()
+    print("listening", flush=True)
+    threading.Event().wait()
+
+
+def sctp(address, port):
+    """Opens an association and sends data; prints the chunks that came back whole from that address and port."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    peer = socket.socket(family, socket.SOCK_RAW, 132)
+    peer.settimeout(REPLY_SECONDS)
+    came = []
+    for chunk, value in ((1, b"init"), (10, b"cookie"), (0, b"some data"), (0, b"more data")):
+        peer.sendto(sctp_packet(40000, int(port), chunk, value), (address, 0))
+        try:
+            seen = sctp_received(peer, family)
+        except TimeoutError:
+            break
+        if seen and seen[:3] == (address, int(port), 40000) and seen[4] == value:
+            came.append(str(seen[3]))
+    print(*came)
+
+
 def noise(address, port, count, seed):
     """Sends datagrams of random octets, and DNS queries cut and bent at random."""
     chance = random.Random(int(seed))
     query = bytes.fromhex("123401000001000000000000") + b"\3ent\3dev\3svc\7cluster\5local\0\0\1\0\1"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+    with client_udp(address) as peer:
         for _ in range(int(count)):
             if chance.random() < 0.5:
                 data = chance.randbytes(chance.randrange(0, 600))
@@ -217,10 +398,15 @@ def checksum(octets):
 PROGRAMS = {
     "serve": serve,
     "serve-dns": serve_dns,
+    "soak": soak,
     "udp": udp,
     "echoes": echoes,
     "probe": probe,
+    "stream": stream,
     "hold": hold,
+    "hold-many": hold_many,
+    "serve-sctp": serve_sctp,
+    "sctp": sctp,
     "noise": noise,
     "frames": frames,
 }
