@@ -1,6 +1,6 @@
 //! The state of the cluster in plain values, and the pure fold of events into it.
 //!
-//! Sources (manifests, later the Kubernetes API and the embedded registry) send [`Event`]s; the compiler of
+//! Sources (manifests, the Kubernetes API, later the embedded registry) send [`Event`]s; the compiler of
 //! dataplane tables and the DNS zone read a [`Cluster`] and the names of what changed. Nothing here does I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,10 +8,11 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tidegate_dataplane::net::Protocol;
 
 /// `namespace/name` of a namespaced object.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObjectName {
     /// Namespace, a DNS label in lower case.
     pub namespace: Arc<str>,
@@ -78,7 +79,7 @@ impl fmt::Display for Family {
 }
 
 /// How clients reach a Service.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ServiceKind {
     /// By one virtual address per family (`spec.clusterIPs`); NodePort and LoadBalancer Services too.
     ClusterIp(Vec<IpAddr>),
@@ -89,18 +90,19 @@ pub enum ServiceKind {
 }
 
 /// One entry of `spec.ports`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Empty for the unnamed port of a single-port Service (K4).
     pub name: Arc<str>,
     /// Transport protocol.
+    #[serde(with = "crate::cluster_file::protocol")]
     pub protocol: Protocol,
     /// The port that clients use, 1..=65535.
     pub port: u16,
 }
 
 /// A Service, as far as packets and names need it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Service {
     /// `metadata.namespace` and `metadata.name`.
     pub name: ObjectName,
@@ -113,7 +115,7 @@ pub struct Service {
 }
 
 /// One address of an EndpointSlice with its conditions; absent conditions are filled in by K7.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Endpoint {
     /// `addresses[0]` (K7).
     pub address: IpAddr,
@@ -134,18 +136,19 @@ pub struct Endpoint {
 }
 
 /// One port of an EndpointSlice: what `targetPort` resolved to in this slice (K5).
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SlicePort {
     /// Joins with [`ServicePort::name`] (K4).
     pub name: Arc<str>,
     /// Transport protocol.
+    #[serde(with = "crate::cluster_file::protocol")]
     pub protocol: Protocol,
     /// The port that the endpoints listen on, 1..=65535.
     pub port: u16,
 }
 
 /// An EndpointSlice of addresses of one family.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct EndpointSlice {
     /// `metadata.namespace` and `metadata.name`.
     pub name: ObjectName,
@@ -158,7 +161,7 @@ pub struct EndpointSlice {
 }
 
 /// A Node: where endpoints run.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Node {
     /// `metadata.name`.
     pub name: Arc<str>,
@@ -169,7 +172,7 @@ pub struct Node {
 }
 
 /// A Pod that may be named by its addresses: neither ended nor about to be.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Pod {
     /// `metadata.namespace` and `metadata.name`.
     pub name: ObjectName,

@@ -17,15 +17,16 @@ use tokio::net::UnixDatagram;
 use tokio::sync::mpsc;
 
 use crate::announce::{Announcer, announced};
-use crate::cluster::{Cluster, Dirty, Event};
+use crate::cluster::{Cluster, Dirty};
 use crate::devices::{self, ServedDevices, Standing};
 use crate::dns;
 use crate::instance::Instance;
-use crate::manifests::Manifests;
+use crate::latency::Latency;
 use crate::metrics::{Asked, Question, Reply, render};
 use crate::netlink::{KernelEvent, KernelEvents, Link, Netlink};
 use crate::publish::Publication;
 use crate::settings;
+use crate::source::{Source, Update};
 use crate::status::Status;
 use crate::steering::DeviceSteering;
 use crate::topology::{Changed, Topology};
@@ -47,7 +48,7 @@ pub struct Gateway {
     /// How the program is put on a device that comes back.
     pub attach_preference: AttachPreference,
     /// Where Services come from.
-    pub source: Manifests,
+    pub source: Source,
     /// What the source has said.
     pub cluster: Cluster,
     /// The kernel.
@@ -70,6 +71,8 @@ pub struct Gateway {
     pub asked: Option<mpsc::Receiver<Asked>>,
     /// When endpoints may be swept next.
     pub sweep_at: Instant,
+    /// How long changes take to reach packets.
+    pub latency: Latency,
 }
 
 impl Gateway {
@@ -84,7 +87,7 @@ impl Gateway {
             let deadline = self.publication.next_deadline(Instant::now());
             tokio::select! {
                 // The cluster stays as it is while names are about to be made of it.
-                events = self.source.next(), if self.publication.is_settled() => self.apply_events(events),
+                update = self.source.next(), if self.publication.is_settled() => self.apply_update(update),
                 event = self.kernel_events.next() => {
                     let event = event?;
                     self.apply_kernel(event).await;
@@ -109,11 +112,12 @@ impl Gateway {
     }
 
     /// Folds the source's events in and begins to put them in force.
-    pub fn apply_events(&mut self, events: Vec<Event>) {
+    pub fn apply_update(&mut self, update: Update) {
         let mut dirty = Dirty::default();
-        for event in events {
+        for event in update.events {
             self.cluster.apply(event, &mut dirty);
         }
+        self.latency.begin(update.origins);
         if !dirty.is_empty() {
             self.publish(|publication, cluster, now| publication.apply(cluster, &dirty, now));
         }
@@ -128,6 +132,9 @@ impl Gateway {
             self.announce();
         }
         self.publication.took.drain(..).for_each(|took| self.dns_counters.note_programming(took));
+        if self.publication.is_settled() {
+            self.latency.end(Instant::now());
+        }
     }
 
     /// Has virtual addresses answered for where they and the devices are now.
@@ -231,7 +238,7 @@ impl Gateway {
             bail!("worker {number} has ended unexpectedly");
         }
         self.publish(Publication::advance);
-        if !self.source.reports().borrow().directory_missing {
+        if self.source.is_followed() {
             self.dns_counters.note_source();
         }
         let started = Instant::now();
@@ -251,7 +258,8 @@ impl Gateway {
     fn answer(&self, (question, back): Asked) {
         let reply = match question {
             Question::Metrics => {
-                let (families, spreads) = self.status().families();
+                let (families, mut spreads) = self.status().families();
+                spreads.extend(self.latency.spreads());
                 Reply { good: true, text: render(families, spreads) }
             }
             Question::Health => self.health(),
@@ -282,7 +290,9 @@ impl Gateway {
             })
             .collect();
         let report = self.source.report();
-        let list: String = report.problems.iter().map(|problem| format!("refused: {problem}\n")).collect();
+        let troubles = self.source.troubles().into_iter();
+        let refused = report.problems.iter().map(|problem| format!("refused: {problem}"));
+        let list: String = troubles.chain(refused).map(|line| line + "\n").collect();
         let good = missing.is_empty();
         Reply { good, text: if good { format!("ok\n{list}") } else { missing + &list } }
     }
@@ -300,13 +310,34 @@ impl Gateway {
             device_changes: (self.devices.losses, self.devices.returns),
             steering: self.publication.steering.counters(),
             source: self.source.report(),
+            source_families: self.source.families(),
             dns: self.dns_counters.snapshot(),
             flows: (self.shared.flows.len(), self.shared.flows.capacity()),
             published: self.publication.sizes(),
             generation: self.publication.publisher.current().generation,
+            publications: self.publication.changes,
             publication_errors: self.publication.errors,
             services_short: self.publication.short(),
         }
+    }
+}
+
+/// Waits for the source to say everything, and answers questions meanwhile: a process that waits is healthy but not
+/// ready.
+pub async fn first_update(source: &mut Source, asked: &mut Option<mpsc::Receiver<Asked>>) -> Update {
+    loop {
+        let (question, back) = tokio::select! {
+            update = source.next() => return update,
+            Some(asked) = next_question(asked) => asked,
+        };
+        let waiting = || source.troubles().into_iter().map(|line| line + "\n").collect::<String>();
+        let reply = match question {
+            Question::Metrics => Reply { good: true, text: render(source.families(), Vec::new()) },
+            Question::Health => Reply { good: true, text: "ok\n".into() },
+            Question::Ready => Reply { good: false, text: waiting() },
+        };
+        // A client that went away does not want its reply.
+        let _ = back.send(reply);
     }
 }
 

@@ -122,7 +122,7 @@ pub fn service_port_id(service: &Service, port: &cluster::ServicePort) -> Servic
 /// Hashes a text to 64 bits that never change between versions and machines (FNV-1a, then mixed).
 ///
 /// Source: RFC 9923 (FNV), the 64-bit parameters.
-fn stable_hash(text: &str) -> u64 {
+pub(crate) fn stable_hash(text: &str) -> u64 {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, octet| {
         (hash ^ u64::from(octet)).wrapping_mul(0x0000_0100_0000_01b3)
     });

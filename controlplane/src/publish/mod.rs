@@ -101,6 +101,8 @@ pub struct Publication<S> {
     /// Services that are not in force, or not with all their endpoints, and when to try again.
     short: BTreeSet<ObjectName>,
     retry_at: Option<Instant>,
+    /// Changes of the cluster that were begun to be put in force.
+    pub changes: u64,
     /// Changes that could not be put in force, and workers that did not acknowledge in time.
     pub errors: u64,
     /// How long the changes took whose names have come since this was last emptied.
@@ -123,6 +125,7 @@ impl<S: Steering> Publication<S> {
             poll_until: None,
             short: BTreeSet::new(),
             retry_at: None,
+            changes: 0,
             errors: 0,
             took: Vec::new(),
         }
@@ -144,6 +147,7 @@ impl<S: Steering> Publication<S> {
         if dirty.services.is_empty() && dirty.namespaces.is_empty() {
             return;
         }
+        self.changes += 1;
         let reported: BTreeSet<ObjectName> = dirty.services.intersection(&self.short).cloned().collect();
         self.short.retain(|name| !reported.contains(name));
         let compile = |name| (name, self.compile(cluster, name, reported.contains(name), now));
@@ -305,7 +309,7 @@ impl<S: Steering> Publication<S> {
         if !refused.is_empty() {
             self.try_again(refused, now);
         }
-        tracing::info!(services = changed, "in force after {:?}", now - began);
+        tracing::debug!(services = changed, "in force after {:?}", now - began);
         self.took.push(now - began);
     }
 
