@@ -416,6 +416,18 @@ fn ports_to(model: &BTreeMap<Asked, Live>, is_asked: impl Fn(usize) -> bool) -> 
     same.map(|(_, live)| live.masquerade_port).collect()
 }
 
+/// Sends a reply to a client whose neighbour is not known: it is held, and leaves when that is.
+fn reply_when_known(rig: &mut Rig, reply: &[u8], client: [u8; 4]) -> Vec<u8> {
+    let pod = (next_hop(CLIENT_SIDE, POD), NeighbourState::Reachable(POD_MAC));
+    let held = rig.path.counters.held;
+    rig.carry(CLIENT_SIDE, &[reply.to_vec()]);
+    assert_eq!(rig.path.counters.held, held + 1, "{client:?}");
+    rig.learn(&[(next_hop(CLIENT_SIDE, client), NeighbourState::Reachable(CLIENT_MAC)), pod]);
+    let left = rig.release();
+    rig.learn(&[pod]);
+    left[0].1.clone()
+}
+
 /// The model: a flow lives while it is not silent for too long, and is refused exactly if as many flows as there are
 /// ports live to its destination.
 fn follows_the_model(ports: u16, steps: Vec<Step>) -> Result<(), TestCaseError> {
@@ -457,17 +469,9 @@ fn follows_the_model(ports: u16, steps: Vec<Step>) -> Result<(), TestCaseError> 
                 let (address, backend_port) = services[service];
                 let own = (POD_SIDE_GATEWAY, live.masquerade_port);
                 let to = ([10, 1, 0, 100 + client], port);
-                // Its neighbour is not known, so the reply is held; what counts is that the flow is found.
-                let held = rig.path.counters.held;
-                rig.carry(CLIENT_SIDE, &[udp(POD_TO_GATEWAY, ((POD, backend_port), own), 64, b"y")]);
-                prop_assert_eq!(rig.path.counters.held, held + 1, "{:?}", to);
-                rig.learn(&[
-                    (next_hop(CLIENT_SIDE, to.0), NeighbourState::Reachable(CLIENT_MAC)),
-                    (next_hop(CLIENT_SIDE, POD), NeighbourState::Reachable(POD_MAC)),
-                ]);
-                let left = rig.release();
-                prop_assert_eq!(&left[0].1, &udp(TO_CLIENT, ((address, 80), to), 63, b"y"));
-                rig.learn(&[(next_hop(CLIENT_SIDE, POD), NeighbourState::Reachable(POD_MAC))]);
+                let asked = udp(POD_TO_GATEWAY, ((POD, backend_port), own), 64, b"y");
+                let expected = udp(TO_CLIENT, ((address, 80), to), 63, b"y");
+                prop_assert_eq!(reply_when_known(&mut rig, &asked, to.0), expected);
             }
             Step::Pass { seconds } => {
                 expire(&mut rig, seconds);

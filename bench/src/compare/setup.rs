@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail};
 use super::contender::{Carrier, Contender};
 use super::kube_proxy::{iptables, nftables};
 use super::manifests::manifests;
-use super::processor::available_memory;
 use super::rig::{CLIENT_STATION, PODS_STATION, Rig, run, station};
+use crate::processor::available_memory;
 use crate::traffic::generator::Generator;
 use crate::traffic::targets::Targets;
 
@@ -217,7 +217,9 @@ fn serve_flow_entries(
 }
 
 fn serve_testpmd(workshop: &Workshop, rig: &Rig, scratch: &Path) -> Result<(Option<Child>, String)> {
-    let mut command = rig.command("gw", "dpdk-testpmd");
+    // Written to a file, its lines would else wait in its buffer.
+    let mut command = rig.command("gw", "stdbuf");
+    command.args(["-oL", "dpdk-testpmd"]);
     let cores = format!("{},{}", workshop.generator_core, workshop.worker_core);
     command
         .args(["-l", &cores, "--main-lcore", &workshop.generator_core.to_string()])
