@@ -137,10 +137,10 @@ impl Gateway {
             self.workers.wake();
             self.announce();
         }
+        self.publication.took.drain(..).for_each(|took| self.dns_counters.note_programming(took));
         if self.publication.is_settled() {
             self.latency.end(Instant::now());
         }
-        self.publication.took.drain(..).for_each(|took| self.dns_counters.note_programming(took));
     }
 
     /// Has virtual addresses answered for where they and the devices are now.

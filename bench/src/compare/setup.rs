@@ -223,7 +223,7 @@ fn serve_testpmd(workshop: &Workshop, rig: &Rig, scratch: &Path) -> Result<(Opti
         .args(["-l", &cores, "--main-lcore", &workshop.generator_core.to_string()])
         .args(["--no-huge", "-m", "512", "--no-pci", "--no-shconf", "--no-telemetry"])
         .args(["--vdev", "net_af_xdp0,iface=client0", "--vdev", "net_af_xdp1,iface=pods0"])
-        .args(["--", "--nb-cores=1", "--forward-mode=mac", "--auto-start"])
+        .args(["--", "--nb-cores=1", "--total-num-mbufs=32768", "--forward-mode=mac", "--auto-start"])
         .args([&format!("--eth-peer=0,{}", station(CLIENT_STATION))])
         .args([&format!("--eth-peer=1,{}", station(PODS_STATION))]);
     let (program, _) = start(command, &scratch.join("log"), "Press enter to exit")?;

@@ -1,9 +1,9 @@
 //! `tidegate run --check`: says what a run would do and what it could not, and changes nothing.
 //!
-//! What it prints starts with one of a few words: `kernel`, `device`, `worker`, `DNS`, `metrics`, `Service` for
-//! the plan; `limit` for what a run would not do for a Service or an endpoint; `refused` for what is wrong in
-//! manifests; `obstacle` for what would keep a run from starting now. `machine` looks at the box, this file at
-//! the cluster.
+//! What it prints starts with one of a few words: `kernel`, `device`, `worker`, `announce`, `DNS`, `metrics`,
+//! `Service` for the plan; `limit` for what a run would not do for a Service or an endpoint; `refused` for what is
+//! wrong in manifests; `obstacle` for what would keep a run from starting now. `machine` looks at the box, this file
+//! at the cluster.
 
 mod machine;
 
@@ -14,7 +14,7 @@ use anyhow::bail;
 use tidegate_dataplane::net::Protocol;
 use tidegate_dataplane::routes::{RouteKind, Routes};
 
-use crate::cli::RunArguments;
+use crate::cli::{Announce, RunArguments};
 use crate::cluster::{Cluster, Dirty, Service, ServiceKind};
 use crate::netlink::{Link, Netlink};
 use crate::source::Source;
@@ -88,6 +88,9 @@ fn print_doors(arguments: &RunArguments, own: &BTreeSet<IpAddr>) -> anyhow::Resu
             println!("masquerade: {mode}, ports {}-{}", ports.first(), ports.last());
         }
         None => println!("masquerade: never; a client that is itself chosen gets no answer"),
+    }
+    if arguments.announce == Announce::L2 {
+        println!("announce: virtual addresses in networks of served devices, by ARP and Neighbor Discovery");
     }
     for listen in arguments.dns_listen.iter().map(|listen| listen.0) {
         let added = if own.contains(&listen.ip()) { "" } else { "; a run would add the address to lo" };

@@ -12,6 +12,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
+use crossbeam::queue::ArrayQueue;
+
 use super::memory::{BUCKET_SLOTS, IDENTITY_WORDS, Memory};
 use super::record;
 use crate::net::Address;
@@ -165,6 +167,7 @@ impl<A> Drop for Mapping<A> {
 impl<A: Address> Memory for Mapping<A> {
     type Word = AtomicU64;
     type Address = A;
+    type Free = ArrayQueue<u32>;
 
     #[inline]
     fn capacity(&self) -> u32 {

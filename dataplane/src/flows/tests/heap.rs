@@ -3,6 +3,8 @@
 use core::cell::RefCell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use crossbeam::queue::ArrayQueue;
+
 use super::super::mapping::Layout;
 use super::super::memory::{BUCKET_SLOTS, IDENTITY_WORDS, Memory, Word};
 use super::super::record;
@@ -85,6 +87,7 @@ impl<A: Address> Heap<A> {
 impl<A: Address> Memory for &Heap<A> {
     type Word = HookedWord;
     type Address = A;
+    type Free = ArrayQueue<u32>;
 
     fn capacity(&self) -> u32 {
         self.layout.capacity
