@@ -7,8 +7,10 @@ readonly CLIENT=10.1.0.2
 readonly BACKENDS=(10.244.0.11 10.244.0.12)
 readonly SERVICES=10.96.0.0/12
 readonly PODS=10.244.0.0/24
-# The Service `web` of the namespace `default`, and cluster DNS.
+# The Service `web` of the namespace `default`, and cluster DNS, for the scripts that source this one.
+# shellcheck disable=SC2034
 readonly WEB=10.96.1.10
+# shellcheck disable=SC2034
 readonly DNS=10.96.0.10
 
 # device_with ADDRESS: the device that has it.

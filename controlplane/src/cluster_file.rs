@@ -5,7 +5,7 @@
 //! of use only to the same user and for the same API server.
 //!
 //! Layout: `tidegate-cluster` (16 octets), version (u32), length of the body (u64), CRC-32 of the body (u32), all
-//! little-endian; the body is [`Header`] and [`Contents`] as postcard writes them.
+//! little-endian; the body is `Header` and `Contents` as postcard writes them.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};

@@ -22,6 +22,7 @@ use crate::devices::{self, ServedDevices, Standing};
 use crate::dns;
 use crate::instance::Instance;
 use crate::latency::Latency;
+use crate::memory;
 use crate::metrics::{Asked, Question, Reply, render};
 use crate::netlink::{KernelEvent, KernelEvents, Link, Netlink};
 use crate::publish::Publication;
@@ -34,6 +35,8 @@ use crate::workers::{AttachedDevice, SocketReport, Workers};
 
 /// How often the loop looks after things that tell it nothing: endpoints that leave, workers that died.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
+/// Services that change at once for which it is worth while to give memory back.
+const GREAT: usize = 500;
 /// At most this part of the time goes into looking through the flow table for the last flows of endpoints.
 const SWEEP_SHARE: u32 = 100;
 
@@ -73,6 +76,8 @@ pub struct Gateway {
     pub sweep_at: Instant,
     /// How long changes take to reach packets.
     pub latency: Latency,
+    /// A change was so great that memory of it is to be given back.
+    pub is_littered: bool,
 }
 
 impl Gateway {
@@ -118,6 +123,7 @@ impl Gateway {
             self.cluster.apply(event, &mut dirty);
         }
         self.latency.begin(update.origins);
+        self.is_littered |= dirty.services.len() >= GREAT;
         if !dirty.is_empty() {
             self.publish(|publication, cluster, now| publication.apply(cluster, &dirty, now));
         }
@@ -240,6 +246,9 @@ impl Gateway {
         self.publish(Publication::advance);
         if self.source.is_followed() {
             self.dns_counters.note_source();
+        }
+        if self.publication.is_settled() && std::mem::take(&mut self.is_littered) {
+            memory::give_back();
         }
         let started = Instant::now();
         if self.publication.has_leaving() && started >= self.sweep_at {

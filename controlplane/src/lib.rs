@@ -23,6 +23,7 @@ pub mod instance;
 pub mod latency;
 pub mod manifests;
 pub mod masquerade;
+pub mod memory;
 pub mod metrics;
 pub mod netlink;
 pub mod objects;

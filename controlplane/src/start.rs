@@ -179,6 +179,7 @@ async fn start(
         asked,
         sweep_at: Instant::now(),
         latency: Latency::default(),
+        is_littered: false,
     };
     begin(&mut gateway, arguments, first, &names).await?;
     Ok(gateway)

@@ -177,7 +177,7 @@ fn happen(server: &ApiServer, chance: &mut Chance) {
         90..93 => server.cut(),
         93..95 => server.forget_history(),
         95 => {
-            server.set_fault(Some(Fault::Refuse([401, 410, 429, 500, 503][chance.below(5) as usize], None)))
+            server.set_fault(Some(Fault::Refuse([401, 410, 429, 500, 503][chance.below(5) as usize], None)));
         }
         96 => server.set_fault(Some(Fault::Hang)),
         97 => server.set_fault(Some(Fault::Garbage)),

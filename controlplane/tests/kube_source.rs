@@ -86,8 +86,8 @@ async fn nothing_is_said_before_services_and_slices_are_both_there() {
     let server = server();
     server.set_fault(Some(Fault::Hang));
     let mut source = follow(&server);
-    quiet(&mut source, Duration::from_secs(30)).await;
-    assert!(troubles(&source).starts_with("waiting: the API server has not said all yet\n"));
+    quiet(&mut source, Duration::from_secs(60)).await;
+    assert!(troubles(&source).starts_with("waiting: the API server has not said all yet\nwatch of "));
     server.set_fault(None);
     assert_eq!(source.next().await.events.len(), 3);
 }

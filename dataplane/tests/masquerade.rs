@@ -407,6 +407,27 @@ struct Live {
     replied: bool,
 }
 
+/// Which flow it is: client, its port, and the Service.
+type Asked = (u8, u16, usize);
+
+/// The ports that live flows to some of the Services have.
+fn ports_to(model: &BTreeMap<Asked, Live>, is_asked: impl Fn(usize) -> bool) -> BTreeSet<u16> {
+    let same = model.iter().filter(|((.., service), _)| is_asked(*service));
+    same.map(|(_, live)| live.masquerade_port).collect()
+}
+
+/// Sends a reply to a client whose neighbour is not known: it is held, and leaves when that is.
+fn reply_when_known(rig: &mut Rig, reply: &[u8], client: [u8; 4]) -> Vec<u8> {
+    let pod = (next_hop(CLIENT_SIDE, POD), NeighbourState::Reachable(POD_MAC));
+    let held = rig.path.counters.held;
+    rig.carry(CLIENT_SIDE, &[reply.to_vec()]);
+    assert_eq!(rig.path.counters.held, held + 1, "{client:?}");
+    rig.learn(&[(next_hop(CLIENT_SIDE, client), NeighbourState::Reachable(CLIENT_MAC)), pod]);
+    let left = rig.release();
+    rig.learn(&[pod]);
+    left[0].1.clone()
+}
+
 /// The model: a flow lives while it is not silent for too long, and is refused exactly if as many flows as there are
 /// ports live to its destination.
 fn follows_the_model(ports: u16, steps: Vec<Step>) -> Result<(), TestCaseError> {
@@ -415,7 +436,7 @@ fn follows_the_model(ports: u16, steps: Vec<Step>) -> Result<(), TestCaseError> 
     let mut rig = one_armed();
     rig.snapshot.masquerade = masquerade(Mode::Auto, 61_000, 61_000 + ports - 1);
     rig.snapshot.services = rig.snapshot.services.with([(ip(EMPTY_VIP), Some(both(30, &[(POD, 9090)])))]);
-    let mut model: BTreeMap<(u8, u16, usize), Live> = BTreeMap::new();
+    let mut model: BTreeMap<Asked, Live> = BTreeMap::new();
     let mut refused = 0;
     for step in steps {
         let now = rig.now.seconds();
@@ -425,20 +446,17 @@ fn follows_the_model(ports: u16, steps: Vec<Step>) -> Result<(), TestCaseError> 
                 let from = ([10, 1, 0, 100 + client], port);
                 let left = rig.carry(CLIENT_SIDE, &[udp(FROM_CLIENT, (from, (address, 80)), 64, b"x")]);
                 let key = (client, port, service);
-                let in_use = |model: &BTreeMap<(u8, u16, usize), Live>| -> BTreeSet<u16> {
-                    let same = model.iter().filter(|((.., other), _)| services[*other].1 == backend_port);
-                    same.map(|(_, live)| live.masquerade_port).collect()
-                };
+                let in_use = ports_to(&model, |service| services[service].1 == backend_port);
                 if let Some(live) = model.get_mut(&key) {
                     live.last_seen = now;
                     prop_assert_eq!(source(&left[0].1), (POD_SIDE_GATEWAY, live.masquerade_port));
-                } else if in_use(&model).len() == usize::from(ports) {
+                } else if in_use.len() == usize::from(ports) {
                     refused += 1;
                     prop_assert!(left.is_empty());
                 } else {
                     prop_assert_eq!(left.len(), 1, "refused while a port is free");
                     let own = source(&left[0].1);
-                    prop_assert!(!in_use(&model).contains(&own.1), "{own:?} is in use");
+                    prop_assert!(!in_use.contains(&own.1), "{own:?} is in use");
                     let expected = udp(GATEWAY_TO_POD, (own, (POD, backend_port)), 63, b"x");
                     prop_assert_eq!(&left[0].1, &expected);
                     model.insert(key, Live { masquerade_port: own.1, last_seen: now, replied: false });
@@ -451,17 +469,9 @@ fn follows_the_model(ports: u16, steps: Vec<Step>) -> Result<(), TestCaseError> 
                 let (address, backend_port) = services[service];
                 let own = (POD_SIDE_GATEWAY, live.masquerade_port);
                 let to = ([10, 1, 0, 100 + client], port);
-                // Its neighbour is not known, so the reply is held; what counts is that the flow is found.
-                let held = rig.path.counters.held;
-                rig.carry(CLIENT_SIDE, &[udp(POD_TO_GATEWAY, ((POD, backend_port), own), 64, b"y")]);
-                prop_assert_eq!(rig.path.counters.held, held + 1, "{:?}", to);
-                rig.learn(&[
-                    (next_hop(CLIENT_SIDE, to.0), NeighbourState::Reachable(CLIENT_MAC)),
-                    (next_hop(CLIENT_SIDE, POD), NeighbourState::Reachable(POD_MAC)),
-                ]);
-                let left = rig.release();
-                prop_assert_eq!(&left[0].1, &udp(TO_CLIENT, ((address, 80), to), 63, b"y"));
-                rig.learn(&[(next_hop(CLIENT_SIDE, POD), NeighbourState::Reachable(POD_MAC))]);
+                let asked = udp(POD_TO_GATEWAY, ((POD, backend_port), own), 64, b"y");
+                let expected = udp(TO_CLIENT, ((address, 80), to), 63, b"y");
+                prop_assert_eq!(reply_when_known(&mut rig, &asked, to.0), expected);
             }
             Step::Pass { seconds } => {
                 expire(&mut rig, seconds);

@@ -41,7 +41,7 @@ pub struct Limits {
     pub watch: Duration,
     /// How long nothing at all may be heard on a watch, and between the parts of an answer.
     pub silence: Duration,
-    /// How long an answer may take to begin.
+    /// How long an answer may take to begin; that to a list may take as long as the silence, for it is made first.
     pub answer: Duration,
     /// The longest wait between two tries, but for what the server asks for.
     pub retry: Duration,
@@ -184,7 +184,8 @@ impl Follower {
         parameters.field_selector = self.only.as_ref().map(|name| format!("metadata.name={name}"));
         loop {
             let request = Request::new(path(self.kind)).list(&parameters);
-            let mut body = self.send(request.map_err(|error| Fault::Unreadable(causes(&error)))?).await?;
+            let request = request.map_err(|error| Fault::Unreadable(causes(&error)))?;
+            let mut body = self.send(request, self.limits.silence).await?;
             let mut octets = Vec::new();
             while let Some(more) = self.next_octets(&mut body).await? {
                 octets.extend_from_slice(&more);
@@ -220,7 +221,8 @@ impl Follower {
             ..WatchParams::default()
         };
         let request = Request::new(path(self.kind)).watch(&parameters, version);
-        let mut body = self.send(request.map_err(|error| Fault::Unreadable(causes(&error)))?).await?;
+        let request = request.map_err(|error| Fault::Unreadable(causes(&error)))?;
+        let mut body = self.send(request, self.limits.answer).await?;
         let mut unread = Vec::new();
         while let Some(more) = self.next_octets(&mut body).await? {
             let mut begin = unread.len();
@@ -278,11 +280,11 @@ impl Follower {
     }
 
     /// Sends a request and returns the body of a good answer.
-    async fn send(&mut self, request: http::Request<Vec<u8>>) -> Result<Body, Fault> {
+    async fn send(&mut self, request: http::Request<Vec<u8>>, limit: Duration) -> Result<Body, Fault> {
         let (client, number) = self.access.client().await.map_err(Fault::Access)?;
         self.client = number;
-        let answer = timeout(self.limits.answer, client.send(request.map(Body::from))).await;
-        let answer = answer.map_err(|_| Fault::Silent(self.limits.answer))?;
+        let answer = timeout(limit, client.send(request.map(Body::from))).await;
+        let answer = answer.map_err(|_| Fault::Silent(limit))?;
         let answer = answer.map_err(|error| Fault::Broken(causes(&error)))?;
         self.lives.hear(self.kind);
         let code = answer.status();

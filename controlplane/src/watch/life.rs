@@ -70,4 +70,9 @@ impl Lives {
     pub(super) fn snapshot(&self) -> BTreeMap<Kind, Life> {
         self.all().clone()
     }
+
+    /// Says whether any of them does not work now.
+    pub(super) fn has_trouble(&self) -> bool {
+        self.all().values().any(|life| life.trouble.is_some())
+    }
 }

@@ -45,8 +45,10 @@ use crate::source::{Origin, Update};
 
 /// How long changes of a burst are gathered. A change that comes alone goes out at once.
 const GATHER: Duration = Duration::from_millis(5);
-/// How long a start with a file of an earlier run waits for the API server.
+/// How long a start with a file of an earlier run waits for the API server, if nothing says that it is away.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// How often it is looked at meanwhile whether something says so.
+const LOOK: Duration = Duration::from_millis(10);
 /// Times of changes that are kept for one update; of a greater burst the first ones tell enough.
 const ORIGINS: usize = 4096;
 /// What was told and not yet taken in; beyond that the server has to wait.
@@ -250,7 +252,9 @@ impl Kubernetes {
                 self.beginning = Beginning::Over;
                 self.mirror.forget_unused_names();
             }
-            Beginning::Waiting(at) if now >= at && self.remembered.is_some() => {
+            Beginning::Waiting(at)
+                if self.remembered.is_some() && (now >= at || self.lives.has_trouble()) =>
+            {
                 self.beginning = Beginning::Stale;
                 for trouble in self.standing().troubles() {
                     tracing::warn!("{trouble}");
@@ -262,7 +266,7 @@ impl Kubernetes {
 
     fn wake_at(&self) -> Option<Instant> {
         let patience = match self.beginning {
-            Beginning::Waiting(at) => Some(at).filter(|_| self.remembered.is_some()),
+            Beginning::Waiting(at) => self.remembered.map(|_| at.min(Instant::now() + LOOK)),
             Beginning::Stale | Beginning::Over => None,
         };
         let gathered = self.flushed_at.map(|at| at + GATHER).filter(|_| self.mirror.has_touched());

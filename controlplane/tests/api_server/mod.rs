@@ -53,11 +53,11 @@ struct State {
     version: u64,
     /// Older versions are forgotten.
     oldest: u64,
-    objects: BTreeMap<Resource, BTreeMap<String, Value>>,
+    objects: BTreeMap<Resource, BTreeMap<String, Arc<Value>>>,
     /// Version, resource, type of event, object.
-    history: Vec<(u64, Resource, &'static str, Value)>,
+    history: Vec<(u64, Resource, &'static str, Arc<Value>)>,
     /// Rests of lists by their tokens.
-    rests: HashMap<String, (u64, Vec<Value>)>,
+    rests: HashMap<String, (u64, Vec<Arc<Value>>)>,
     fault: Option<Fault>,
     tokens: BTreeSet<String>,
     requests: Vec<String>,
@@ -98,6 +98,7 @@ impl ApiServer {
         let version = state.version;
         object["metadata"]["resourceVersion"] = version.to_string().into();
         let key = key(&object);
+        let object = Arc::new(object);
         let before = state.objects.entry(resource).or_default().insert(key, object.clone());
         let type_ = if before.is_some() { "MODIFIED" } else { "ADDED" };
         state.history.push((version, resource, type_, object));
@@ -108,15 +109,15 @@ impl ApiServer {
     /// Removes an object by its namespace and name.
     pub(crate) fn delete(&self, resource: Resource, namespace: &str, name: &str) {
         let mut state = self.state();
-        let Some(mut object) =
-            state.objects.entry(resource).or_default().remove(&format!("{namespace}/{name}"))
+        let Some(object) = state.objects.entry(resource).or_default().remove(&format!("{namespace}/{name}"))
         else {
             return;
         };
         state.version += 1;
         let version = state.version;
+        let mut object = Value::clone(&object);
         object["metadata"]["resourceVersion"] = version.to_string().into();
-        state.history.push((version, resource, "DELETED", object));
+        state.history.push((version, resource, "DELETED", Arc::new(object)));
         drop(state);
         self.changed.notify_waiters();
     }
@@ -164,7 +165,13 @@ impl ApiServer {
 
     /// The objects of a resource.
     pub(crate) fn objects(&self, resource: Resource) -> Vec<Value> {
-        self.state().objects.get(resource).into_iter().flat_map(BTreeMap::values).cloned().collect()
+        self.state()
+            .objects
+            .get(resource)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+            .map(|object| Value::clone(object))
+            .collect()
     }
 
     /// kube's client of this server without any network.
@@ -243,7 +250,8 @@ impl ApiServer {
                 let only =
                     query.value("fieldSelector").and_then(|field| field.strip_prefix("metadata.name="));
                 let all = state.objects.entry(resource).or_default().values();
-                let wanted = |object: &&Value| only.is_none_or(|name| object["metadata"]["name"] == name);
+                let wanted =
+                    |object: &&Arc<Value>| only.is_none_or(|name| object["metadata"]["name"] == name);
                 let items = all.filter(wanted).cloned().collect();
                 (state.version, items)
             }

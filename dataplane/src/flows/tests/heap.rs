@@ -44,8 +44,10 @@ fn announce(access: Access) {
     }
 }
 
+/// A word that calls the hook before each access.
 #[derive(Default, Debug)]
-pub(super) struct HookedWord(AtomicU64);
+#[repr(transparent)]
+pub(in super::super) struct HookedWord(AtomicU64);
 
 impl Word for HookedWord {
     fn load(&self, order: Ordering) -> u64 {

@@ -16,16 +16,21 @@ mod behaviour;
 mod crash;
 mod eviction;
 mod file;
+mod flooding;
 mod heap;
 mod histories;
+mod kills;
 mod models;
 mod preemptions;
 mod races;
 mod schedules;
+mod soak;
 
 use core::sync::atomic::Ordering::Relaxed;
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
+
+pub(super) use heap::HookedWord;
 
 use super::index;
 use super::memory::{Memory, Word};
