@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use tidegate_dataplane::flows::Timeouts;
 
 use crate::instance::DEFAULT_DIRECTORY;
 
@@ -130,6 +131,17 @@ pub struct RunArguments {
     )]
     pub flows: u32,
 
+    /// How long flows of a state are remembered without a packet, as `tcp_established=2h`; repeat for several. The
+    /// names are those of Linux without `nf_conntrack_` and `timeout_`.
+    #[arg(
+        long = "timeout",
+        value_name = "NAME=TIME",
+        env = "TIDEGATE_TIMEOUT",
+        value_delimiter = ',',
+        value_parser = timeout
+    )]
+    pub timeouts: Vec<(String, u32)>,
+
     /// Packet buffers of 4 KiB for each worker.
     #[arg(
         long,
@@ -159,6 +171,20 @@ pub struct RunArguments {
     /// Validate everything, print the plan, change nothing.
     #[arg(long)]
     pub check: bool,
+}
+
+impl RunArguments {
+    /// Returns Linux's flow timeouts, but for those that were given.
+    #[must_use]
+    pub fn flow_timeouts(&self) -> Timeouts {
+        let mut timeouts = Timeouts::default();
+        for (name, seconds) in &self.timeouts {
+            // Parsing has refused what cannot be set.
+            let set = timeouts.set(name, *seconds);
+            debug_assert!(set.is_ok(), "{set:?}");
+        }
+        timeouts
+    }
 }
 
 /// Where Services come from.
@@ -287,11 +313,22 @@ impl FromStr for Span {
         match unit {
             "ms" => Ok(Self(Duration::from_millis(number))),
             "s" => Ok(Self(Duration::from_secs(number))),
-            "m" => Ok(Self(Duration::from_secs(number * 60))),
+            "m" => Ok(Self(Duration::from_secs(number.saturating_mul(60)))),
+            "h" => Ok(Self(Duration::from_secs(number.saturating_mul(60 * 60)))),
             "" if number == 0 => Ok(Self(Duration::ZERO)),
-            _ => Err(format!("`{text}` needs a unit: `ms`, `s` or `m`")),
+            _ => Err(format!("`{text}` needs a unit: `ms`, `s`, `m` or `h`")),
         }
     }
+}
+
+/// Parses a flow timeout; it is a time of whole seconds.
+fn timeout(text: &str) -> Result<(String, u32), String> {
+    let (name, time) = text.split_once('=').ok_or_else(|| format!("`{text}` is not NAME=TIME"))?;
+    let Span(time) = time.parse()?;
+    let seconds = u32::try_from(time.as_secs()).ok().filter(|_| time.subsec_nanos() == 0);
+    let seconds = seconds.ok_or_else(|| format!("`{text}` is no time of whole seconds below 136 years"))?;
+    Timeouts::default().set(name, seconds).map_err(|error| error.to_string())?;
+    Ok((name.to_owned(), seconds))
 }
 
 /// Parses the command line, with the file that it names.
@@ -405,6 +442,11 @@ mod tests {
             ("--vip-linger", "5", "needs a unit"),
             ("--cores", "1,1", "names a core twice"),
             ("--flows", "5", "--flows"),
+            ("--timeout", "udp", "not NAME=TIME"),
+            ("--timeout", "udp=5", "needs a unit"),
+            ("--timeout", "udp=0s", "timeout udp: at least one second"),
+            ("--timeout", "udp=1500ms", "no time of whole seconds"),
+            ("--timeout", "tcp=5s", "`tcp` is no timeout; there are tcp_syn_sent"),
             ("--dns-stub", "corp", "not ZONE=ADDR"),
             ("--masquerade", "sometimes", "[possible values: auto, always, never]"),
             ("--masquerade-ports", "65535-61000", "`65535-61000` is no range"),
@@ -414,6 +456,16 @@ mod tests {
             let error = run(&[&base[..], &[flag, value]].concat()).unwrap_err();
             assert!(error.contains(says) && error.contains(flag), "{flag} {value}: {error}");
         }
+    }
+
+    #[test]
+    fn each_timeout_that_is_named_replaces_linuxs() {
+        let base = ["--interface", "a", "--source", "manifests:/m"];
+        assert_eq!(run(&base).unwrap().flow_timeouts(), Timeouts::default());
+        let named =
+            ["--timeout", "tcp_established=2h", "--timeout", "nf_conntrack_udp_timeout=45s,sctp_closed=1m"];
+        let expected = Timeouts { tcp_established: 7_200, udp: 45, sctp_closed: 60, ..Timeouts::default() };
+        assert_eq!(run(&[&base[..], &named].concat()).unwrap().flow_timeouts(), expected);
     }
 
     #[test]

@@ -8,20 +8,25 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::counters::Counters;
+use tidegate_dataplane::routes::DeviceIndex;
 use tidegate_dataplane::worker::Shared;
+use tidegate_dataplane::xdp::AttachPreference;
 use tokio::net::UnixDatagram;
 use tokio::sync::mpsc;
 
 use crate::cluster::{Cluster, Dirty, Event};
+use crate::devices::{self, ServedDevices, Standing};
 use crate::dns;
+use crate::instance::Instance;
 use crate::manifests::Manifests;
 use crate::metrics::{Asked, Question, Reply, render};
-use crate::netlink::{KernelEvent, KernelEvents, Netlink};
+use crate::netlink::{KernelEvent, KernelEvents, Link, Netlink};
 use crate::publish::Publication;
+use crate::settings;
 use crate::status::Status;
 use crate::steering::DeviceSteering;
 use crate::topology::{Changed, Topology};
-use crate::workers::Workers;
+use crate::workers::{AttachedDevice, SocketReport, Workers};
 
 /// How often the loop looks after things that tell it nothing: endpoints that leave, workers that died.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
@@ -34,6 +39,10 @@ pub struct Gateway {
     pub dns: Option<dns::Server>,
     /// The packet side.
     pub workers: Workers,
+    /// The devices that it is to serve.
+    pub devices: ServedDevices,
+    /// How the program is put on a device that comes back.
+    pub attach_preference: AttachPreference,
     /// Where Services come from.
     pub source: Manifests,
     /// What the source has said.
@@ -59,11 +68,11 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Follows cluster and kernel; does not end by itself.
+    /// Follows cluster and kernel; does not end by itself. What it puts on the machine meanwhile is noted in the journal.
     ///
     /// # Errors
     /// When a worker or the DNS server has ended, or the kernel no longer tells of changes.
-    pub async fn run(&mut self) -> anyhow::Result<Infallible> {
+    pub async fn run(&mut self, instance: &mut Instance) -> anyhow::Result<Infallible> {
         let mut ring = [0];
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         loop {
@@ -71,7 +80,13 @@ impl Gateway {
             tokio::select! {
                 // The cluster stays as it is while names are about to be made of it.
                 events = self.source.next(), if self.publication.is_settled() => self.apply_events(events),
-                event = self.kernel_events.next() => self.apply_kernel(event?).await,
+                event = self.kernel_events.next() => {
+                    let event = event?;
+                    self.apply_kernel(event).await;
+                    if matches!(event, KernelEvent::LinksChanged | KernelEvent::Resync) {
+                        self.follow_devices(instance).await;
+                    }
+                }
                 told = self.wanted_bell.recv(&mut ring) => {
                     told.context("the workers' bell")?;
                     self.resolve_wanted().await;
@@ -82,6 +97,7 @@ impl Gateway {
                 _ = housekeeping.tick() => {
                     self.keep_house()?;
                     self.release_failed().await;
+                    self.follow_devices(instance).await;
                 }
             }
         }
@@ -112,6 +128,46 @@ impl Gateway {
             Ok(changed) => self.publish_topology(changed),
             Err(error) => tracing::error!("cannot read the kernel's tables after {event:?}: {error:#}"),
         }
+    }
+
+    /// Leaves the devices that are gone, and serves those that are back. Costs the links when nothing changed.
+    async fn follow_devices(&mut self, instance: &mut Instance) {
+        for AttachedDevice { index, name, .. } in self.devices.lose(self.topology.links()) {
+            tracing::error!("device {name}: gone; it is served again when one of that name is there and up");
+            self.topology.forget(index);
+            self.publication.steering.leave(index, &name);
+            self.workers.leave(index, &name);
+        }
+        for (link, attached) in self.devices.returned(self.topology.links()) {
+            match self.serve_again(&link, attached, instance).await {
+                Ok(()) => tracing::info!("device {}: back and served", link.name),
+                Err(error) => self.devices.report(&link.name, format!("{error:#}")),
+            }
+        }
+    }
+
+    /// Serves a device that is back: program, sockets, then tables, so that packets find their sockets.
+    async fn serve_again(
+        &mut self,
+        link: &Link,
+        attached: Option<AttachedDevice>,
+        instance: &mut Instance,
+    ) -> anyhow::Result<()> {
+        let program = &mut self.publication.steering.program;
+        let attached = match attached {
+            Some(attached) => attached,
+            None => {
+                settings::require_queues(std::slice::from_ref(link), self.workers.published.len())?;
+                devices::attach(link, self.attach_preference, program, instance)?
+            }
+        };
+        self.devices.attach(attached.clone());
+        self.workers.serve(&attached, program).await?;
+        let changed = self.topology.adopt(&self.netlink, link).await?;
+        self.publish_topology(changed);
+        self.devices.serve(&link.name);
+        self.workers.sockets.iter().filter(|socket| socket.device == link.name).for_each(SocketReport::log);
+        Ok(())
     }
 
     /// Puts what the kernel says of links in force.
@@ -175,7 +231,7 @@ impl Gateway {
         let reply = match question {
             Question::Metrics => Reply { good: true, text: render(self.status().families()) },
             Question::Health => self.health(),
-            Question::Ready => Reply { good: true, text: self.readiness() },
+            Question::Ready => self.readiness(),
         };
         // A client that went away does not want its reply.
         let _ = back.send(reply);
@@ -191,17 +247,33 @@ impl Gateway {
         }
     }
 
-    /// Ready, with what is refused at the moment: that disturbs nothing else.
-    fn readiness(&self) -> String {
+    /// Ready while all devices are there and up, with what is refused at the moment: that disturbs nothing else.
+    fn readiness(&self) -> Reply {
+        let missing: String = self
+            .standings()
+            .filter_map(|(name, standing)| match standing {
+                Standing::Serving => None,
+                Standing::Down => Some(format!("device {name}: down\n")),
+                Standing::Missing => Some(format!("device {name}: missing\n")),
+            })
+            .collect();
         let report = self.source.report();
         let list: String = report.problems.iter().map(|problem| format!("refused: {problem}\n")).collect();
-        format!("ok\n{list}")
+        let good = missing.is_empty();
+        Reply { good, text: if good { format!("ok\n{list}") } else { missing + &list } }
+    }
+
+    fn standings(&self) -> impl Iterator<Item = (&str, Standing)> {
+        let up = self.topology.devices();
+        self.devices.standings(|index: DeviceIndex| up.iter().any(|device| device.index == index))
     }
 
     fn status(&self) -> Status<'_> {
         Status {
             workers: self.workers.published.iter().map(|one| one.read()).collect::<Vec<Counters>>(),
             sockets: &self.workers.sockets,
+            devices: self.standings().collect(),
+            device_changes: (self.devices.losses, self.devices.returns),
             steering: self.publication.steering.counters(),
             source: self.source.report(),
             dns: self.dns_counters.snapshot(),

@@ -12,6 +12,7 @@ pub mod cli;
 pub mod cluster;
 pub mod cluster_ip;
 pub mod compile;
+pub mod devices;
 pub mod dns;
 pub mod endpoint_slices;
 pub mod gateway;

@@ -18,6 +18,7 @@ use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tidegate_dataplane::net::Mac;
@@ -35,6 +36,26 @@ pub const RECEIVE_END: &str = "tide1";
 /// The receiving end's address: within 127.0.0.0/8, which is the box's own anyway, so that no network is
 /// hidden by it.
 pub const INNER_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, b'T');
+
+/// How IPv6 is on for the receiving end: it hears, and neither says nor learns anything.
+const SILENT_IPV6: [(&str, &str); 6] = [
+    // `IN6_ADDR_GEN_MODE_NONE`, include/uapi/linux/if_link.h.
+    ("addr_gen_mode", "1"),
+    ("accept_ra", "0"),
+    ("autoconf", "0"),
+    ("router_solicitations", "0"),
+    ("accept_redirects", "0"),
+    ("accept_dad", "0"),
+];
+
+/// Too narrow for IPv6 (`IPV6_MIN_MTU` less one): the MTU that the pair is made with, since the kernel would join the
+/// routers' groups in the same breath, before the device can be told to be without multicast.
+const NARROW: u32 = 1279;
+
+/// How long the kernel may take to put its multicast route on the receiving end once it is up: it does so when it
+/// has looked at the carrier.
+const MULTICAST_ROUTE_LIMIT: Duration = Duration::from_secs(2);
+const MULTICAST_ROUTE_POLL: Duration = Duration::from_millis(5);
 
 /// The largest MTU whose frames fit a 4 KiB frame of the shared memory, in octets.
 pub const MTU_MAX: u32 = 3498;
@@ -70,20 +91,25 @@ impl PuntDevice {
         let served_mtu = served.iter().map(|link| link.mtu).max().context("no device is served")?;
         let mtu = served_mtu.min(MTU_MAX);
         instance.record(Change::PuntDevice)?;
-        let pair = VethPair { name: TRANSMIT_END, peer: RECEIVE_END, queues: workers, mtu };
+        let pair = VethPair { name: TRANSMIT_END, peer: RECEIVE_END, queues: workers, mtu: mtu.min(NARROW) };
         netlink.create_veth(pair).await?;
 
         let transmit = existing(netlink, TRANSMIT_END).await?;
         let receive = existing(netlink, RECEIVE_END).await?;
         for end in [&transmit, &receive] {
             netlink.set_alias(end, &marker).await?;
-            disable_ipv6(&end.name)?;
+            netlink.set_mtu(end, mtu).await?;
         }
+        disable_ipv6(TRANSMIT_END)?;
+        let has_ipv6 = silence_ipv6(served)?;
         set_sysctl(&format!("ipv4/conf/{RECEIVE_END}/rp_filter"), "2")?;
         set_sysctl(&format!("ipv4/conf/{RECEIVE_END}/accept_local"), "1")?;
         netlink.add_inner_address(&receive, INNER_ADDRESS.into()).await?;
         for end in [&receive, &transmit] {
             netlink.set_up(end).await?;
+        }
+        if has_ipv6 {
+            remove_multicast_route(netlink, &receive).await?;
         }
         Ok(Self { transmit: transmit.index, transmit_mac: transmit.mac, receive_mac: receive.mac, mtu })
     }
@@ -123,11 +149,51 @@ async fn existing(netlink: &Netlink, name: &str) -> anyhow::Result<Link> {
     netlink.link(name).await?.with_context(|| format!("device {name} vanished while it was being set up"))
 }
 
-/// A kernel without IPv6 has nothing to switch off.
+/// A kernel without IPv6 has nothing to switch off; nor has a device that is too narrow for it.
 fn disable_ipv6(device: &str) -> anyhow::Result<()> {
-    match set_sysctl(&format!("ipv6/conf/{device}/disable_ipv6"), "1") {
-        Err(_) if !Path::new("/proc/sys/net/ipv6").exists() => Ok(()),
-        done => done.map_err(Into::into),
+    if has_ipv6_settings(device) {
+        set_sysctl(&format!("ipv6/conf/{device}/disable_ipv6"), "1")?;
+    }
+    Ok(())
+}
+
+/// Has the receiving end take IPv6 and say nothing; says whether it takes it. Where no served device has IPv6, it
+/// stays off.
+fn silence_ipv6(served: &[Link]) -> anyhow::Result<bool> {
+    if !has_ipv6_settings(RECEIVE_END) || !served.iter().any(|link| is_ipv6_on(&link.name)) {
+        disable_ipv6(RECEIVE_END)?;
+        return Ok(false);
+    }
+    for (name, value) in SILENT_IPV6 {
+        set_sysctl(&format!("ipv6/conf/{RECEIVE_END}/{name}"), value)?;
+    }
+    set_sysctl(&format!("ipv6/conf/{RECEIVE_END}/disable_ipv6"), "0")?;
+    Ok(true)
+}
+
+fn has_ipv6_settings(device: &str) -> bool {
+    Path::new(&format!("/proc/sys/net/ipv6/conf/{device}")).exists()
+}
+
+fn is_ipv6_on(device: &str) -> bool {
+    let disabled = fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"));
+    disabled.is_ok_and(|disabled| disabled.trim() == "0")
+}
+
+/// Takes away `ff00::/8` by the receiving end, which would get the box's own multicast packets that name no device.
+async fn remove_multicast_route(netlink: &Netlink, receive: &Link) -> anyhow::Result<()> {
+    let removed = async {
+        while !netlink.remove_multicast_route(receive).await? {
+            tokio::time::sleep(MULTICAST_ROUTE_POLL).await;
+        }
+        anyhow::Ok(())
+    };
+    match tokio::time::timeout(MULTICAST_ROUTE_LIMIT, removed).await {
+        Ok(removed) => removed,
+        Err(_) => {
+            tracing::warn!("device {RECEIVE_END}: no route of ff00::/8 to remove");
+            Ok(())
+        }
     }
 }
 

@@ -131,7 +131,11 @@ fn require_disjoint(
     Ok(())
 }
 
-fn require_servable(link: &Link, links: &[Link]) -> Result<(), BadConfiguration> {
+/// Refuses a device that cannot be served rightly.
+///
+/// # Errors
+/// Names the device and what to do.
+pub fn require_servable(link: &Link, links: &[Link]) -> Result<(), BadConfiguration> {
     let name = &link.name;
     require(name != "lo", || "--interface lo: the loopback device carries no packets of others".to_owned())?;
     require(link.kind.as_deref() != Some("bond"), || {
@@ -278,6 +282,26 @@ mod tests {
         ] {
             let error = require_servable(&bad, std::slice::from_ref(&bad)).unwrap_err().to_string();
             assert!(error.contains(says) && error.starts_with("--interface "), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_service_cidr_that_shares_addresses_with_a_network_of_its_family_is_refused() {
+        let cidrs: Vec<IpNet> = ["10.96.0.0/12", "fd96::/112"].map(|cidr| cidr.parse().unwrap()).into();
+        let refused = |network: &str| {
+            let others = [(network.parse().unwrap(), "is a --pod-cidr")];
+            require_disjoint(&cidrs, others.into_iter()).err().map(|error| error.to_string())
+        };
+        for free in ["10.244.0.0/16", "fd97::/64", "fe80::/64", "fd96::1:0/112"] {
+            assert_eq!(refused(free), None, "{free}");
+        }
+        for (taken, cidr) in
+            [("10.100.0.0/24", "10.96.0.0/12"), ("fd96::/64", "fd96::/112"), ("::/0", "fd96::/112")]
+        {
+            let error = refused(taken).unwrap_or_default();
+            let expected =
+                format!("--service-cidr {cidr}: shares addresses with {taken}, which is a --pod-cidr");
+            assert_eq!(error, expected);
         }
     }
 

@@ -9,17 +9,18 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tidegate_dataplane::flows::{FlowTables, Timeouts};
+use tidegate_dataplane::flows::FlowTables;
 use tidegate_dataplane::net::Prefix;
 use tidegate_dataplane::services::Services;
 use tidegate_dataplane::snapshot::{Publisher, Snapshot};
 use tidegate_dataplane::worker::Shared;
-use tidegate_dataplane::xdp::{AttachMode, AttachPreference, Steering};
+use tidegate_dataplane::xdp::{AttachPreference, Steering};
 use tokio::net::UnixDatagram;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{RunArguments, Source, XdpMode};
 use crate::cluster::{Cluster, Event};
+use crate::devices::{self, ServedDevices};
 use crate::dns::{self, Zone};
 use crate::gateway::Gateway;
 use crate::instance::{Change, Instance};
@@ -59,7 +60,7 @@ pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let outcome = match signals.unless_told(starting).await {
         Some(Ok(mut gateway)) => {
             announce(&gateway, arguments);
-            let outcome = signals.unless_told(gateway.run()).await;
+            let outcome = signals.unless_told(gateway.run(&mut instance)).await;
             end(gateway).await;
             outcome.map_or(Ok(()), |outcome| outcome.map(|never| match never {}))
         }
@@ -167,6 +168,8 @@ async fn start(
         topology,
         publication: Publication::new(steering, publisher, Arc::clone(&names), linger),
         workers,
+        devices: ServedDevices::new(devices),
+        attach_preference: attach_preference(arguments),
         shared,
         wanted_bell,
         dns,
@@ -250,7 +253,7 @@ fn share(arguments: &RunArguments, instance: &Instance) -> anyhow::Result<(Share
     }
     let shared = Shared {
         flows: Arc::new(flows),
-        timeouts: Arc::new(Timeouts::default()),
+        timeouts: Arc::new(arguments.flow_timeouts()),
         wanted: Arc::new(ArrayQueue::new(WANTED)),
         control_bell: Arc::new(bell),
         stop: Arc::new(AtomicBool::new(false)),
@@ -264,39 +267,24 @@ fn attach(
     served: &[Link],
     instance: &mut Instance,
 ) -> anyhow::Result<Vec<AttachedDevice>> {
-    let want = match arguments.xdp_mode {
+    let want = attach_preference(arguments);
+    let attach = |link| {
+        devices::attach(link, want, &mut steering.program, instance)
+            .with_context(|| format!("--interface {}", link.name))
+    };
+    served.iter().map(attach).collect()
+}
+
+const fn attach_preference(arguments: &RunArguments) -> AttachPreference {
+    match arguments.xdp_mode {
         XdpMode::Auto => AttachPreference::NativeThenGeneric,
         XdpMode::Generic => AttachPreference::GenericOnly,
-    };
-    let mut devices = Vec::new();
-    for link in served {
-        let queues = offloads::receive_queues(&link.name)?;
-        let attach_mode = steering
-            .program
-            .attach(link.index, &link.name, queues, want)
-            .with_context(|| format!("--interface {}", link.name))?;
-        if attach_mode == AttachMode::Generic {
-            offloads::switch_off(&link.name, instance)?;
-        }
-        devices.push(AttachedDevice { index: link.index, name: link.name.clone(), queues, attach_mode });
     }
-    Ok(devices)
 }
 
 /// Says how each socket came out, and that packets and names are served.
 fn announce(gateway: &Gateway, arguments: &RunArguments) {
-    for socket in &gateway.workers.sockets {
-        let (attach, mode) = status::mode_names(socket);
-        tracing::info!(
-            "device {} queue {}: {mode} mode, {attach} XDP, worker {}",
-            socket.device,
-            socket.queue,
-            socket.worker
-        );
-        if let Some(error) = &socket.zero_copy_refusal {
-            tracing::info!("device {} queue {}: zero-copy refused: {error}", socket.device, socket.queue);
-        }
-    }
+    gateway.workers.sockets.iter().for_each(SocketReport::log);
     let (addresses, endpoints) = gateway.publication.sizes();
     let listen: Vec<String> = arguments.dns_listen.iter().map(|listen| listen.0.to_string()).collect();
     let dns = if listen.is_empty() { "no DNS".to_owned() } else { format!("DNS on {}", listen.join(", ")) };

@@ -6,6 +6,7 @@ use tidegate_dataplane::counters::{Counters, GAUGES};
 use tidegate_dataplane::xdp::AttachMode;
 use tidegate_dataplane::xsk::Mode;
 
+use crate::devices::Standing;
 use crate::dns;
 use crate::manifests::Report;
 use crate::metrics::Family;
@@ -17,6 +18,10 @@ pub struct Status<'a> {
     pub workers: Vec<Counters>,
     /// How each socket came out.
     pub sockets: &'a [SocketReport],
+    /// How each device stands.
+    pub devices: Vec<(&'a str, Standing)>,
+    /// Devices that went, and that came back, since the start.
+    pub device_changes: (u64, u64),
     /// What the XDP program counted, by reason.
     pub steering: Vec<(&'static str, u64)>,
     /// What the source says.
@@ -41,6 +46,7 @@ impl Status<'_> {
     pub fn families(self) -> Vec<Family> {
         let mut families = worker_families(&self.workers);
         families.push(socket_family(self.sockets));
+        families.push(device_family(&self.devices));
         families.push(Family {
             name: "xdp_packets".into(),
             help: "What the XDP program did with packets, by reason".into(),
@@ -72,11 +78,14 @@ impl Status<'_> {
             ),
         ];
         families.extend(gauges.map(|(name, help, value)| Family::single(name, help, true, value)));
-        let errors = [
+        let (losses, returns) = self.device_changes;
+        let totals = [
+            ("device_losses", "Served devices that were deleted", losses),
+            ("device_returns", "Served devices that came back and are served again", returns),
             ("object_errors", "Objects refused since the start", self.source.object_errors_total),
             ("publication_errors", "Changes that could not be put in force", self.publication_errors),
         ];
-        families.extend(errors.map(|(name, help, value)| Family::single(name, help, false, value)));
+        families.extend(totals.map(|(name, help, value)| Family::single(name, help, false, value)));
         families.extend(dns_families(self.dns));
         families
     }
@@ -151,6 +160,19 @@ fn socket_family(sockets: &[SocketReport]) -> Family {
     }
 }
 
+fn device_family(devices: &[(&str, Standing)]) -> Family {
+    let series = devices.iter().map(|(device, standing)| {
+        let value = u64::from(*standing == Standing::Serving);
+        (vec![label("device", device)], value)
+    });
+    Family {
+        name: "device_serving".into(),
+        help: "1 for each device of --interface that is there, up and served".into(),
+        gauge: true,
+        series: series.collect(),
+    }
+}
+
 fn dns_families(samples: Vec<dns::Sample>) -> Vec<Family> {
     let mut families: BTreeMap<&'static str, Family> = BTreeMap::new();
     for sample in samples {
@@ -180,6 +202,8 @@ mod tests {
         let status = Status {
             workers: vec![Counters::default(), second],
             sockets: &[],
+            devices: vec![("client0", Standing::Serving), ("pods0", Standing::Missing)],
+            device_changes: (2, 1),
             steering: vec![("taken", 7)],
             source: Report::default(),
             dns: Vec::new(),
@@ -202,6 +226,10 @@ mod tests {
             "tidegate_frames{worker=\"1\",place=\"tx\"} 4",
             "tidegate_frames_owned{worker=\"1\"} 9",
             "tidegate_xdp_packets_total{reason=\"taken\"} 7",
+            "tidegate_device_serving{device=\"client0\"} 1",
+            "tidegate_device_serving{device=\"pods0\"} 0",
+            "tidegate_device_losses_total 2",
+            "tidegate_device_returns_total 1",
             "tidegate_flows_capacity 1024",
             "tidegate_services_short 1",
             "tidegate_publication_errors_total 6",

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -19,7 +19,7 @@ use crate::tables::EndpointKey;
 pub struct DeviceSteering {
     /// The loaded program.
     pub program: Steering,
-    own: BTreeSet<Ipv4Addr>,
+    own: BTreeSet<IpAddr>,
     macs: BTreeMap<DeviceIndex, Mac>,
 }
 
@@ -70,6 +70,14 @@ impl DeviceSteering {
         }
     }
 
+    /// Takes the program off a device that is gone.
+    pub fn leave(&mut self, device: DeviceIndex, name: &str) {
+        self.macs.remove(&device);
+        if let Err(error) = self.program.detach(device) {
+            tracing::error!("device {name}: {error}");
+        }
+    }
+
     /// Returns the first of so many workers whose queues the program passes to the kernel, if there is one.
     #[must_use]
     pub fn silent_worker(&self, workers: usize, now: Now) -> Option<SilentWorker> {
@@ -79,18 +87,17 @@ impl DeviceSteering {
 
     /// Makes the program know exactly these as the box's own addresses.
     pub fn replace_own_addresses(&mut self, addresses: &BTreeSet<IpAddr>) {
-        let next: BTreeSet<Ipv4Addr> = addresses.iter().filter_map(|address| ipv4(*address)).collect();
-        for address in next.difference(&self.own) {
-            if let Err(error) = self.program.insert_own_address((*address).into()) {
+        for address in addresses.difference(&self.own) {
+            if let Err(error) = self.program.insert_own_address(*address) {
                 tracing::error!("own address {address}: {error}");
             }
         }
-        for address in self.own.difference(&next) {
-            if let Err(error) = self.program.remove_own_address((*address).into()) {
+        for address in self.own.difference(addresses) {
+            if let Err(error) = self.program.remove_own_address(*address) {
                 tracing::error!("own address {address}: {error}");
             }
         }
-        self.own = next;
+        self.own.clone_from(addresses);
     }
 
     /// Leaves packets to a DNS listener to the kernel, whatever Services say.
@@ -98,10 +105,8 @@ impl DeviceSteering {
     /// # Errors
     /// The program's.
     pub fn insert_listener(&mut self, listener: SocketAddr) -> anyhow::Result<()> {
-        if let Some(address) = ipv4(listener.ip()) {
-            for protocol in [Protocol::Udp, Protocol::Tcp] {
-                self.program.insert_listener(address.into(), Port::new(listener.port()), protocol)?;
-            }
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            self.program.insert_listener(listener.ip(), Port::new(listener.port()), protocol)?;
         }
         Ok(())
     }
@@ -111,10 +116,7 @@ impl DeviceSteering {
     /// # Errors
     /// The program's.
     pub fn insert_service_cidr(&mut self, cidr: &IpNet) -> anyhow::Result<()> {
-        if let IpNet::V4(cidr) = cidr {
-            self.program.insert_vip(cidr.network().into(), cidr.prefix_len())?;
-        }
-        Ok(())
+        Ok(self.program.insert_vip(cidr.network(), cidr.prefix_len())?)
     }
 
     /// Returns what the program counted, by reason.
@@ -126,39 +128,29 @@ impl DeviceSteering {
 
 impl publish::Steering for DeviceSteering {
     fn insert_endpoint(&mut self, endpoint: &EndpointKey) -> anyhow::Result<()> {
-        if let Some(address) = ipv4(endpoint.address) {
-            self.program.insert_endpoint(address.into(), endpoint.port, endpoint.protocol)?;
-        }
-        Ok(())
+        let EndpointKey { address, port, protocol } = *endpoint;
+        Ok(self.program.insert_endpoint(address, port, protocol)?)
     }
 
     fn remove_endpoint(&mut self, endpoint: &EndpointKey) -> anyhow::Result<()> {
-        if let Some(address) = ipv4(endpoint.address) {
-            self.program.remove_endpoint(address.into(), endpoint.port, endpoint.protocol)?;
-        }
-        Ok(())
+        let EndpointKey { address, port, protocol } = *endpoint;
+        Ok(self.program.remove_endpoint(address, port, protocol)?)
     }
 
     fn insert_virtual_address(&mut self, address: IpAddr) -> anyhow::Result<()> {
-        if let Some(address) = ipv4(address) {
-            self.program.insert_vip(address.into(), 32)?;
-        }
-        Ok(())
+        Ok(self.program.insert_vip(address, host_length(address))?)
     }
 
     fn remove_virtual_address(&mut self, address: IpAddr) -> anyhow::Result<()> {
-        if let Some(address) = ipv4(address) {
-            self.program.remove_vip(address.into(), 32)?;
-        }
-        Ok(())
+        Ok(self.program.remove_vip(address, host_length(address))?)
     }
 }
 
-/// IPv6 stays the kernel's for now.
-const fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+/// Returns the prefix length of one address alone.
+const fn host_length(address: IpAddr) -> u8 {
     match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
     }
 }
 

@@ -19,6 +19,8 @@ use crate::netlink::{KernelEvent, Link, LocalAddress, Netlink};
 pub struct Topology {
     /// With their names, for the log.
     served: BTreeMap<DeviceIndex, String>,
+    /// All of the box, as last read.
+    links: Vec<Link>,
     routes: Arc<Routes>,
     devices: Arc<[Device]>,
     addresses: Vec<LocalAddress>,
@@ -51,6 +53,7 @@ impl Topology {
     fn serving(served: impl IntoIterator<Item = (DeviceIndex, String)>) -> Self {
         Self {
             served: served.into_iter().collect(),
+            links: Vec::new(),
             routes: Arc::default(),
             devices: Arc::new([]),
             addresses: Vec::new(),
@@ -86,6 +89,22 @@ impl Topology {
             }
         }
         Ok(changed)
+    }
+
+    /// Begins to follow a device that came back.
+    ///
+    /// # Errors
+    /// When the kernel refuses a dump.
+    pub async fn adopt(&mut self, netlink: &Netlink, link: &Link) -> anyhow::Result<Changed> {
+        self.served.insert(link.index, link.name.clone());
+        self.apply(netlink, KernelEvent::Resync).await
+    }
+
+    /// Ends following a device that is gone, whose number may be another's next.
+    pub fn forget(&mut self, device: DeviceIndex) {
+        self.served.remove(&device);
+        self.known.retain(|next_hop, _| next_hop.device != device);
+        self.in_use.retain(|next_hop| next_hop.device != device);
     }
 
     /// Notes that a worker waits for a next hop; says whether it is known already, so that it is to be published.
@@ -132,7 +151,8 @@ impl Topology {
     }
 
     async fn read_devices(&mut self, netlink: &Netlink) -> anyhow::Result<bool> {
-        let devices = self.devices_among(&netlink.links().await?);
+        self.links = netlink.links().await?;
+        let devices = self.devices_among(&self.links);
         let changed = self.devices != devices;
         if changed {
             self.log_differences(&devices);
@@ -157,7 +177,10 @@ impl Topology {
         for (index, name) in &self.served {
             let find = |devices: &[Device]| devices.iter().find(|device| device.index == *index).cloned();
             match (find(&self.devices), find(now)) {
-                (Some(_), None) => tracing::error!("device {name}: down or gone"),
+                // Of one that is gone more is to be said than this.
+                (Some(_), None) if self.links.iter().any(|link| link.index == *index) => {
+                    tracing::error!("device {name}: down");
+                }
                 (before, Some(after)) if before.as_ref() != Some(&after) => {
                     tracing::info!("device {name}: up, MAC {}, MTU {}", after.mac, after.mtu);
                 }
@@ -191,6 +214,12 @@ impl Topology {
     #[must_use]
     pub fn devices(&self) -> &Arc<[Device]> {
         &self.devices
+    }
+
+    /// Returns all devices of the box, as last read.
+    #[must_use]
+    pub fn links(&self) -> &[Link] {
+        &self.links
     }
 
     /// Returns the box's own addresses.
@@ -231,25 +260,27 @@ mod tests {
     }
 
     #[test]
-    fn a_device_has_its_own_ipv4_addresses_that_may_be_a_source() {
-        let local = |device, address: &str, is_source| LocalAddress {
+    fn a_device_has_its_own_addresses_of_both_families_that_may_be_a_source() {
+        let local = |device, address: &str, prefix_length, is_source| LocalAddress {
             device: DeviceIndex(device),
             address: address.parse().unwrap(),
-            prefix_length: 24,
+            prefix_length,
             is_source,
         };
         let addresses = [
-            local(1, "10.9.0.1", true),
-            local(2, "fe80::1", true),
-            local(2, "10.1.0.5", false),
-            local(2, "10.1.0.1", true),
-            local(2, "10.1.0.9", true),
+            local(1, "10.9.0.1", 24, true),
+            local(2, "10.1.0.5", 24, false),
+            local(2, "10.1.0.1", 24, true),
+            local(2, "10.1.0.9", 24, true),
+            local(2, "fe80::1", 64, false),
+            local(2, "fd01::1", 64, true),
         ];
         let of = |device| {
             let own = source_addresses(&addresses, DeviceIndex(device));
             own.iter().map(|own| (own.address.to_string(), own.length)).collect::<Vec<_>>()
         };
-        assert_eq!(of(2), [("10.1.0.1".to_owned(), 24), ("10.1.0.9".to_owned(), 24)]);
+        let expected = [("10.1.0.1", 24), ("10.1.0.9", 24), ("fd01::1", 64)];
+        assert_eq!(of(2), expected.map(|(address, length)| (address.to_owned(), length)));
         assert_eq!(of(3), []);
     }
 

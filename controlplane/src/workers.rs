@@ -1,4 +1,5 @@
-//! Starting and ending the workers: memory, sockets, threads pinned to their cores.
+//! Starting and ending the workers: memory, sockets, threads pinned to their cores; and their sockets on devices that
+//! come back.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -8,12 +9,14 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use tidegate_dataplane::counters::Published;
 use tidegate_dataplane::flows::Cursors;
 use tidegate_dataplane::routes::DeviceIndex;
 use tidegate_dataplane::snapshot::Subscriber;
-use tidegate_dataplane::worker::{Bell, Exchange, Path, PuntAddresses, ServedQueue, Shared, Worker};
+use tidegate_dataplane::worker::{
+    Bell, Exchange, Order, Orders, Path, PuntAddresses, ServedQueue, Shared, Worker,
+};
 use tidegate_dataplane::xdp::{AttachMode, Steering};
 use tidegate_dataplane::xsk::{FrameMemory, FramePool, Mode, Socket, SocketConfig};
 
@@ -21,9 +24,14 @@ use crate::punt_device::PuntDevice;
 
 /// Descriptors in each ring of a socket.
 const RING: u32 = 1024;
+/// Descriptors in the fill ring of a socket.
+const FILL_RING: u32 = 2 * RING;
+/// How long a worker may take to give frames away for a new socket, and how often that is looked at.
+const LENDING_LIMIT: Duration = Duration::from_millis(500);
+const LENDING_POLL: Duration = Duration::from_millis(1);
 
 /// A device to serve, with its XDP program attached.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AttachedDevice {
     /// The kernel's number.
     pub index: DeviceIndex,
@@ -52,10 +60,41 @@ pub struct SocketReport {
     pub zero_copy_refusal: Option<io::Error>,
 }
 
+impl SocketReport {
+    /// Says how the socket came out.
+    pub fn log(&self) {
+        let (attach, mode) = crate::status::mode_names(self);
+        let Self { device, queue, worker, .. } = self;
+        tracing::info!("device {device} queue {queue}: {mode} mode, {attach} XDP, worker {worker}");
+        if let Some(error) = &self.zero_copy_refusal {
+            tracing::info!("device {device} queue {queue}: zero-copy refused: {error}");
+        }
+    }
+}
+
+/// What the control thread keeps of a worker, to give it sockets.
+struct Place {
+    bell: Arc<Bell>,
+    orders: Arc<Orders>,
+    memory: Option<Arc<FrameMemory>>,
+}
+
+impl Place {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { bell: Arc::new(Bell::new().context("eventfd")?), orders: Arc::default(), memory: None })
+    }
+
+    fn give(&self, order: Order) -> anyhow::Result<()> {
+        let given = self.orders.give(order);
+        self.bell.ring();
+        given.map_err(|_| anyhow!("too many orders wait for the worker"))
+    }
+}
+
 /// The running workers.
 pub struct Workers {
     threads: Vec<JoinHandle<()>>,
-    bells: Vec<Arc<Bell>>,
+    places: Vec<Place>,
     shared: Shared,
     /// Counters of each worker.
     pub published: Vec<Arc<Published>>,
@@ -90,16 +129,17 @@ impl Workers {
         // Dropped at an error below, it ends the workers that run already.
         let mut workers = Self {
             threads: Vec::new(),
-            bells: Vec::new(),
+            places: Vec::new(),
             shared: plan.shared.clone(),
             published: Vec::new(),
             sockets: Vec::new(),
         };
         for _ in plan.cores {
-            workers.bells.push(Arc::new(Bell::new().context("eventfd")?));
+            workers.places.push(Place::new()?);
         }
-        let places = subscribers.into_iter().zip(Exchange::between(&workers.bells));
-        for (number, (core, (subscriber, exchange))) in plan.cores.iter().zip(places).enumerate() {
+        let bells: Vec<Arc<Bell>> = workers.places.iter().map(|place| Arc::clone(&place.bell)).collect();
+        let ends = subscribers.into_iter().zip(Exchange::between(&bells));
+        for (number, (core, (subscriber, exchange))) in plan.cores.iter().zip(ends).enumerate() {
             let worker = workers.build(&plan, steering, number, subscriber, exchange)?;
             workers.spawn(worker, number, *core)?;
         }
@@ -126,8 +166,9 @@ impl Workers {
         let punt = Socket::bind(&memory, &config, &mut pool).context("punt device tide0")?;
         let addresses = PuntAddresses { source: plan.punt.transmit_mac, destination: plan.punt.receive_mac };
         let published = Arc::new(Published::default());
-        let bell = Arc::clone(self.bells.get(number).context("worker without a bell")?);
         self.published.push(Arc::clone(&published));
+        let place = self.places.get_mut(number).context("worker without a place")?;
+        place.memory = Some(Arc::clone(&memory));
         Ok(Worker {
             path: Path::new(memory, pool, Arc::clone(&plan.shared.flows), addresses).with_exchange(exchange),
             queues,
@@ -136,7 +177,8 @@ impl Workers {
             heartbeat: steering.heartbeat(number as u32)?,
             cursors: Cursors::part(number as u32, plan.cores.len() as u32),
             published,
-            bell,
+            bell: Arc::clone(&place.bell),
+            orders: Arc::clone(&place.orders),
             shared: plan.shared.clone(),
         })
     }
@@ -185,9 +227,82 @@ impl Workers {
         }
     }
 
+    /// Gives the workers their sockets on a device that came back, those that they have not yet.
+    ///
+    /// Blocks this thread while the kernel pins the workers' memory for the new sockets; the workers go on meanwhile.
+    ///
+    /// # Errors
+    /// Names the device and queue, or the worker. Call it again: what was given is not given twice.
+    pub async fn serve(&mut self, device: &AttachedDevice, steering: &mut Steering) -> anyhow::Result<()> {
+        for number in 0..self.places.len() {
+            let has = |queue: &u32| {
+                self.sockets.iter().any(|socket| socket.device == device.name && socket.queue == *queue)
+            };
+            let own = (0..device.queues).filter(|queue| *queue as usize % self.places.len() == number);
+            let missing: Vec<u32> = own.filter(|queue| !has(queue)).collect();
+            if missing.is_empty() {
+                continue;
+            }
+            let (memory, mut pool) = self.borrow_frames(number, missing.len() * FILL_RING as usize).await?;
+            let mut bound = Ok(());
+            for queue in missing {
+                bound = match self.bind(device, queue, number, &memory, &mut pool, steering) {
+                    Ok(socket) => self.order(number, Order::Serve(socket)),
+                    Err(error) => Err(error),
+                };
+                if bound.is_err() {
+                    break;
+                }
+            }
+            self.order(number, Order::Return(pool))?;
+            bound?;
+        }
+        Ok(())
+    }
+
+    /// Has all workers leave a device that is gone.
+    pub fn leave(&mut self, device: DeviceIndex, name: &str) {
+        self.sockets.retain(|socket| socket.device != name);
+        for number in 0..self.places.len() {
+            if let Err(error) = self.order(number, Order::Leave(device)) {
+                tracing::error!("device {name}: {error:#}");
+            }
+        }
+    }
+
+    /// Has a worker give frames away.
+    async fn borrow_frames(
+        &self,
+        number: usize,
+        frames: usize,
+    ) -> anyhow::Result<(Arc<FrameMemory>, FramePool)> {
+        let place = self.places.get(number).context("worker without a place")?;
+        let memory = Arc::clone(place.memory.as_ref().context("worker without memory")?);
+        // What an earlier try did not wait for goes back first.
+        if let Some(late) = place.orders.lent() {
+            self.order(number, Order::Return(late))?;
+        }
+        self.order(number, Order::Lend(FramePool::with_room(&memory, frames)))?;
+        let lent = async {
+            loop {
+                if let Some(pool) = place.orders.lent() {
+                    return pool;
+                }
+                tokio::time::sleep(LENDING_POLL).await;
+            }
+        };
+        let pool = tokio::time::timeout(LENDING_LIMIT, lent).await;
+        Ok((memory, pool.map_err(|_| anyhow!("worker {number}: gave no frames within {LENDING_LIMIT:?}"))?))
+    }
+
+    fn order(&self, number: usize, order: Order) -> anyhow::Result<()> {
+        let place = self.places.get(number).context("worker without a place")?;
+        place.give(order).with_context(|| format!("worker {number}"))
+    }
+
     /// Ends a sleep of the workers, so that they take up a snapshot at once.
     pub fn wake(&self) {
-        self.bells.iter().for_each(|bell| bell.ring());
+        self.places.iter().for_each(|place| place.bell.ring());
     }
 
     /// Returns a worker that has ended without being asked to, if there is one.
@@ -221,7 +336,7 @@ fn socket_config(device: DeviceIndex, queue: u32, receives: bool) -> SocketConfi
         queue,
         rx_ring: RING,
         tx_ring: RING,
-        fill_ring: 2 * RING,
+        fill_ring: FILL_RING,
         completion_ring: RING,
         receives,
         zero_copy: true,

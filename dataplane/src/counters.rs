@@ -85,6 +85,8 @@ counters! {
     flows_inserted,
     /// Flows removed when their time was over.
     flows_expired,
+    /// Flows that were half-open, one-way or over and gave way to another because the table was full.
+    flows_evicted,
     /// Flows whose client port was changed because the reply key was taken.
     flows_port_changed,
     /// Flows inserted with an address of ours as their source.

@@ -34,6 +34,8 @@ pub enum Transport {
     Icmp,
     /// A piece of a larger datagram that is not the first: it has no transport header.
     Fragment,
+    /// More extension headers than we walk hide what it is.
+    Hidden,
     /// Any other protocol.
     Other,
 }

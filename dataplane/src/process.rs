@@ -109,6 +109,7 @@ fn process_portless<A: Family>(
         (Destination::Service(_), Transport::Echo) if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
         (Destination::Service(_), Transport::Echo) => answer::echo_reply(octets, packet),
         (Destination::Service(_), Transport::Icmp | Transport::IcmpError) => Err(DropReason::UnsupportedIcmp),
+        (Destination::Service(_), Transport::Hidden) => Err(DropReason::HeaderChainTooLong),
         (Destination::Service(_), Transport::Fragment) => Err(DropReason::FragmentRefused),
         (Destination::Service(_), _) => Err(DropReason::UnsupportedProtocol),
     }
@@ -202,7 +203,8 @@ fn process_new<A: Family>(
     };
     let (flow, rewrite) = match own {
         Some(_) => {
-            context.ports.insert(flow, context.snapshot.masquerade.ports, context.flows, context.now)?
+            let (ports, evicted) = (context.snapshot.masquerade.ports, &mut context.counters.flows_evicted);
+            context.ports.insert(flow, ports, context.flows, context.now, evicted)?
         }
         None => insert(flow, rewrite, context)?,
     };
@@ -231,7 +233,7 @@ fn insert<A: Family>(
 ) -> Result<(FlowRef, Rewrite<A>), DropReason> {
     let first = flow.request.source_port.number();
     for attempt in 0..PORT_ATTEMPTS {
-        match context.flows.insert(&flow, context.now) {
+        match context.flows.insert_evicting(&flow, context.now, &mut context.counters.flows_evicted) {
             Ok(inserted) => {
                 context.counters.flows_port_changed += u64::from(attempt > 0);
                 return Ok((inserted, rewrite));
@@ -287,7 +289,9 @@ pub(crate) fn egress<A: Family>(
     {
         return leave(packet, next_hop, state, cache, context);
     }
-    let next_hop = match snapshot.routes.lookup(destination.into()) {
+    // Hashed anew, so that whoever knows its next hop need not hand the hash down.
+    let flow_hash = packet.key().map_or(0, |key| context.flows.hash(&key).halves()[1]);
+    let next_hop = match snapshot.routes.lookup(destination.into(), flow_hash) {
         Some(RouteKind::Unicast { device, gateway }) => {
             NextHop { device, address: gateway.unwrap_or(destination.into()) }
         }

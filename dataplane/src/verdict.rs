@@ -79,7 +79,7 @@ drop_reasons! {
     MalformedIpv4 => "drop_malformed_ipv4",
     /// The IPv6 header, its length or its extension headers do not agree with the octets received.
     MalformedIpv6 => "drop_malformed_ipv6",
-    /// More extension headers than we walk: 8, or 512 octets.
+    /// A packet to a virtual address with more extension headers than we walk: 8, or 1024 octets.
     HeaderChainTooLong => "drop_header_chain_too_long",
     /// A routing header with segments left: the packet's last destination is not in its header (RFC 5095).
     RoutingHeader => "drop_routing_header",

@@ -291,22 +291,26 @@ fn no_drop_that_packets_can_cause_asks_anything_of_the_allocator() {
     masquerade_in_vain(&mut rig);
 
     let mut full = warm_rig(16);
-    let sent =
-        carry(&mut full, CLIENT_SIDE, &many(200, |n| udp(FROM_CLIENT, ((CLIENT, 100 + n), V), 64, b"")));
-    assert!(sent < 16);
+    for n in 0..200 {
+        carry(&mut full, CLIENT_SIDE, &[udp(FROM_CLIENT, ((CLIENT, 100 + n), V), 64, b"")]);
+        carry(&mut full, POD_SIDE, &[udp(FROM_POD, (P, (CLIENT, 100 + n)), 64, b"")]);
+    }
+    assert!(full.path.counters.flows_evicted > 0, "a flow that nobody answered gave way");
 
     let unseen: BTreeSet<&str> = DropReason::ALL
         .iter()
         .filter(|reason| rig.path.counters.drops(**reason) + full.path.counters.drops(**reason) == 0)
         .map(|reason| reason.name())
         .collect();
-    // The first two take a second worker, the third a socket that is missing; the fourth no frame is short enough for.
+    // The first two take a second worker, the third a socket that is missing, the fourth an SCTP Service; for the fifth no
+    // frame is short enough.
     assert_eq!(
         unseen,
         BTreeSet::from([
             "drop_flow_contended",
             "drop_hand_over_full",
             "drop_no_tx_queue",
+            "drop_sctp_fragment",
             "drop_answer_too_long",
         ])
     );

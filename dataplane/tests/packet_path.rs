@@ -453,19 +453,50 @@ fn a_full_transmit_ring_is_a_named_drop() {
 fn a_full_flow_table_is_a_named_drop_and_established_flows_go_on() {
     over_both_families(|| {
         let mut rig = Rig::with_flows(16);
-        let mut sent = 0;
-        for port in 1..=64 {
-            sent += rig.carry(CLIENT_SIDE, &[udp(FROM_CLIENT, ((CLIENT, port), V), 64, b"")]).len() as u64;
+        for port in 1..=16 {
+            rig.one(CLIENT_SIDE, &udp(FROM_CLIENT, ((CLIENT, port), V), 64, b"question"));
+            rig.one(POD_SIDE, &udp(FROM_POD, (P, (CLIENT, port)), 64, b"answer"));
         }
-        assert!(sent >= 16, "{sent}");
+        for port in 17..=64 {
+            let refused = rig.carry(CLIENT_SIDE, &[udp(FROM_CLIENT, ((CLIENT, port), V), 64, b"")]);
+            assert!(refused.is_empty());
+        }
         rig.assert_counters(&[
-            ("rx_packets", 64),
-            ("tx_packets", sent),
-            ("forwarded", sent),
-            ("flows_inserted", sent),
-            ("drop_flow_table_full", 64 - sent),
+            ("rx_packets", 80),
+            ("tx_packets", 32),
+            ("forwarded", 32),
+            ("flows_inserted", 16),
+            ("drop_flow_table_full", 48),
         ]);
         rig.one(CLIENT_SIDE, &udp(FROM_CLIENT, ((CLIENT, 1), V), 64, b"again"));
+    });
+}
+
+#[test]
+fn in_a_full_flow_table_a_flow_without_a_reply_gives_way_and_a_connection_stays() {
+    over_both_families(|| {
+        let mut rig = Rig::with_flows(4);
+        for (from_client, flags) in [(true, "S"), (false, "SA"), (true, "A")] {
+            let _ = if from_client {
+                rig.one(CLIENT_SIDE, &tcp(FROM_CLIENT, (C, V), 64, flags, b""))
+            } else {
+                rig.one(POD_SIDE, &tcp(FROM_POD, (P, C), 64, flags, b""))
+            };
+        }
+        for port in 1..=10 {
+            rig.one(CLIENT_SIDE, &tcp(FROM_CLIENT, ((CLIENT, port), V), 64, "S", b""));
+        }
+        rig.one(POD_SIDE, &tcp(FROM_POD, (P, C), 64, "A", b"still here"));
+        rig.assert_counters(&[
+            ("rx_packets", 14),
+            ("tx_packets", 14),
+            ("forwarded", 14),
+            ("flows_inserted", 11),
+            ("flows_evicted", 7),
+        ]);
+        // Who gave way was not reset: a reply to it is no packet of ours any more.
+        let late = rig.one(POD_SIDE, &tcp(FROM_POD, (P, (CLIENT, 1)), 64, "SA", b""));
+        assert_eq!(late.0, Out::Punt);
     });
 }
 

@@ -119,7 +119,7 @@ fn print_cluster(cluster: &Cluster, served: &[Link], own: &BTreeSet<IpAddr>, rou
         }
         print_limits_of_service(service, own);
     }
-    for endpoint in endpoints.iter().filter(|endpoint| is_carried(endpoint.address, endpoint.protocol)) {
+    for endpoint in endpoints.iter().filter(|endpoint| is_carried(endpoint.protocol)) {
         if let Some(why) = passes_by(endpoint.address, routes, served) {
             let at = SocketAddr::new(endpoint.address, endpoint.port.number());
             println!("limit: endpoint {at}/{}: {why}: its replies would pass us by", endpoint.protocol);
@@ -128,8 +128,8 @@ fn print_cluster(cluster: &Cluster, served: &[Link], own: &BTreeSet<IpAddr>, rou
 }
 
 /// Says whether workers carry such packets; others stay the kernel's for now.
-fn is_carried(address: IpAddr, protocol: Protocol) -> bool {
-    address.is_ipv4() && matches!(protocol, Protocol::Tcp | Protocol::Udp)
+const fn is_carried(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::Tcp | Protocol::Udp)
 }
 
 fn print_limits_of_service(service: &Service, own: &BTreeSet<IpAddr>) {
@@ -144,12 +144,9 @@ fn print_limits_of_service(service: &Service, own: &BTreeSet<IpAddr>) {
             println!("limit: Service {name}: {address} is this box's own: packets to it stay the kernel's");
         }
         for port in &service.ports {
-            if !is_carried(*address, port.protocol) {
+            if !is_carried(port.protocol) {
                 let at = SocketAddr::new(*address, port.port);
-                println!(
-                    "limit: Service {name}: {at}/{}: only TCP and UDP over IPv4 are carried",
-                    port.protocol
-                );
+                println!("limit: Service {name}: {at}/{}: only TCP and UDP are carried", port.protocol);
             }
         }
     }
@@ -157,7 +154,7 @@ fn print_limits_of_service(service: &Service, own: &BTreeSet<IpAddr>) {
 
 /// Says why replies of an endpoint would not come back through us, if so.
 fn passes_by(endpoint: IpAddr, routes: &Routes, served: &[Link]) -> Option<String> {
-    match routes.lookup(endpoint) {
+    match routes.lookup(endpoint, 0) {
         Some(RouteKind::Unicast { device, .. }) if served.iter().any(|link| link.index == device) => None,
         Some(RouteKind::Unicast { device, .. }) => {
             Some(format!("is reached by device {} that is not served", device.0))

@@ -13,6 +13,12 @@ use super::{Link, Netlink};
 /// `lo` has this number in every namespace. Source: `LOOPBACK_IFINDEX`, include/net/flow.h.
 const LOOPBACK_IFINDEX: u32 = 1;
 
+/// What keeps an address from being the source of new packets. `Secondary` means temporary for IPv6.
+const NO_SOURCE: AddressHeaderFlags = AddressHeaderFlags::Secondary
+    .union(AddressHeaderFlags::Tentative)
+    .union(AddressHeaderFlags::Dadfailed)
+    .union(AddressHeaderFlags::Deprecated);
+
 /// An address that a device has.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct LocalAddress {
@@ -22,7 +28,9 @@ pub struct LocalAddress {
     pub address: IpAddr,
     /// 0..=32 for IPv4, 0..=128 for IPv6.
     pub prefix_length: u8,
-    /// Says whether packets of the box's own may bear it: of global scope and not secondary to one in its network.
+    /// Says whether packets of the box's own may bear it for long: of global scope, which unique local ones of IPv6
+    /// (RFC 4193) are too, proved to be nobody else's on the link (RFC 4862 §5.4), still preferred, and neither
+    /// secondary to one in its network nor temporary (RFC 8981).
     pub is_source: bool,
 }
 
@@ -40,8 +48,8 @@ impl LocalAddress {
             })
         })?;
         let prefix_length = message.header.prefix_len;
-        let is_source = message.header.scope == AddressScope::Universe
-            && !message.header.flags.contains(AddressHeaderFlags::Secondary);
+        let is_source =
+            message.header.scope == AddressScope::Universe && !message.header.flags.intersects(NO_SOURCE);
         Some(Self { device: DeviceIndex(message.header.index), address, prefix_length, is_source })
     }
 }

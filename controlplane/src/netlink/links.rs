@@ -129,7 +129,7 @@ impl Netlink {
         Ok(self.links().await?.into_iter().find(|link| link.name == name))
     }
 
-    /// Makes a veth pair, both ends down and without ARP and ND (`IFF_NOARP`).
+    /// Makes a veth pair, both ends down, without ARP and ND (`IFF_NOARP`) and without multicast (`IFF_MULTICAST`).
     ///
     /// # Errors
     /// When one of the names is taken, or the kernel has no veth.
@@ -137,7 +137,7 @@ impl Netlink {
         let end = |name: &str| {
             let mut message = LinkMessage::default();
             message.header.flags = LinkFlags::Noarp;
-            message.header.change_mask = LinkFlags::Noarp;
+            message.header.change_mask = LinkFlags::Noarp | LinkFlags::Multicast;
             message.attributes = vec![
                 LinkAttribute::IfName(name.to_owned()),
                 LinkAttribute::Mtu(pair.mtu),

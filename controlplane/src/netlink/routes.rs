@@ -7,9 +7,9 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteType, RouteVia,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use tidegate_dataplane::routes::{DeviceIndex, Route, RouteKind, RouteTable};
+use tidegate_dataplane::routes::{DeviceIndex, MultipathRoute, Path, Route, RouteKind, RouteTable};
 
-use super::Netlink;
+use super::{Link, Netlink};
 
 /// Why a route of the kernel is not taken over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,13 +25,12 @@ enum Omission {
 impl Netlink {
     /// Reads the routes of the tables `local` and `main`, of both families, in the kernel's order.
     ///
-    /// Of a multipath route only the first live next hop is taken. Routes that depend on the type of service
-    /// or the source, or on a next-hop object that the kernel does not spell out, are left out with one log
-    /// line each kind.
+    /// Routes that depend on the type of service or the source, or on a next-hop object that the kernel does not
+    /// spell out, are left out with one log line each kind.
     ///
     /// # Errors
     /// When the kernel refuses the dump.
-    pub async fn routes(&self) -> anyhow::Result<Vec<Route>> {
+    pub async fn routes(&self) -> anyhow::Result<Vec<MultipathRoute>> {
         let mut routes = Vec::new();
         let (mut conditional, mut next_hop_objects) = (0, 0);
         for table in [RouteTable::Local, RouteTable::Main] {
@@ -67,6 +66,30 @@ impl Netlink {
     }
 }
 
+impl Netlink {
+    /// Removes the route of all IPv6 multicast by a device; says whether it was there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn remove_multicast_route(&self, link: &Link) -> anyhow::Result<bool> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet6;
+        message.header.destination_prefix_length = 8;
+        message.header.kind = RouteType::Multicast;
+        message.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::Inet6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0))),
+            RouteAttribute::Table(number_of(RouteTable::Local)),
+            RouteAttribute::Oif(link.index.0),
+        ];
+        match self.change(RouteNetlinkMessage::DelRoute(message), 0).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+            Err(error) => Err(error)
+                .with_context(|| format!("device {}: cannot remove the route of ff00::/8", link.name)),
+        }
+    }
+}
+
 fn number_of(table: RouteTable) -> u32 {
     match table {
         RouteTable::Local => u32::from(libc::RT_TABLE_LOCAL),
@@ -84,7 +107,7 @@ pub(super) fn table_of(message: &RouteMessage) -> Option<RouteTable> {
     [RouteTable::Local, RouteTable::Main].into_iter().find(|table| number_of(*table) == number)
 }
 
-fn parse(message: &RouteMessage, table: RouteTable) -> Result<Route, Omission> {
+fn parse(message: &RouteMessage, table: RouteTable) -> Result<MultipathRoute, Omission> {
     let header = &message.header;
     let unspecified: IpAddr = match header.address_family {
         AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
@@ -97,14 +120,14 @@ fn parse(message: &RouteMessage, table: RouteTable) -> Result<Route, Omission> {
     if header.tos != 0 || header.source_prefix_length != 0 {
         return Err(Omission::Conditional);
     }
-    let kind = match header.kind {
+    let (kind, paths) = match header.kind {
         RouteType::Unicast => unicast(&message.attributes)?,
         RouteType::Local | RouteType::Broadcast | RouteType::Anycast | RouteType::Multicast => {
-            RouteKind::Local
+            (RouteKind::Local, Vec::new())
         }
         // A throw ends the search in `main`; behind it comes only the `default` table, which nobody fills.
         RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw => {
-            RouteKind::Unreachable
+            (RouteKind::Unreachable, Vec::new())
         }
         _ => return Err(Omission::Irrelevant),
     };
@@ -125,24 +148,32 @@ fn parse(message: &RouteMessage, table: RouteTable) -> Result<Route, Omission> {
             _ => {}
         }
     }
-    Ok(route)
+    Ok(MultipathRoute { route, paths })
 }
 
-/// A unicast route names its next hop itself, or in a list of which the first live one is taken.
-fn unicast(attributes: &[RouteAttribute]) -> Result<RouteKind, Omission> {
+/// A unicast route names its next hop itself, or several in a list, of which the dead ones are left out.
+fn unicast(attributes: &[RouteAttribute]) -> Result<(RouteKind, Vec<Path>), Omission> {
     let own_device = attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => Some(DeviceIndex(*index)),
         _ => None,
     });
     if let Some(device) = own_device {
-        return Ok(RouteKind::Unicast { device, gateway: gateway(attributes) });
+        return Ok((RouteKind::Unicast { device, gateway: gateway(attributes) }, Vec::new()));
     }
     for attribute in attributes {
         let RouteAttribute::MultiPath(next_hops) = attribute else { continue };
-        let live = next_hops.iter().find(|next_hop| !next_hop.flags.contains(RouteNextHopFlags::Dead));
-        let next_hop = live.ok_or(Omission::Irrelevant)?;
-        let device = DeviceIndex(next_hop.interface_index);
-        return Ok(RouteKind::Unicast { device, gateway: gateway(&next_hop.attributes) });
+        let live = next_hops.iter().filter(|next_hop| !next_hop.flags.contains(RouteNextHopFlags::Dead));
+        let paths: Vec<Path> = live
+            .map(|next_hop| Path {
+                device: DeviceIndex(next_hop.interface_index),
+                gateway: gateway(&next_hop.attributes),
+                // Source: rtnetlink(7), `rtnh_hops`: the weight less one.
+                weight: u16::from(next_hop.hops) + 1,
+            })
+            .collect();
+        let Path { device, gateway, .. } = *paths.first().ok_or(Omission::Irrelevant)?;
+        let is_one = paths.len() == 1;
+        return Ok((RouteKind::Unicast { device, gateway }, if is_one { Vec::new() } else { paths }));
     }
     if attributes.iter().any(|attribute| matches!(attribute, RouteAttribute::NhId(_))) {
         return Err(Omission::NextHopObject);

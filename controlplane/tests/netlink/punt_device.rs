@@ -1,12 +1,12 @@
 //! The punt device: what is written into it is the kernel's.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use tempfile::TempDir;
 use tidegate::instance::Instance;
 use tidegate::netlink::{Link, Netlink};
-use tidegate::punt_device::{MTU_MAX, PuntDevice};
+use tidegate::punt_device::{INNER_ADDRESS, MTU_MAX, PuntDevice};
 
 use crate::namespace::{Namespace, send_frame};
 
@@ -57,6 +57,34 @@ fn udp_frame(
     frame
 }
 
+/// The same over IPv6, where UDP has a checksum.
+fn udp_frame_ipv6(
+    punt: &PuntDevice,
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+    port: u16,
+    payload: &[u8],
+) -> Vec<u8> {
+    let udp_length = 8 + payload.len() as u16;
+    let addresses = [source.octets(), destination.octets()].concat();
+    let mut udp: Vec<u8> =
+        [4321, port, udp_length, 0].iter().flat_map(|word: &u16| word.to_be_bytes()).collect();
+    udp.extend(payload);
+    let pseudo = [&addresses[..], &u32::from(udp_length).to_be_bytes(), &[0, 0, 0, 17], &udp].concat();
+    let words =
+        pseudo.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], *word.get(1).unwrap_or(&0)])));
+    let sum = words.sum::<u32>();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    udp[6..8].copy_from_slice(&(!((folded & 0xffff) + (folded >> 16)) as u16).to_be_bytes());
+
+    let mut frame = [&punt.receive_mac.0[..], &punt.transmit_mac.0, &[0x86, 0xdd, 0x60, 0, 0, 0]].concat();
+    frame.extend(udp_length.to_be_bytes());
+    frame.extend([17, 64]);
+    frame.extend(addresses);
+    frame.extend(udp);
+    frame
+}
+
 /// Waits for one datagram and returns it with its sender.
 fn received(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -97,6 +125,72 @@ fn a_punted_packet_reaches_a_local_socket_and_is_forwarded_by_the_kernel() {
         let own = Ipv4Addr::new(10, 9, 0, 1);
         send_frame(punt.transmit, &udp_frame(&punt, own, Ipv4Addr::new(10, 8, 0, 2), 5000, b"for me"));
         assert_eq!(received(&at_server), (b"for me".to_vec(), SocketAddr::from((own, 4321))));
+    });
+}
+
+#[test]
+fn a_punted_packet_of_ipv6_reaches_a_local_socket_and_is_forwarded_and_the_pair_stays_silent() {
+    let (Some(gateway), Some(client), Some(server)) = (Namespace::new(), Namespace::new(), Namespace::new())
+    else {
+        return;
+    };
+    gateway.join("lan", &client, "eth0");
+    gateway.join("wan", &server, "eth0");
+    gateway.ip("-6 addr add fd09::1/64 dev lan nodad");
+    gateway.ip("-6 addr add fd08::1/64 dev wan nodad");
+    server.ip("-6 addr add fd08::2/64 dev eth0 nodad");
+    gateway.sysctl("ipv6/conf/all/forwarding", "1");
+    let at_server = server.enter(|| UdpSocket::bind("[fd08::2]:5000").unwrap());
+
+    gateway.enter_async(async || {
+        let (_directory, mut instance) = claimed();
+        let netlink = Netlink::connect().unwrap();
+        let punt = created(&netlink, &mut instance).await.unwrap();
+        let client: Ipv6Addr = "fd09::77".parse().unwrap();
+        let from_client = |bytes: &[u8]| (bytes.to_vec(), SocketAddr::from((client, 4321)));
+
+        let at_gateway = UdpSocket::bind("[fd09::1]:5000").unwrap();
+        let own = "fd09::1".parse().unwrap();
+        send_frame(punt.transmit, &udp_frame_ipv6(&punt, client, own, 5000, b"to you"));
+        assert_eq!(received(&at_gateway), from_client(b"to you"));
+
+        let remote = "fd08::2".parse().unwrap();
+        send_frame(punt.transmit, &udp_frame_ipv6(&punt, client, remote, 5000, b"and on"));
+        assert_eq!(received(&at_server), from_client(b"and on"));
+
+        for forwarding in ["0", "1"] {
+            gateway.sysctl("ipv6/conf/all/forwarding", forwarding);
+        }
+        // A device that is told nothing speaks within a second: reports of its groups, a solicitation of routers.
+        std::thread::sleep(Duration::from_millis(1500));
+        for end in ["tide0", "tide1"] {
+            let shown = &gateway.ip_json(&format!("-s link show {end}"))[0];
+            let said = shown["stats64"]["tx"]["packets"].as_u64().unwrap();
+            assert_eq!(said, if end == "tide0" { 2 } else { 0 }, "{end}: {shown}");
+        }
+        let addresses = netlink.addresses().await.unwrap();
+        let tide1 = netlink.link("tide1").await.unwrap().expect("it is there").index;
+        let pair = addresses.iter().filter(|own| [punt.transmit, tide1].contains(&own.device));
+        let pair: Vec<IpAddr> = pair.map(|own| own.address).collect();
+        assert_eq!(pair, [IpAddr::V4(INNER_ADDRESS)]);
+        let routes = gateway.ip("-6 route show table all");
+        assert!(!routes.contains("tide"), "the box's own multicast packets would leave by it: {routes}");
+    });
+}
+
+#[test]
+fn where_ipv6_is_off_it_stays_off() {
+    let Some(gateway) = Namespace::new() else { return };
+    gateway.sysctl("ipv6/conf/lo/disable_ipv6", "1");
+    gateway.enter_async(async || {
+        let (_directory, mut instance) = claimed();
+        let netlink = Netlink::connect().unwrap();
+        created(&netlink, &mut instance).await.unwrap();
+        for end in ["tide0", "tide1"] {
+            let disabled =
+                std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{end}/disable_ipv6")).unwrap();
+            assert_eq!(disabled.trim(), "1", "{end}");
+        }
     });
 }
 

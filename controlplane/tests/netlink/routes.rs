@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 use tidegate::netlink::{KernelEvent, KernelEvents, Netlink, VethPair};
-use tidegate_dataplane::routes::{DeviceIndex, Route, RouteKind, RouteTable, Routes};
+use tidegate_dataplane::routes::{DeviceIndex, MultipathRoute, Path, Route, RouteKind, RouteTable, Routes};
 
 use crate::namespace::Namespace;
 use crate::wait_for;
@@ -19,7 +19,7 @@ fn furnished() -> Option<(Namespace, Namespace)> {
         "default via 10.9.0.254 metric 50",
         "10.20.0.0/16 via 10.9.0.2 metric 10",
         "10.20.0.0/16 via 10.9.0.3 metric 5",
-        "10.30.0.0/16 nexthop via 10.9.0.4 nexthop via 10.9.0.5",
+        "10.30.0.0/16 nexthop via 10.9.0.4 weight 1 nexthop via 10.9.0.5 weight 3",
         "10.40.0.0/16 via inet6 fd09::2 dev lan",
         "unreachable 10.50.0.0/16",
         "blackhole 10.51.0.0/16",
@@ -29,12 +29,19 @@ fn furnished() -> Option<(Namespace, Namespace)> {
     ] {
         gateway.ip(&format!("route add {route}"));
     }
-    gateway.ip("-6 route add fd20::/16 via fd09::2");
+    for route in [
+        "fd20::/16 via fd09::2",
+        "fd21::/16 via fe80::9 dev lan",
+        "fd22::/16 nexthop via fd09::4 weight 1 nexthop via fe80::5 dev lan weight 2",
+        "unreachable fd23::/16",
+    ] {
+        gateway.ip(&format!("-6 route add {route}"));
+    }
     Some((gateway, other))
 }
 
 /// The same routes, from what `ip -j route` prints.
-fn printed(gateway: &Namespace, device: DeviceIndex) -> Vec<Route> {
+fn printed(gateway: &Namespace, device: DeviceIndex) -> Vec<MultipathRoute> {
     let mut routes = Vec::new();
     for (table, name) in [(RouteTable::Local, "local"), (RouteTable::Main, "main")] {
         for family in ["-4", "-6"] {
@@ -48,7 +55,7 @@ fn printed(gateway: &Namespace, device: DeviceIndex) -> Vec<Route> {
     routes
 }
 
-fn from_printed(object: &Value, table: RouteTable, ipv6: bool, lan: DeviceIndex) -> Route {
+fn from_printed(object: &Value, table: RouteTable, ipv6: bool, lan: DeviceIndex) -> MultipathRoute {
     let text = |object: &Value, field: &str| object.get(field).and_then(Value::as_str).map(str::to_owned);
     let destination = match text(object, "dst").expect("a route has a destination").as_str() {
         "default" if ipv6 => "::/0".to_owned(),
@@ -58,26 +65,31 @@ fn from_printed(object: &Value, table: RouteTable, ipv6: bool, lan: DeviceIndex)
         host => format!("{host}/32"),
     };
     let (address, length) = destination.split_once('/').expect("a prefix");
-    let hop = object.get("nexthops").and_then(|hops| hops.get(0)).unwrap_or(object);
-    let via = hop.get("via").and_then(|via| text(via, "host"));
+    let device = |hop: &Value| if text(hop, "dev").as_deref() == Some("lo") { DeviceIndex(1) } else { lan };
+    let router = |hop: &Value| {
+        let via = hop.get("via").and_then(|via| text(via, "host"));
+        text(hop, "gateway").or(via).map(|gateway| gateway.parse().expect("an address"))
+    };
+    let hops = object.get("nexthops").and_then(Value::as_array);
+    let weight = |hop: &Value| hop["weight"].as_u64().expect("a weight") as u16;
+    let path = |hop| Path { device: device(hop), gateway: router(hop), weight: weight(hop) };
+    let first = hops.and_then(|hops| hops.first()).unwrap_or(object);
     let kind = match text(object, "type").as_deref() {
-        Some("unicast") | None => RouteKind::Unicast {
-            device: if text(hop, "dev").as_deref() == Some("lo") { DeviceIndex(1) } else { lan },
-            gateway: text(hop, "gateway").or(via).map(|gateway| gateway.parse().expect("an address")),
-        },
+        Some("unicast") | None => RouteKind::Unicast { device: device(first), gateway: router(first) },
         Some("unreachable" | "blackhole" | "prohibit") => RouteKind::Unreachable,
         Some(_) => RouteKind::Local,
     };
-    Route {
+    let route = Route {
         table,
         destination: address.parse().expect("an address"),
         prefix_length: length.parse().expect("a length"),
         metric: object.get("metric").and_then(Value::as_u64).unwrap_or(0) as u32,
         kind,
-    }
+    };
+    MultipathRoute { route, paths: hops.into_iter().flatten().map(path).collect() }
 }
 
-fn sorted(mut routes: Vec<Route>) -> Vec<Route> {
+fn sorted(mut routes: Vec<MultipathRoute>) -> Vec<MultipathRoute> {
     routes.sort_by_key(|route| format!("{route:?}"));
     routes
 }
@@ -111,13 +123,22 @@ fn the_routes_are_those_that_ip_route_prints() {
             ("192.0.2.1", via("10.9.0.254")),
             ("10.20.30.1", via("10.9.0.3")),
             ("10.30.0.1", via("10.9.0.4")),
+            ("fd21::1", via("fe80::9")),
+            ("fd22::1", via("fd09::4")),
+            ("fd23::1", Some(RouteKind::Unreachable)),
             ("10.40.0.1", via("fd09::2")),
             ("10.50.0.1", Some(RouteKind::Unreachable)),
             ("10.60.0.1", via("10.9.0.254")),
             ("fd20::1", via("fd09::2")),
             ("fd30::1", None),
         ] {
-            assert_eq!(routes.lookup(destination.parse().unwrap()), kind, "{destination}");
+            assert_eq!(routes.lookup(destination.parse().unwrap(), 0), kind, "{destination}");
+        }
+        for (destination, next_hop) in [("10.30.0.1", "10.9.0.5"), ("fd22::1", "fe80::5")] {
+            for hash in [1 << 31, u32::MAX] {
+                let found = routes.lookup(destination.parse().unwrap(), hash);
+                assert_eq!(found, via(next_hop), "a flow of {hash:#x} to {destination}");
+            }
         }
     });
 }
@@ -131,7 +152,7 @@ fn routes_by_a_next_hop_object_are_followed_unless_the_kernel_hides_them() {
         gateway.enter_async(async || {
             let netlink = Netlink::connect().unwrap();
             let lan = netlink.link("lan").await.unwrap().expect("lan is there");
-            (lan.index, Routes::new(netlink.routes().await.unwrap()).lookup("10.70.0.1".parse().unwrap()))
+            (lan.index, Routes::new(netlink.routes().await.unwrap()).lookup("10.70.0.1".parse().unwrap(), 0))
         })
     };
     let (device, found) = lookup(&gateway);
@@ -143,13 +164,77 @@ fn routes_by_a_next_hop_object_are_followed_unless_the_kernel_hides_them() {
 }
 
 #[test]
+fn a_next_hop_group_is_followed_with_its_weights_and_when_it_is_replaced() {
+    let Some((gateway, _other)) = furnished() else { return };
+    for (family, first, second, network) in
+        [("-4", "10.9.0.8", "10.9.0.9", "10.80.0.0/16"), ("-6", "fd09::8", "fd09::9", "fd80::/16")]
+    {
+        let number = |own: u32| if family == "-4" { own } else { own + 10 };
+        gateway.ip(&format!("{family} nexthop add id {} via {first} dev lan", number(1)));
+        gateway.ip(&format!("{family} nexthop add id {} via {second} dev lan", number(2)));
+        gateway.ip(&format!("nexthop add id {} group {},3/{},1", number(3), number(1), number(2)));
+        gateway.ip(&format!("{family} route add {network} nhid {}", number(3)));
+        let destination = network.split_once('/').unwrap().0.parse().unwrap();
+        gateway.enter_async(async || {
+            let netlink = Netlink::connect().unwrap();
+            let mut events = KernelEvents::subscribe().unwrap();
+            let lan = netlink.link("lan").await.unwrap().expect("lan is there");
+            let flows = async || {
+                let routes = Routes::new(netlink.routes().await.unwrap());
+                [0, (1 << 31) + 1, u32::MAX].map(|hash| match routes.lookup(destination, hash) {
+                    Some(RouteKind::Unicast { device, gateway: Some(router) }) if device == lan.index => {
+                        router
+                    }
+                    other => panic!("{network}: {other:?}"),
+                })
+            };
+            let (first, second): (IpAddr, IpAddr) = (first.parse().unwrap(), second.parse().unwrap());
+            assert_eq!(flows().await, [first, first, second]);
+            gateway.ip(&format!("nexthop replace id {} group {}", number(3), number(2)));
+            wait_for(&mut events, "routes", |event| *event == KernelEvent::RoutesChanged).await;
+            assert_eq!(flows().await, [second; 3]);
+        });
+    }
+}
+
+#[test]
+fn an_address_is_a_source_once_it_is_proved_unique_and_while_it_is_preferred() {
+    let (Some(gateway), Some(other)) = (Namespace::new(), Namespace::new()) else { return };
+    gateway.join("lan", &other, "peer");
+    other.ip("-6 addr add fd09::3/64 dev peer nodad");
+    gateway.ip("addr add 10.9.0.1/24 dev lan");
+    gateway.enter_async(async || {
+        let netlink = Netlink::connect().unwrap();
+        let mut events = KernelEvents::subscribe().unwrap();
+        let is_source = async |address: &str| {
+            let address: IpAddr = address.parse().unwrap();
+            let addresses = netlink.addresses().await.unwrap();
+            addresses.iter().find(|local| local.address == address).map(|local| local.is_source)
+        };
+        assert_eq!(is_source("10.9.0.1").await, Some(true));
+        gateway.ip("-6 addr add fd09::2/64 dev lan");
+        gateway.ip("-6 addr add fd09::3/64 dev lan");
+        gateway.ip("-6 addr add fd09::4/64 dev lan nodad preferred_lft 0 valid_lft 1000");
+        assert_eq!(is_source("fd09::2").await, Some(false), "tentative");
+        assert_eq!(is_source("fd09::4").await, Some(false), "deprecated");
+        while is_source("fd09::2").await != Some(true) {
+            wait_for(&mut events, "addresses", |event| *event == KernelEvent::AddressesChanged).await;
+        }
+        assert_eq!(is_source("fd09::3").await, Some(false), "another has it");
+        let all = netlink.addresses().await.unwrap();
+        let link_local = all.iter().find(|local| local.address.to_string().starts_with("fe80:"));
+        assert!(!link_local.expect("the link has one").is_source);
+    });
+}
+
+#[test]
 fn ten_thousand_routes_arrive_whole() {
     let Some((gateway, _other)) = furnished() else { return };
     add_many_routes(&gateway, 10_000);
     gateway.enter_async(async || {
         let netlink = Netlink::connect().unwrap();
         let routes = netlink.routes().await.unwrap();
-        assert_eq!(routes.iter().filter(|route| route.metric == 777).count(), 10_000);
+        assert_eq!(routes.iter().filter(|multipath| multipath.route.metric == 777).count(), 10_000);
     });
 }
 
@@ -189,7 +274,7 @@ fn a_link_that_goes_down_takes_its_routes_and_says_so() {
         wait_for(&mut events, "links", |event| *event == KernelEvent::LinksChanged).await;
         wait_for(&mut events, "routes", |event| *event == KernelEvent::RoutesChanged).await;
         let routes = Routes::new(netlink.routes().await.unwrap());
-        assert_eq!(routes.lookup("192.0.2.1".parse().unwrap()), None);
+        assert_eq!(routes.lookup("192.0.2.1".parse().unwrap(), 0), None);
         assert!(!netlink.link("lan").await.unwrap().expect("lan is there").up);
     });
 }

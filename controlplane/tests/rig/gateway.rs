@@ -203,6 +203,7 @@ fn run_command(rig: &Rig, interfaces: &[&str], arguments: &[&str]) -> Command {
         .arg("--source")
         .arg(format!("manifests:{}", rig.manifests.directory().display()))
         .args(["--dns-listen", DNS, "--service-cidr", "10.96.0.0/12", "--pod-cidr", "10.244.0.0/16"])
+        .args(["--service-cidr", "fd00:96::/112", "--pod-cidr", "fd00:244::/64"])
         .args(["--metrics", METRICS, "--flows", "65536"])
         .arg("--state-dir")
         .arg(rig.state())

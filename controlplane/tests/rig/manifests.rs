@@ -20,6 +20,7 @@ impl Manifests {
         }
         manifests.write("ent-dev.yaml", &service("dev", "ent", super::ENT_DEV, "enterprise"));
         manifests.write("ent-prod.yaml", &service("prod", "ent", super::ENT_PROD, "enterprise"));
+        manifests.write("both-dev.yaml", &dual_stack_service("dev", "both", super::BOTH, "enterprise"));
         manifests.write("hollow.yaml", &service("dev", "hollow", super::HOLLOW, "nobody"));
         manifests.write("crew.yaml", &service("dev", "crew", "None", "enterprise"));
         manifests.write("system.yaml", SYSTEM);
@@ -83,9 +84,19 @@ spec:
     )
 }
 
-/// A ready pod; its namespace is what stands before the dash of its name.
+/// As [`service`], with a ClusterIP of each family.
+pub(crate) fn dual_stack_service(namespace: &str, name: &str, cluster_ips: [&str; 2], app: &str) -> String {
+    let [first, second] = cluster_ips;
+    let one = format!("  clusterIP: {first}\n");
+    let both =
+        format!("{one}  clusterIPs: [\"{first}\", \"{second}\"]\n  ipFamilyPolicy: RequireDualStack\n");
+    service(namespace, name, first, app).replace(&one, &both)
+}
+
+/// A ready pod with an address of each family, if it is on one of the rig's subnets; its namespace is what stands before the dash of its name.
 pub(crate) fn pod(name: &str, address: &str) -> String {
     let (namespace, _) = name.split_once('-').unwrap();
+    let second = ipv6_of(address).map_or(String::new(), |address| format!(", {{ip: \"{address}\"}}"));
     format!(
         "apiVersion: v1
 kind: Pod
@@ -100,10 +111,21 @@ spec:
 status:
   phase: Running
   podIP: {address}
-  podIPs: [{{ip: {address}}}]
+  podIPs: [{{ip: {address}}}{second}]
   conditions: [{{type: Ready, status: \"True\"}}]
 "
     )
+}
+
+/// The IPv6 address of whoever has that IPv4 address, as `tools/rig` gives them.
+pub(crate) fn ipv6_of(address: &str) -> Option<String> {
+    let (network, host) = address.rsplit_once('.')?;
+    let network = match network {
+        "10.1.0" => "fd00:1",
+        "10.244.0" => "fd00:244",
+        _ => return None,
+    };
+    Some(format!("{network}::{host}"))
 }
 
 const SYSTEM: &str = "apiVersion: v1

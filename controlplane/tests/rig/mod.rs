@@ -26,12 +26,16 @@ use manifests::Manifests;
 pub(crate) const ENT_DEV: &str = "10.96.1.10";
 /// ClusterIP of the Service `ent` in `prod`, which has the pods `prod-1` and `prod-2`.
 pub(crate) const ENT_PROD: &str = "10.96.2.10";
+/// ClusterIPs of the Service `both` in `dev`, which has the pods `dev-1` and `dev-2` in both families.
+pub(crate) const BOTH: [&str; 2] = ["10.96.1.40", "fd00:96::140"];
 /// ClusterIP of the Service `hollow` in `dev`, which selects no pod.
 pub(crate) const HOLLOW: &str = "10.96.1.20";
 /// Address of cluster DNS.
 pub(crate) const DNS: &str = "10.96.0.10";
 /// The client's address.
 pub(crate) const CLIENT: &str = "10.1.0.2";
+/// The client's IPv6 address.
+pub(crate) const CLIENT_IPV6: &str = "fd00:1::2";
 /// Pods that run from the start, with their addresses.
 pub(crate) const PODS: [(&str, &str); 4] = [
     ("dev-1", "10.244.0.11"),
@@ -138,6 +142,16 @@ impl Rig {
             );
             self.output(namespace, &["bash", "-c", &configure]);
         }
+    }
+
+    /// Deletes the gateway's device to the pods, as a driver that is unloaded does.
+    pub(crate) fn delete_pods_device(&self) {
+        self.output("gw", &["ip", "link", "del", "pods0"]);
+    }
+
+    /// Makes the gateway's device to the pods anew: the same name and addresses, another number and MAC.
+    pub(crate) fn make_pods_device(&self) {
+        run_script(&["reconnect"]);
     }
 
     /// Removes a pod's namespace and the server in it.

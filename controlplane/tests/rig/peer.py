@@ -38,13 +38,28 @@ class Page(http.server.BaseHTTPRequestHandler):
         pass
 
 
-class Pages(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
+class BothFamilies:
+    """A server whose one socket takes both families; it knows IPv4 clients by their IPv4 address."""
+
+    address_family = socket.AF_INET6
 
     def server_bind(self):
-        # The library's own asks DNS for the host's name, and nobody answers in a pod's namespace.
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        # The library's own for HTTP asks DNS for the host's name, and nobody answers in a pod's namespace.
         socketserver.TCPServer.server_bind(self)
+
+    def get_request(self):
+        request, client = self.socket.accept()
+        return request, (plain(client[0]), *client[1:])
+
+
+def plain(address):
+    return address.removeprefix("::ffff:")
+
+
+class Pages(BothFamilies, http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
 
 
 class Line(socketserver.StreamRequestHandler):
@@ -55,21 +70,30 @@ class Line(socketserver.StreamRequestHandler):
             self.wfile.write(f"{self.server.pod} {self.client_address[0]} ".encode() + line)
 
 
-class Lines(socketserver.ThreadingTCPServer):
+class Lines(BothFamilies, socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
 
 
 def bound_udp(port):
-    peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    peer.bind(("0.0.0.0", port))
+    """Takes both families; IPv4 senders have an IPv4-mapped address, which `plain` makes one of IPv4 again."""
+    peer = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    peer.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    peer.bind(("::", port))
+    return peer
+
+
+def client_udp(address, port=0):
+    """A socket of the address's family."""
+    peer = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    peer.bind(("", port))
     return peer
 
 
 def answer_datagrams(pod, peer):
     while True:
         data, client = peer.recvfrom(65535)
-        peer.sendto(f"{pod} {client[0]} ".encode() + data, client)
+        peer.sendto(f"{pod} {plain(client[0])} ".encode() + data, client)
 
 
 def serve(pod, page_port="8080", line_port="9000"):
@@ -97,7 +121,7 @@ def serve_dns(address):
 
 def udp(address, port, text, own_port="0"):
     """Sends one datagram and prints the reply, or `refused`, or `nothing`."""
-    with bound_udp(int(own_port)) as peer:
+    with client_udp(address, int(own_port)) as peer:
         peer.connect((address, int(port)))
         peer.settimeout(REPLY_SECONDS)
         peer.send(text.encode())
@@ -113,7 +137,7 @@ def echoes(address, port, octets, count):
     """Sends datagrams of that size one by one and prints how many came back whole."""
     chance = random.Random(7)
     whole = 0
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+    with client_udp(address) as peer:
         peer.connect((address, int(port)))
         peer.settimeout(1.0)
         for _ in range(int(count)):
@@ -129,7 +153,7 @@ def echoes(address, port, octets, count):
 def probe(address, port, seconds):
     """Sends a datagram every 10 ms until the first reply and prints after how many ms it came."""
     start = time.monotonic()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+    with client_udp(address) as peer:
         peer.connect((address, int(port)))
         peer.settimeout(0.01)
         while time.monotonic() - start < float(seconds):
@@ -163,7 +187,7 @@ def noise(address, port, count, seed):
     """Sends datagrams of random octets, and DNS queries cut and bent at random."""
     chance = random.Random(int(seed))
     query = bytes.fromhex("123401000001000000000000") + b"\3ent\3dev\3svc\7cluster\5local\0\0\1\0\1"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+    with client_udp(address) as peer:
         for _ in range(int(count)):
             if chance.random() < 0.5:
                 data = chance.randbytes(chance.randrange(0, 600))

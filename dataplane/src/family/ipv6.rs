@@ -33,7 +33,11 @@ impl Family for Ipv6Addr {
     #[inline]
     fn parse(network: &[u8]) -> Result<Packet<Self>, DropReason> {
         let header = ipv6::Header::parse(network).ok_or(DropReason::MalformedIpv6)?;
-        let chain = HeaderChain::parse(header, network).map_err(refusal)?;
+        let chain = match HeaderChain::parse(header, network) {
+            Ok(chain) => chain,
+            Err(BrokenChain::TooLong) => return Ok(hidden(header)),
+            Err(broken) => return Err(refusal(broken)),
+        };
         if chain.segments_left > 0 {
             return Err(DropReason::RoutingHeader);
         }
@@ -155,6 +159,21 @@ impl Family for Ipv6Addr {
             transport_at: chain.upper_offset,
             end: header.total_bytes(),
         }))
+    }
+}
+
+/// Makes the packet of which only the addresses are known.
+#[cold]
+const fn hidden(header: &ipv6::Header) -> Packet<Ipv6Addr> {
+    Packet {
+        source: header.source(),
+        destination: header.destination(),
+        ttl: header.hop_limit,
+        transport_offset: ethernet::HEADER_BYTES + ipv6::HEADER_BYTES,
+        end: ethernet::HEADER_BYTES + header.total_bytes(),
+        is_unfragmentable: true,
+        is_fragment: false,
+        transport: Transport::Hidden,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release, SeqCst};
 
+use super::eviction;
 use super::index::{self, Slot};
 use super::memory::{IDENTITY_WORDS, Memory, Word};
 use super::record::{Meta, Record, Status};
@@ -25,8 +26,40 @@ struct Claim<'a, W> {
 }
 
 impl<M: Memory> Table<M> {
-    /// Inserts a flow if both its keys are free.
+    /// Inserts a flow if both its keys are free and a record is.
     pub(super) fn insert(&self, new: &NewFlow<M::Address>, now: Now) -> Result<FlowRef, InsertError> {
+        self.insert_as(new, now, || self.claim())
+    }
+
+    /// Inserts a flow if both its keys are free; if no record is free, another flow may give way. Adds the flows that
+    /// did to `evicted`.
+    pub(super) fn insert_evicting(
+        &self,
+        new: &NewFlow<M::Address>,
+        now: Now,
+        evicted: &mut u64,
+    ) -> Result<FlowRef, InsertError> {
+        let mut probes = eviction::PROBES;
+        self.insert_as(new, now, || {
+            loop {
+                if let Some(claim) = self.claim() {
+                    return Some(claim);
+                }
+                // What is evicted goes to whoever claims first, so it may take another.
+                if !self.evict(&mut probes) {
+                    return None;
+                }
+                *evicted += 1;
+            }
+        })
+    }
+
+    fn insert_as<'a>(
+        &'a self,
+        new: &NewFlow<M::Address>,
+        now: Now,
+        claim: impl FnOnce() -> Option<Claim<'a, M::Word>>,
+    ) -> Result<FlowRef, InsertError> {
         if new.request == new.reply {
             return Err(InsertError::ReplyTaken);
         }
@@ -36,7 +69,7 @@ impl<M: Memory> Table<M> {
         self.refuse_taken(&request, Slot::EMPTY)?;
         self.refuse_taken(&reply, Slot::EMPTY)?;
 
-        let claim = self.claim().ok_or(InsertError::Full)?;
+        let claim = claim().ok_or(InsertError::Full)?;
         claim.build(new, now);
         if let Err(error) = self.publish(&claim, &reply).and_then(|()| self.publish(&claim, &request)) {
             self.clear_slots(claim.flow.record, &request, &reply);

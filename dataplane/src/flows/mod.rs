@@ -6,10 +6,11 @@
 //! Each family has a table of its own, [`FlowTables`] has both; the code is the same for any [`Address`].
 //!
 //! The rooms, in reading order: [`Key`] and [`Direction`] · [`State`] and [`Timeouts`] · [`NewFlow`], [`FlowRef`],
-//! [`Found`] · `table` (the invariant, look-up, changes of a flow) · `insertion` · `removal` · `recovery` (what a start
-//! keeps) · `record` and `index` (which fact in which bits) · `memory` (words, and nothing else) · `mapping` and `file`
+//! [`Found`] · `table` (the invariant, look-up, changes of a flow) · `insertion` · `removal` · `eviction` · `recovery`
+//! (what a start keeps) · `record` and `index` (which fact in which bits) · `memory` (words, and nothing else) · `mapping` and `file`
 //! (where the words live).
 
+mod eviction;
 mod file;
 mod flow;
 mod index;
@@ -25,6 +26,7 @@ mod table;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -35,8 +37,9 @@ pub use flow::{EndpointId, FlowRef, Found, InsertError, NewFlow, ServicePortId};
 pub use key::{Direction, Key, KeyHash};
 pub use record::NEXT_HOP_BITS;
 pub use removal::Cursor;
-pub use state::{State, Timeouts};
+pub use state::State;
 pub use tables::{Cursors, FlowTables};
+pub use timeouts::{TimeoutError, Timeouts};
 
 use crate::clock::Now;
 use crate::net::Address;
@@ -131,7 +134,24 @@ impl<A: Address> FlowTable<A> {
         self.table.lookup(hash, key)
     }
 
-    /// Inserts a flow if both its keys are free.
+    /// Inserts a flow if both its keys are free. If the table is full, a flow that is half-open, one-way or over gives
+    /// way ([`State::gives_way`]); such flows are added to `evicted`.
+    ///
+    /// Costs more in a full table: up to 64 records are looked at, each search going on where the last one ended.
+    ///
+    /// # Errors
+    /// If a key is taken or being taken by another worker, or there is no room and no flow seen that gives way; nothing
+    /// of the flow is left then.
+    pub fn insert_evicting(
+        &self,
+        new: &NewFlow<A>,
+        now: Now,
+        evicted: &mut u64,
+    ) -> Result<FlowRef, InsertError> {
+        self.table.insert_evicting(new, now, evicted)
+    }
+
+    /// Inserts a flow if both its keys are free and there is room.
     ///
     /// # Errors
     /// If a key is taken or being taken by another worker, or there is no room; nothing of the flow is left then.

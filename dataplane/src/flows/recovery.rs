@@ -8,6 +8,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
 
 use super::index;
 use super::key::KeyHasher;
@@ -29,7 +30,7 @@ impl<M: Memory> Table<M> {
     /// Costs a pass over all records and an allocation of the queue of free ones.
     pub(super) fn start(memory: M, secret: [u64; 2]) -> (Self, Scan) {
         let free = ArrayQueue::new(memory.capacity() as usize);
-        let table = Self { memory, hasher: KeyHasher::new(secret), free };
+        let table = Self { memory, hasher: KeyHasher::new(secret), free, hand: CachePadded::default() };
         index::clear_all(&table.memory);
         let mut scan = Scan::default();
         for number in 0..table.memory.capacity() {

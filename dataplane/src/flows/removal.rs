@@ -51,7 +51,7 @@ impl<M: Memory> Table<M> {
     }
 
     /// Removes the live flow whose first word is `meta`; false if that word has changed.
-    fn remove_as(&self, number: u32, record: &Record<'_, M::Word>, meta: Meta) -> bool {
+    pub(super) fn remove_as(&self, number: u32, record: &Record<'_, M::Word>, meta: Meta) -> bool {
         if !record.meta.replace(meta.0, meta.with_status(Status::Dying).0, AcqRel) {
             return false;
         }

@@ -152,6 +152,7 @@ impl State {
             | Self::SctpClosed
             | Self::SctpCookieWait
             | Self::SctpCookieEchoed
+            | Self::SctpShutdownAckSent
             | Self::SctpHeartbeatSent => true,
             Self::Established
             | Self::FinWait
@@ -160,8 +161,7 @@ impl State {
             | Self::UdpStream
             | Self::SctpEstablished
             | Self::SctpShutdownSent
-            | Self::SctpShutdownRecd
-            | Self::SctpShutdownAckSent => false,
+            | Self::SctpShutdownRecd => false,
         }
     }
 
@@ -171,85 +171,6 @@ impl State {
         match (self, direction) {
             (Self::UdpUnreplied, Direction::Reply) => Self::UdpStream,
             _ => self,
-        }
-    }
-}
-
-/// Seconds without a packet after which a flow of each state is forgotten.
-///
-/// Source of the names: `Documentation/networking/nf_conntrack-sysctl.rst`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Timeouts {
-    /// `nf_conntrack_tcp_timeout_syn_sent`; also of a simultaneous open.
-    pub tcp_syn_sent: u32,
-    /// `nf_conntrack_tcp_timeout_syn_recv`.
-    pub tcp_syn_recv: u32,
-    /// `nf_conntrack_tcp_timeout_established`.
-    pub tcp_established: u32,
-    /// `nf_conntrack_tcp_timeout_fin_wait`.
-    pub tcp_fin_wait: u32,
-    /// `nf_conntrack_tcp_timeout_close_wait`.
-    pub tcp_close_wait: u32,
-    /// `nf_conntrack_tcp_timeout_last_ack`.
-    pub tcp_last_ack: u32,
-    /// `nf_conntrack_tcp_timeout_time_wait`.
-    pub tcp_time_wait: u32,
-    /// `nf_conntrack_tcp_timeout_close`.
-    pub tcp_close: u32,
-    /// `nf_conntrack_udp_timeout`.
-    pub udp_unreplied: u32,
-    /// `nf_conntrack_udp_timeout_stream`.
-    pub udp_stream: u32,
-    /// `nf_conntrack_tcp_timeout_unacknowledged`: picked up in one direction only.
-    pub tcp_picked_up: u32,
-}
-
-impl Default for Timeouts {
-    /// Returns Linux's values, with kube-proxy's for established and close-wait (K29).
-    ///
-    /// DEVIATION from RFC 4787 REQ-5 (two minutes at least): 30 s for UDP that got no reply, as Linux has it, so that
-    /// one-way traffic does not fill the table.
-    fn default() -> Self {
-        Self {
-            tcp_syn_sent: 120,
-            tcp_syn_recv: 60,
-            tcp_established: 24 * 60 * 60,
-            tcp_fin_wait: 120,
-            tcp_close_wait: 60 * 60,
-            tcp_last_ack: 30,
-            tcp_time_wait: 120,
-            tcp_close: 10,
-            udp_unreplied: 30,
-            udp_stream: 120,
-            tcp_picked_up: 300,
-        }
-    }
-}
-
-impl Timeouts {
-    /// Returns the timeout of a state in seconds.
-    #[must_use]
-    pub const fn seconds(&self, state: State) -> u32 {
-        match state {
-            State::SynSent | State::SynSent2 => self.tcp_syn_sent,
-            State::SynRecv => self.tcp_syn_recv,
-            State::Established => self.tcp_established,
-            State::FinWait => self.tcp_fin_wait,
-            State::CloseWait => self.tcp_close_wait,
-            State::LastAck => self.tcp_last_ack,
-            State::TimeWait => self.tcp_time_wait,
-            State::Close => self.tcp_close,
-            State::UdpUnreplied => self.udp_unreplied,
-            State::UdpStream => self.udp_stream,
-            State::PickedUp => self.tcp_picked_up,
-            State::SctpClosed => 10,
-            State::SctpEstablished => 210,
-            State::SctpHeartbeatSent => 30,
-            State::SctpCookieWait
-            | State::SctpCookieEchoed
-            | State::SctpShutdownSent
-            | State::SctpShutdownRecd
-            | State::SctpShutdownAckSent => 3,
         }
     }
 }
@@ -271,15 +192,5 @@ mod tests {
         assert_eq!(State::UdpUnreplied.next_udp(Direction::Request), State::UdpUnreplied);
         assert_eq!(State::UdpUnreplied.next_udp(Direction::Reply), State::UdpStream);
         assert_eq!(State::UdpStream.next_udp(Direction::Request), State::UdpStream);
-    }
-
-    #[test]
-    fn the_default_timeouts_are_those_promised() {
-        let timeouts = Timeouts::default();
-        let seconds: Vec<u32> = State::ALL.iter().map(|&state| timeouts.seconds(state)).collect();
-        assert_eq!(
-            seconds,
-            [120, 60, 86_400, 120, 3_600, 30, 120, 10, 120, 30, 120, 300, 10, 3, 3, 210, 3, 3, 3, 30]
-        );
     }
 }

@@ -10,6 +10,7 @@
 //!   another withdraws: takes its slots out and frees its record.
 //! - Of two insertions with a common key the one that publishes it second sees the first (a sequentially consistent
 //!   fence stands between publishing and looking), so at most one goes on. If each sees the other, both withdraw.
+//! - A full table: *dying* for a flow that gives way (see [`super::eviction`]), then a claim as above.
 //! - Removal: *dying* by replacing the whole first word, so by one thread only; take the request slot out, then the
 //!   reply slot; free. A dying flow is not found and hinders no insertion.
 //!
@@ -19,9 +20,11 @@
 //! State, last second and next hops change while a flow lives. Each is one word that carries the generation, so that a
 //! thread which was held up cannot write to the flow that has the record next.
 
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
 
 use super::index::{self, Slot};
 use super::key::KeyHasher;
@@ -42,6 +45,8 @@ pub(super) struct Table<M> {
     pub(super) hasher: KeyHasher,
     /// Private to the process; a start fills it anew.
     pub(super) free: ArrayQueue<u32>,
+    /// The record where the next search for one that gives way begins; private to the process, too.
+    pub(super) hand: CachePadded<AtomicU32>,
 }
 
 /// A flow seen through a slot.

@@ -83,7 +83,8 @@ impl<A: Family> PortSearch<A> {
     /// The client's own port is taken if it is in the range and free, as nf_nat does (`net/netfilter/nf_nat_core.c`,
     /// `get_unique_tuple`); else the search begins where the table's secret says, so that nobody can foresee the port
     /// (RFC 6056). DEVIATION from K24, `fully-random`: there it keeps two packets from choosing one port at once
-    /// before either is inserted; here an insertion takes both keys or fails.
+    /// before either is inserted; here an insertion takes both keys or fails. What gives way to it in a full table is
+    /// added to `evicted`.
     ///
     /// # Errors
     /// Why no flow was inserted.
@@ -93,8 +94,10 @@ impl<A: Family> PortSearch<A> {
         range: PortRange,
         flows: &FlowTable<A>,
         now: Now,
+        evicted: &mut u64,
     ) -> Result<(FlowRef, Rewrite<A>), DropReason> {
         let mut search = self.begin(&flow, range, flows)?;
+        let before = *evicted;
         let mut own_probes = OWN_PROBES;
         let mut is_contended = false;
         while search.unseen > 0 {
@@ -107,8 +110,10 @@ impl<A: Family> PortSearch<A> {
                 return Err(DropReason::MasqueradeSearchPaused);
             }
             flow.reply.destination_port = search.next();
-            match insert(&mut flow, flows, now) {
+            match insert(&mut flow, flows, now, evicted) {
                 Ok(inserted) => {
+                    // What gave way may have freed a port.
+                    self.moment += u64::from(*evicted > before);
                     self.forget(search, flows);
                     return Ok(inserted);
                 }
@@ -206,6 +211,7 @@ fn insert<A: Family>(
     flow: &mut NewFlow<A>,
     flows: &FlowTable<A>,
     now: Now,
+    evicted: &mut u64,
 ) -> Result<(FlowRef, Rewrite<A>), InsertError> {
     if flows.lookup(flows.hash(&flow.reply), &flow.reply).is_some() {
         return Err(InsertError::ReplyTaken);
@@ -213,7 +219,7 @@ fn insert<A: Family>(
     let rewrite = Rewrite::between(&flow.request, &flow.reply.reversed());
     flow.ip_difference = rewrite.ip.0;
     flow.transport_difference = rewrite.transport.0;
-    flows.insert(flow, now).map(|inserted| (inserted, rewrite))
+    flows.insert_evicting(flow, now, evicted).map(|inserted| (inserted, rewrite))
 }
 
 fn place_of<A: Family>(destination: &Key<A>, flows: &FlowTable<A>) -> usize {
@@ -288,21 +294,21 @@ mod tests {
         let mut used = BTreeSet::new();
         for n in 0..range.size() {
             ports.begin_burst();
-            ports.insert(flow(n), range, &flows, NOW).unwrap();
+            ports.insert(flow(n), range, &flows, NOW, &mut 0).unwrap();
             used.insert(port_of(&flows, &flow(n).request));
         }
         assert_eq!(used.len() as u32, range.size());
         ports.begin_burst();
         let refused = || Some(DropReason::MasqueradePortsExhausted);
-        assert_eq!(ports.insert(flow(9_999), range, &flows, NOW).err(), refused());
+        assert_eq!(ports.insert(flow(9_999), range, &flows, NOW, &mut 0).err(), refused());
         let shared = ports.shared_probes;
-        assert_eq!(ports.insert(flow(9_998), range, &flows, NOW).err(), refused());
+        assert_eq!(ports.insert(flow(9_998), range, &flows, NOW, &mut 0).err(), refused());
         assert_eq!(ports.shared_probes, shared, "what is known in a burst is not looked up again");
 
         let first = flow(0).request;
         assert!(flows.remove(flows.lookup(flows.hash(&first), &first).unwrap().flow));
         ports.begin_burst();
-        ports.insert(flow(9_999), range, &flows, NOW).unwrap();
+        ports.insert(flow(9_999), range, &flows, NOW, &mut 0).unwrap();
     }
 
     #[test]
@@ -318,7 +324,7 @@ mod tests {
             let outcomes: Vec<_> = (0..packets)
                 .map(|n| {
                     ports.begin_burst();
-                    ports.insert(flow(n), range, &flows, NOW).map(|_| ())
+                    ports.insert(flow(n), range, &flows, NOW, &mut 0).map(|_| ())
                 })
                 .take_while(|outcome| *outcome == Err(DropReason::MasqueradeSearchPaused))
                 .collect();
@@ -338,11 +344,11 @@ mod tests {
         let mut ports = PortSearch::default();
         ports.begin_burst();
         for n in 0..64 {
-            let refused = ports.insert(flow(n), range, &flows, NOW).err();
+            let refused = ports.insert(flow(n), range, &flows, NOW, &mut 0).err();
             assert_eq!(refused, Some(DropReason::MasqueradeSearchPaused));
         }
         let mut other = flow(64);
         other.reply.source_port = Port::new(9090);
-        ports.insert(other, range, &flows, NOW).unwrap();
+        ports.insert(other, range, &flows, NOW, &mut 0).unwrap();
     }
 }

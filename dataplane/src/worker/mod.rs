@@ -1,11 +1,13 @@
 //! The poll loop of a worker: the only place that knows both packets and sockets.
 //!
 //! Reading order: [`Worker::run`] here, `path` for what happens to a burst, `fragmented` for what is in pieces,
-//! `exchange` for what belongs to another worker, `bell` for sleeping and waking.
+//! `exchange` for what belongs to another worker, `orders` for devices that come and go, `bell` for sleeping and
+//! waking.
 
 mod bell;
 mod exchange;
 mod fragmented;
+mod orders;
 mod path;
 
 use std::os::fd::AsRawFd;
@@ -18,6 +20,7 @@ use crossbeam::queue::ArrayQueue;
 
 pub use bell::Bell;
 pub use exchange::Exchange;
+pub use orders::{Order, Orders};
 pub use path::{BURST, Path, Wire};
 
 use crate::clock::Now;
@@ -29,7 +32,7 @@ use crate::routes::DeviceIndex;
 use crate::snapshot::{Snapshot, Subscriber};
 use crate::verdict::DropReason;
 use crate::xdp::Heartbeat;
-use crate::xsk::{Frame, Socket};
+use crate::xsk::{Frame, FramePool, Socket, Statistics};
 
 /// Empty rounds before a worker sleeps in the kernel; about 50 µs of spinning.
 const SPIN_ROUNDS: u32 = 200;
@@ -92,24 +95,45 @@ pub struct Worker {
     pub published: Arc<Published>,
     /// Ends its sleep.
     pub bell: Arc<Bell>,
+    /// What it is to do about devices that come and go.
+    pub orders: Arc<Orders>,
     /// What all workers share.
     pub shared: Shared,
 }
 
 impl Worker {
-    /// Polls until `stop` is set. Nothing in here allocates, locks or logs.
+    /// Polls until `stop` is set. Nothing in here allocates (but for an order), locks or logs.
     pub fn run(self) {
-        let Self { mut path, queues, punt, mut subscriber, heartbeat, mut cursors, published, bell, shared } =
-            self;
-        let descriptors = queues.iter().map(|queue| queue.socket.as_raw_fd());
-        let mut alarm = bell::Alarm::new(descriptors.chain([bell.as_raw_fd()]));
-        let mut sockets = Sockets { queues, punt, shared: shared.clone(), asked: false };
+        let Self {
+            mut path,
+            queues,
+            punt,
+            mut subscriber,
+            heartbeat,
+            mut cursors,
+            published,
+            bell,
+            orders,
+            shared,
+        } = self;
+        let mut sockets = Sockets {
+            queues,
+            punt,
+            shared: shared.clone(),
+            asked: false,
+            lent: 0,
+            gone: Statistics::default(),
+        };
+        let mut alarm = sockets.alarm(&bell);
         let mut burst = Vec::with_capacity(BURST);
         let mut idle_rounds = 0;
         let mut statistics_at = Now::default();
         while !shared.stop.load(Ordering::Relaxed) {
             let now = Now::read();
             heartbeat.beat(now);
+            if sockets.obey(&orders, &mut path.pool) {
+                alarm = sockets.alarm(&bell);
+            }
             let snapshot = subscriber.refresh();
             let received = sockets.carry_all(&mut path, &mut burst, snapshot, now)
                 + path.take_over(snapshot, now, &mut sockets);
@@ -144,9 +168,48 @@ struct Sockets {
     punt: Socket,
     shared: Shared,
     asked: bool,
+    /// Frames that are with the control thread.
+    lent: usize,
+    /// The kernel's statistics of sockets whose device is gone.
+    gone: Statistics,
 }
 
 impl Sockets {
+    /// Lists what ends a sleep.
+    fn alarm(&self, bell: &Bell) -> bell::Alarm {
+        let descriptors = self.queues.iter().map(|queue| queue.socket.as_raw_fd());
+        bell::Alarm::new(descriptors.chain([bell.as_raw_fd()]))
+    }
+
+    /// Does what the control thread wants; says whether it was anything.
+    fn obey(&mut self, orders: &Orders, pool: &mut FramePool) -> bool {
+        let mut obeyed = false;
+        while let Some(order) = orders.next() {
+            obeyed = true;
+            match order {
+                Order::Serve(queue) => {
+                    self.lent = self.lent.saturating_sub(queue.socket.outstanding().fill as usize);
+                    self.queues.push(queue);
+                }
+                Order::Leave(device) => self.leave(device, pool),
+                Order::Lend(part) => self.lent += orders.lend(part, pool),
+                Order::Return(mut part) => {
+                    self.lent = self.lent.saturating_sub(part.len());
+                    pool.take_from(&mut part);
+                }
+            }
+        }
+        obeyed
+    }
+
+    fn leave(&mut self, device: DeviceIndex, pool: &mut FramePool) {
+        for queue in self.queues.extract_if(.., |queue| queue.device == device) {
+            self.gone += queue.socket.statistics().unwrap_or_default();
+            // What a device that is there after all still has is lost; nobody tells us to leave such a one.
+            let _reclaimed = queue.socket.reclaim(pool);
+        }
+    }
+
     /// Receives one burst from each queue and carries it; returns how many packets there were.
     fn carry_all(&mut self, path: &mut Path, burst: &mut Vec<Frame>, snapshot: &Snapshot, now: Now) -> usize {
         let mut received = 0;
@@ -178,25 +241,19 @@ impl Sockets {
             let _ = self.shared.control_bell.send(&[0]);
         }
         path.counters.frames_total = u64::from(path.memory.frames());
-        path.counters.frames_free = path.pool.len() as u64;
+        path.counters.frames_free = (path.pool.len() + self.lent) as u64;
         path.counters.frames_fill = fill;
         path.counters.frames_tx = tx;
         path.counters.frames_held = path.held() as u64;
     }
 
     fn read_statistics(&self, path: &mut Path) {
-        let all = self.queues.iter().filter_map(|queue| queue.socket.statistics().ok());
-        let (mut ring_full, mut fill_empty, mut dropped, mut invalid) = (0, 0, 0, 0);
-        for statistics in all {
-            ring_full += statistics.rx_ring_full;
-            fill_empty += statistics.rx_fill_ring_empty_descs;
-            dropped += statistics.rx_dropped;
-            invalid += statistics.rx_invalid_descs + statistics.tx_invalid_descs;
-        }
-        path.counters.xsk_rx_ring_full = ring_full;
-        path.counters.xsk_fill_ring_empty = fill_empty;
-        path.counters.xsk_rx_dropped = dropped;
-        path.counters.xsk_invalid_descriptors = invalid;
+        let mut all = self.gone;
+        self.queues.iter().filter_map(|queue| queue.socket.statistics().ok()).for_each(|own| all += own);
+        path.counters.xsk_rx_ring_full = all.rx_ring_full;
+        path.counters.xsk_fill_ring_empty = all.rx_fill_ring_empty_descs;
+        path.counters.xsk_rx_dropped = all.rx_dropped;
+        path.counters.xsk_invalid_descriptors = all.rx_invalid_descs + all.tx_invalid_descs;
     }
 }
 

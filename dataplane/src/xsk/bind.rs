@@ -196,6 +196,7 @@ impl Socket {
             completion: unsafe { Consumer::new(completion) },
             _rings: [Some(fill_map), Some(completion_map), Some(tx_map), rx_map],
             memory: Arc::clone(memory),
+            borrower: memory.borrower(),
             mode: Mode::Copy,
             zero_copy_refusal: None,
             lent_to_receive: 0,
@@ -207,12 +208,12 @@ impl Socket {
 
     /// Takes the frames of a socket that could not be bound back from its fill ring, and closes it.
     fn undo_fill(self, pool: &mut FramePool) {
-        let Self { fd, fill, memory, lent_to_receive, _rings, .. } = self;
+        let Self { fd, fill, memory, borrower, lent_to_receive, _rings, .. } = self;
         drop(fd);
         for n in 0..lent_to_receive {
             // SAFETY: these addresses were staged by this socket, which was never bound: no driver has seen its
             // fill ring, and it is closed.
-            if let Some(frame) = unsafe { memory.take_back(fill.staged(n), 0) } {
+            if let Some(frame) = unsafe { memory.take_back(fill.staged(n), 0, borrower) } {
                 pool.push(frame);
             }
         }

@@ -5,8 +5,6 @@ use std::io;
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::Arc;
-#[cfg(debug_assertions)]
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::mapping::Mapping;
@@ -32,10 +30,15 @@ pub struct FrameMemory {
     mapping: Mapping,
     frames: u32,
     area: u32,
-    /// For each frame, whether the kernel has it. Checks that the kernel gives back only what it was given.
-    #[cfg(debug_assertions)]
-    lent: Box<[AtomicBool]>,
+    /// For each frame, the socket that it is lent to, 0 for none. Written by the worker alone, two stores a packet: so
+    /// what comes back was lent, and the frames of a device that vanished are found.
+    borrowers: Box<[AtomicU32]>,
+    next_borrower: AtomicU32,
 }
+
+/// A socket, as the memory knows it: the one that frames are lent to. Never 0, never given twice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Borrower(u32);
 
 /// One frame in hand: the right to read and write its octets.
 ///
@@ -74,8 +77,8 @@ impl FrameMemory {
             mapping,
             frames,
             area,
-            #[cfg(debug_assertions)]
-            lent: (0..frames).map(|_| AtomicBool::new(false)).collect(),
+            borrowers: (0..frames).map(|_| AtomicU32::new(0)).collect(),
+            next_borrower: AtomicU32::new(1),
         };
         let free = (0..frames).rev().map(|index| Frame { index, area, offset: PACKET_OFFSET, len: 0 });
         Ok((Arc::new(memory), FramePool { frames: free.collect(), area }))
@@ -142,33 +145,62 @@ impl FrameMemory {
         (self.mapping.start(), self.frames as usize * FRAME_BYTES)
     }
 
-    /// Gives a frame to the kernel and returns the descriptor's address of its packet.
+    /// Returns what to call one more socket.
+    pub(super) fn borrower(&self) -> Borrower {
+        Borrower(self.next_borrower.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Gives a frame to the kernel by a socket and returns the descriptor's address of its packet.
     ///
     /// The caller has seen that the frame is this memory's ([`Self::owns`]).
-    pub(super) fn lend(&self, frame: Frame) -> u64 {
-        #[cfg(debug_assertions)]
-        if let Some(lent) = self.lent.get(frame.index as usize) {
-            assert!(!lent.swap(true, Ordering::Relaxed), "frame {} was lent twice", frame.index);
+    pub(super) fn lend(&self, frame: Frame, to: Borrower) -> u64 {
+        if let Some(borrower) = self.borrowers.get(frame.index as usize) {
+            debug_assert_eq!(borrower.load(Ordering::Relaxed), 0, "frame {} was lent twice", frame.index);
+            borrower.store(to.0, Ordering::Relaxed);
         }
         u64::from(frame.index) * FRAME_BYTES as u64 + u64::from(frame.offset)
     }
 
-    /// Takes a frame back from the kernel: the one whose packet of `len` octets is at `address`.
+    /// Takes a frame back from the kernel: the one whose packet of `len` octets is at `address`, from the socket that
+    /// it was lent to.
     ///
-    /// Returns `None` for an address outside the memory. A length past the frame's end is cut there.
+    /// Returns `None` for an address outside the memory, or of a frame that this socket was not lent. A length past the
+    /// frame's end is cut there.
     ///
     /// # Safety
-    /// The frame at `address` was lent, and the kernel has given it back since and not been lent it again.
-    pub(super) unsafe fn take_back(&self, address: u64, len: u32) -> Option<Frame> {
-        let index = u32::try_from(address / FRAME_BYTES as u64).ok().filter(|index| *index < self.frames)?;
+    /// The kernel has given back what is at `address` and will not touch it again.
+    pub(super) unsafe fn take_back(&self, address: u64, len: u32, from: Borrower) -> Option<Frame> {
+        let index = u32::try_from(address / FRAME_BYTES as u64).ok()?;
         let offset = (address % FRAME_BYTES as u64) as u16;
-        #[cfg(debug_assertions)]
-        if let Some(lent) = self.lent.get(index as usize) {
-            assert!(lent.swap(false, Ordering::Relaxed), "frame {index} came back twice");
+        let borrower = self.borrowers.get(index as usize)?;
+        if borrower.load(Ordering::Relaxed) != from.0 {
+            debug_assert!(false, "frame {index} came back twice");
+            return None;
         }
+        borrower.store(0, Ordering::Relaxed);
         let mut frame = Frame { index, area: self.area, offset, len: 0 };
         frame.len = len.min(frame.room() as u32) as u16;
         Some(frame)
+    }
+}
+
+impl FrameMemory {
+    /// Takes back all that a socket was lent; returns how many frames.
+    ///
+    /// Costs one look at each frame of the memory.
+    ///
+    /// # Safety
+    /// The kernel has done with this socket's rings and with the frames in them.
+    pub(super) unsafe fn reclaim(&self, from: Borrower, pool: &mut FramePool) -> usize {
+        let mut reclaimed = 0;
+        for (index, borrower) in (0..).zip(&self.borrowers) {
+            if borrower.load(Ordering::Relaxed) == from.0 {
+                borrower.store(0, Ordering::Relaxed);
+                pool.push(Frame { index, area: self.area, offset: PACKET_OFFSET, len: 0 });
+                reclaimed += 1;
+            }
+        }
+        reclaimed
     }
 }
 
@@ -199,6 +231,20 @@ impl Frame {
 }
 
 impl FramePool {
+    /// Makes an empty pool with room for so many frames of a memory.
+    #[must_use]
+    pub fn with_room(memory: &FrameMemory, frames: usize) -> Self {
+        Self { frames: Vec::with_capacity(frames), area: memory.area }
+    }
+
+    /// Moves frames of another pool of the same memory here, until this one is full or that one empty.
+    pub fn take_from(&mut self, other: &mut Self) {
+        while other.area == self.area && self.frames.len() < self.frames.capacity() {
+            let Some(frame) = other.frames.pop() else { return };
+            self.frames.push(frame);
+        }
+    }
+
     /// Takes a free frame, empty, with the kernel's headroom before the packet; `None` if all are in use.
     pub fn pop(&mut self) -> Option<Frame> {
         let mut frame = self.frames.pop()?;
@@ -262,10 +308,11 @@ mod tests {
     #[test]
     fn a_frame_comes_back_where_the_kernel_put_its_packet() {
         let (memory, mut pool) = FrameMemory::new(4).unwrap();
-        let address = memory.lend(pool.pop().unwrap());
+        let socket = memory.borrower();
+        let address = memory.lend(pool.pop().unwrap(), socket);
         assert_eq!(address % FRAME_BYTES as u64, u64::from(PACKET_OFFSET));
         // SAFETY: the frame was just lent and nobody else has it.
-        let frame = unsafe { memory.take_back(address + 2, 100) }.unwrap();
+        let frame = unsafe { memory.take_back(address + 2, 100, socket) }.unwrap();
         assert_eq!((frame.len(), frame.room()), (100, FRAME_BYTES - usize::from(PACKET_OFFSET) - 2));
         pool.push(frame);
         let fresh = pool.pop().unwrap();
@@ -278,16 +325,17 @@ mod tests {
         let (memory, _pool) = FrameMemory::new(4).unwrap();
         for address in [4 * FRAME_BYTES as u64, u64::from(u32::MAX), u64::MAX] {
             // SAFETY: the address is of no frame, so there is none to be had twice.
-            assert!(unsafe { memory.take_back(address, 1) }.is_none());
+            assert!(unsafe { memory.take_back(address, 1, memory.borrower()) }.is_none());
         }
     }
 
     #[test]
     fn a_length_past_the_frame_is_cut_at_its_end() {
         let (memory, mut pool) = FrameMemory::new(1).unwrap();
-        let address = memory.lend(pool.pop().unwrap());
+        let socket = memory.borrower();
+        let address = memory.lend(pool.pop().unwrap(), socket);
         // SAFETY: the frame was just lent and nobody else has it.
-        let frame = unsafe { memory.take_back(address, u32::MAX) }.unwrap();
+        let frame = unsafe { memory.take_back(address, u32::MAX, socket) }.unwrap();
         assert_eq!(memory.octets(&frame).len(), FRAME_BYTES - usize::from(PACKET_OFFSET));
         pool.push(frame);
     }
@@ -297,11 +345,42 @@ mod tests {
     #[cfg(debug_assertions)]
     fn a_frame_that_comes_back_twice_is_noticed() {
         let (memory, mut pool) = FrameMemory::new(1).unwrap();
-        let address = memory.lend(pool.pop().unwrap());
+        let socket = memory.borrower();
+        let address = memory.lend(pool.pop().unwrap(), socket);
         // SAFETY: the first return is right; the second is what must panic before it makes a frame.
-        let _first = unsafe { memory.take_back(address, 1) };
+        let _first = unsafe { memory.take_back(address, 1, socket) };
         // SAFETY: see above.
-        let _second = unsafe { memory.take_back(address, 1) };
+        let _second = unsafe { memory.take_back(address, 1, socket) };
+    }
+
+    #[test]
+    fn what_a_socket_was_lent_and_nothing_else_is_reclaimed() {
+        let (memory, mut pool) = FrameMemory::new(8).unwrap();
+        let (gone, other) = (memory.borrower(), memory.borrower());
+        let lent: Vec<u64> = (0..3).map(|_| memory.lend(pool.pop().unwrap(), gone)).collect();
+        memory.lend(pool.pop().unwrap(), other);
+        // SAFETY: the frame was just lent and nobody else has it.
+        let back = unsafe { memory.take_back(lent[1], 60, gone) }.unwrap();
+        // SAFETY: no kernel has any of these frames.
+        assert_eq!(unsafe { memory.reclaim(gone, &mut pool) }, 2);
+        assert_eq!((pool.len(), back.len()), (6, 60));
+        // SAFETY: as above.
+        assert_eq!(unsafe { memory.reclaim(gone, &mut pool) }, 0);
+        pool.push(back);
+    }
+
+    #[test]
+    fn frames_move_between_pools_as_far_as_there_is_room() {
+        let (memory, mut pool) = FrameMemory::new(8).unwrap();
+        let mut part = FramePool::with_room(&memory, 3);
+        part.take_from(&mut pool);
+        assert_eq!((part.len(), pool.len()), (3, 5));
+        pool.take_from(&mut part);
+        assert_eq!((part.len(), pool.len()), (0, 8));
+        let (stranger, _) = FrameMemory::new(1).unwrap();
+        let mut foreign = FramePool::with_room(&stranger, 3);
+        foreign.take_from(&mut pool);
+        assert_eq!((foreign.len(), pool.len()), (0, 8));
     }
 
     #[test]

@@ -2,13 +2,14 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::ops::AddAssign;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::Arc;
 
 use super::bind::read_option;
 use super::mapping::Mapping;
-use super::memory::{Frame, FrameMemory, FramePool};
+use super::memory::{Borrower, Frame, FrameMemory, FramePool};
 use super::ring::{Consumer, Producer};
 
 /// Packets that one `sendto` takes in copy mode on kernels where that cannot be set.
@@ -51,6 +52,17 @@ pub struct Statistics {
     pub tx_ring_empty_descs: u64,
 }
 
+impl AddAssign for Statistics {
+    fn add_assign(&mut self, other: Self) {
+        self.rx_dropped += other.rx_dropped;
+        self.rx_invalid_descs += other.rx_invalid_descs;
+        self.tx_invalid_descs += other.tx_invalid_descs;
+        self.rx_ring_full += other.rx_ring_full;
+        self.rx_fill_ring_empty_descs += other.rx_fill_ring_empty_descs;
+        self.tx_ring_empty_descs += other.tx_ring_empty_descs;
+    }
+}
+
 /// What became of [`Socket::kick`]'s system calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Kicks {
@@ -65,7 +77,8 @@ pub struct Kicks {
 /// An AF_XDP socket bound to one queue of one device; its worker's alone.
 ///
 /// Dropping it closes it. Frames that are outstanding then are lost to their memory until that ends: the kernel
-/// may still write into them, since it takes a queue down some time after the close.
+/// may still write into them, since it takes a queue down some time after the close. Of a device that is gone they
+/// come back by [`Socket::reclaim`].
 #[derive(Debug)]
 pub struct Socket {
     // Fields drop in this order: the kernel stops first, then the rings are unmapped, then the frames.
@@ -76,6 +89,7 @@ pub struct Socket {
     pub(super) completion: Consumer<u64>,
     pub(super) _rings: [Option<Mapping>; 4],
     pub(super) memory: Arc<FrameMemory>,
+    pub(super) borrower: Borrower,
     pub(super) mode: Mode,
     pub(super) zero_copy_refusal: Option<i32>,
     pub(super) lent_to_receive: u32,
@@ -107,7 +121,7 @@ impl Socket {
         while received < limit {
             let Some(descriptor) = rx.take() else { break };
             // SAFETY: the kernel put this address into the rx ring, which returns a frame of the fill ring.
-            match unsafe { self.memory.take_back(descriptor.addr, descriptor.len) } {
+            match unsafe { self.memory.take_back(descriptor.addr, descriptor.len, self.borrower) } {
                 Some(frame) => {
                     burst.push(frame);
                     received += 1;
@@ -155,7 +169,7 @@ impl Socket {
                 pool.push(frame);
                 break;
             }
-            self.fill.stage(self.memory.lend(frame));
+            self.fill.stage(self.memory.lend(frame, self.borrower));
             self.lent_to_receive += 1;
         }
         self.fill.publish();
@@ -172,7 +186,8 @@ impl Socket {
             return Err(frame);
         }
         let len = frame.len() as u32;
-        let staged = self.tx.stage(libc::xdp_desc { addr: self.memory.lend(frame), len, options: 0 });
+        let staged =
+            self.tx.stage(libc::xdp_desc { addr: self.memory.lend(frame, self.borrower), len, options: 0 });
         debug_assert!(staged, "the ring has room");
         self.lent_to_transmit += 1;
         Ok(())
@@ -221,7 +236,7 @@ impl Socket {
         let mut completed = 0;
         while let Some(address) = self.completion.take() {
             // SAFETY: the kernel put this address into the completion ring, which returns a frame of the tx ring.
-            match unsafe { self.memory.take_back(address, 0) } {
+            match unsafe { self.memory.take_back(address, 0, self.borrower) } {
                 Some(frame) => {
                     pool.push(frame);
                     completed += 1;
@@ -232,6 +247,23 @@ impl Socket {
         self.completion.release();
         self.lent_to_transmit = self.lent_to_transmit.saturating_sub(completed as u32);
         completed
+    }
+
+    /// Takes all outstanding frames back into the pool and closes the socket, whose device is gone.
+    ///
+    /// Call it when the kernel has told that the device went: it has done with the rings before it tells.
+    ///
+    /// # Errors
+    /// Returns the socket if the kernel says that it still has its device.
+    #[allow(clippy::result_large_err, reason = "the socket goes back to where it was")]
+    pub fn reclaim(self, pool: &mut FramePool) -> Result<usize, Self> {
+        // Source: net/xdp/xsk.c, `xsk_check_common`: ENXIO is the answer for a socket that `xsk_notifier` unbound.
+        if self.wake_transmit().err().and_then(|error| error.raw_os_error()) != Some(libc::ENXIO) {
+            return Err(self);
+        }
+        // SAFETY: the kernel has taken the socket off its device and waited for those who were at it, before it said
+        // that the device went (`xsk_unbind_dev`); and the socket ends here, so that its rings give nothing back.
+        Ok(unsafe { self.memory.reclaim(self.borrower, pool) })
     }
 
     /// Returns how many frames this socket's rings, the kernel and the NIC have.

@@ -1,5 +1,7 @@
 //! What the slow gateway remembers of a flow: the kernel's table of TCP states, spelled out.
 
+use std::collections::VecDeque;
+
 use super::datagram::Five;
 
 /// The states by the numbers of `enum tcp_conntrack`, with three of ours behind them.
@@ -73,6 +75,35 @@ pub struct Flow {
     pub reply: Five,
     pub state: State,
     pub last_second: u64,
+    /// Where it stands in the table.
+    pub place: usize,
+}
+
+/// The places of a table: the free ones in the order in which they are taken, and where the next flow that gives way
+/// is looked for.
+pub struct Places {
+    pub free: VecDeque<usize>,
+    hand: usize,
+    capacity: usize,
+}
+
+impl Places {
+    pub fn new(capacity: usize) -> Self {
+        Self { free: (0..capacity).collect(), hand: 0, capacity }
+    }
+
+    /// Finds the flow that gives way to another, as a place in the list.
+    pub fn next_to_go(&mut self, flows: &[Flow]) -> Option<usize> {
+        for _ in 0..self.capacity.min(64) {
+            let place = self.hand % self.capacity;
+            self.hand = place + 1;
+            let found = flows.iter().position(|flow| flow.place == place && flow.state.gives_way());
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
+    }
 }
 
 impl State {
@@ -99,6 +130,11 @@ impl State {
     /// Says whether a segment of the client opens a connection anew.
     pub fn is_reopened_by(self, flags: u8) -> bool {
         matches!(self, TimeWait | Close) && row(flags) == Some("syn")
+    }
+
+    /// Says whether the flow may be dropped for another: half-open, one-way or over (design decision 13).
+    fn gives_way(self) -> bool {
+        matches!(self, SynSent | SynRecv | SynSent2 | UdpUnreplied | PickedUp | TimeWait | Close)
     }
 
     /// How many seconds of silence end the flow.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use datagram::{Datagram, Five, Kind, Unreadable};
 use errors::Allowance;
-use flow::{Flow, State};
+use flow::{Flow, Places, State};
 use fragments::Fragments;
 use links::{Held, Hop, Lead, Links, Station};
 use tidegate_dataplane::flows::Key;
@@ -70,7 +70,7 @@ enum Fate {
 
 pub struct Gateway {
     pub now_ns: u64,
-    pub capacity: usize,
+    pub places: Places,
     pub flows: Vec<Flow>,
     pub services: BTreeMap<[u8; 4], Ports>,
     pub links: Links,
@@ -91,7 +91,7 @@ impl Gateway {
     pub fn new(capacity: usize, links: Links) -> Self {
         Self {
             now_ns: 100_000_000_000,
-            capacity,
+            places: Places::new(capacity),
             flows: vec![],
             services: BTreeMap::new(),
             links,
@@ -153,7 +153,7 @@ impl Gateway {
             if !self.is_reopened(place, &datagram) {
                 return self.translate(place, datagram);
             }
-            self.flows.remove(place);
+            self.remove(place);
         }
         if datagram.kind == Kind::IcmpError
             && let Some(fate) = self.pass_error(datagram.clone())?
@@ -252,11 +252,14 @@ impl Gateway {
             leaves_as.source_port = other_port(request.source_port, attempt);
             attempt += 1;
         }
-        if self.flows.len() == self.capacity {
-            return Err("drop_flow_table_full");
+        if self.places.free.is_empty() {
+            let gone = self.places.next_to_go(&self.flows).ok_or("drop_flow_table_full")?;
+            self.remove(gone);
+            self.count("flows_evicted", 1);
         }
+        let place = self.places.free.pop_front().unwrap();
         let reply = leaves_as.reversed();
-        self.flows.push(Flow { request, reply, state, last_second: self.second() });
+        self.flows.push(Flow { request, reply, state, last_second: self.second(), place });
         self.count("flows_inserted", 1);
         self.count("flows_port_changed", u64::from(attempt > 0));
         self.count("flows_masqueraded", u64::from(own.is_some()));
@@ -347,9 +350,21 @@ impl Gateway {
 
     /// Removes the flows that were silent for too long; returns how many.
     pub fn expire(&mut self) -> usize {
-        let (before, second) = (self.flows.len(), self.second());
-        self.flows.retain(|flow| second - flow.last_second <= flow.state.timeout());
-        before - self.flows.len()
+        let second = self.second();
+        let is_over = |flow: &Flow| second - flow.last_second > flow.state.timeout();
+        let mut gone: Vec<usize> =
+            self.flows.iter().filter(|flow| is_over(flow)).map(|flow| flow.place).collect();
+        gone.sort_unstable();
+        for place in &gone {
+            let flow = self.flows.iter().position(|flow| flow.place == *place).unwrap();
+            self.remove(flow);
+        }
+        gone.len()
+    }
+
+    fn remove(&mut self, flow: usize) {
+        let flow = self.flows.remove(flow);
+        self.places.free.push_back(flow.place);
     }
 
     fn second(&self) -> u64 {

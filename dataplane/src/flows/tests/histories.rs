@@ -15,6 +15,8 @@ enum Step {
         request: u32,
         reply: u32,
         state: State,
+        /// Whether another flow may give way.
+        evicting: bool,
     },
     Lookup {
         key: u32,
@@ -47,14 +49,21 @@ enum Step {
 }
 
 fn state() -> impl Strategy<Value = State> {
-    prop::sample::select(vec![State::SynSent, State::Established, State::Close, State::UdpStream])
+    prop::sample::select(vec![
+        State::SynSent,
+        State::Established,
+        State::Close,
+        State::UdpUnreplied,
+        State::UdpStream,
+        State::PickedUp,
+    ])
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let flow = 0..40_usize;
     prop_oneof![
-        6 => (0..KEYS, 0..KEYS, state())
-            .prop_map(|(request, reply, state)| Step::Insert { request, reply, state }),
+        6 => (0..KEYS, 0..KEYS, state(), any::<bool>())
+            .prop_map(|(request, reply, state, evicting)| Step::Insert { request, reply, state, evicting }),
         4 => (0..KEYS).prop_map(|key| Step::Lookup { key }),
         2 => (0..KEYS).prop_map(|key| Step::Touch { key }),
         2 => (flow.clone(), state(), state()).prop_map(|(flow, from, to)| Step::ChangeState { flow, from, to }),
@@ -136,6 +145,21 @@ impl<A: Address> Model<A> {
         })
     }
 
+    /// Takes out the flow that the table dropped for another; says whether one that may had to.
+    fn give_way(&mut self, table: &Table<&Heap<A>>) -> Result<bool, TestCaseError> {
+        let may = |flow: &Remembered<A>| {
+            matches!(flow.state, State::SynSent | State::Close | State::UdpUnreplied | State::PickedUp)
+        };
+        let must = self.live.iter().any(may);
+        let gone: Vec<usize> =
+            (0..self.live.len()).filter(|&place| table.ids(self.live[place].name).is_none()).collect();
+        prop_assert_eq!(gone.len(), usize::from(must), "of {:?}", self.live);
+        for place in gone {
+            prop_assert!(may(&self.live.remove(place)), "an established flow was dropped for room");
+        }
+        Ok(must)
+    }
+
     fn expire(&mut self, timeouts: &Timeouts) -> usize {
         let (before, second) = (self.live.len(), self.second);
         self.live.retain(|flow| second - flow.last_seen <= timeouts.seconds(flow.state));
@@ -147,10 +171,19 @@ impl<A: Address> Model<A> {
 fn take<A: Address>(step: &Step, table: &Table<&Heap<A>>, model: &mut Model<A>) -> Result<(), TestCaseError> {
     let now = model.now();
     match *step {
-        Step::Insert { request, reply, state } => {
+        Step::Insert { request, reply, state, evicting } => {
             let new = NewFlow { state, ..flow(request, reply) };
-            let result = table.insert(&new, now);
-            prop_assert_eq!(result.err(), model.refusal(&new));
+            let mut evicted = 0;
+            let result = if evicting {
+                table.insert_evicting(&new, now, &mut evicted)
+            } else {
+                table.insert(&new, now)
+            };
+            if evicting && model.refusal(&new) == Some(InsertError::Full) {
+                prop_assert_eq!(evicted, u64::from(model.give_way(table)?));
+                evicted = 0;
+            }
+            prop_assert_eq!((evicted, result.err()), (0, model.refusal(&new)));
             if let Ok(name) = result {
                 let remembered = Remembered { name, new, state, last_seen: model.second, next_hops: [0; 2] };
                 model.live.push(remembered);

@@ -14,6 +14,7 @@ macro_rules! for_both_families {
 
 mod behaviour;
 mod crash;
+mod eviction;
 mod file;
 mod heap;
 mod histories;

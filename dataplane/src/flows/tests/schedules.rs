@@ -108,6 +108,8 @@ for_both_families! {
     an_insertion_during_the_removal_of_its_key_ends_in_one_flow_or_none,
     a_flow_is_removed_by_one_of_those_who_try,
     a_look_up_never_mixes_two_flows_of_one_record,
+    of_two_insertions_into_a_full_table_each_takes_the_place_of_another_flow,
+    a_flow_that_is_confirmed_does_not_give_way,
     a_flow_that_stays_is_found_whatever_comes_and_goes_beside_it,
 }
 
@@ -269,4 +271,51 @@ fn a_flow_that_stays_is_found_whatever_comes_and_goes_beside_it<A: Address>() {
         );
         assert_eq!(assert_sound(&table), [stays]);
     }
+}
+
+fn of_two_insertions_into_a_full_table_each_takes_the_place_of_another_flow<A: Address>() {
+    for seed in 0..SEEDS {
+        let heap = Heap::<A>::new(2);
+        let (table, _) = Table::start(&heap, SECRET);
+        for new in [flow(1, 2), flow(3, 4)] {
+            table.insert(&new, NOW).unwrap();
+        }
+        let (mut results, mut counts) = ([Err(InsertError::Full); 2], [0; 2]);
+        let ([first, second], [first_count, second_count]) = (&mut results, &mut counts);
+        interleave(
+            seed,
+            vec![
+                Box::new(|| *first = table.insert_evicting(&flow(5, 6), NOW, first_count)),
+                Box::new(|| *second = table.insert_evicting(&flow(7, 8), NOW, second_count)),
+            ],
+        );
+        // One may find the only flow left in the other's making: then it is refused, and that record stays.
+        let inserted = results.iter().flatten().count();
+        assert!(inserted > 0, "seed {seed}");
+        assert!(counts.iter().sum::<u64>() >= inserted as u64, "seed {seed}: {counts:?}");
+        let live = assert_sound(&table);
+        assert!(results.iter().flatten().all(|flow| live.contains(flow)), "seed {seed}: {results:?}");
+    }
+}
+
+fn a_flow_that_is_confirmed_does_not_give_way<A: Address>() {
+    let mut outcomes = Vec::new();
+    for seed in 0..SEEDS {
+        let heap = Heap::<A>::new(1);
+        let (table, _) = Table::start(&heap, SECRET);
+        let old = table.insert(&flow(1, 2), NOW).unwrap();
+        let (mut inserted, mut confirmed, mut evicted) = (Err(InsertError::Full), false, 0);
+        interleave(
+            seed,
+            vec![
+                Box::new(|| inserted = table.insert_evicting(&flow(3, 4), NOW, &mut evicted)),
+                Box::new(|| confirmed = table.change_state(old, State::SynSent, State::Established, NOW)),
+            ],
+        );
+        assert_ne!(inserted.is_ok(), confirmed, "seed {seed}");
+        assert_eq!((evicted == 1, table.ids(old).is_some()), (!confirmed, confirmed), "seed {seed}");
+        assert_eq!(assert_sound(&table).len(), 1);
+        outcomes.push(confirmed);
+    }
+    assert!(outcomes.contains(&true) && outcomes.contains(&false), "either can win");
 }
