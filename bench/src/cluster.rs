@@ -7,7 +7,9 @@ use tidegate_dataplane::flows::{EndpointId, Key, ServicePortId};
 use tidegate_dataplane::neighbours::{NeighbourState, Neighbours, NextHop};
 use tidegate_dataplane::net::{Mac, Port, Prefix, Protocol};
 use tidegate_dataplane::routes::{DeviceIndex, Route, RouteKind, RouteTable, Routes};
-use tidegate_dataplane::services::{Backend, Backends, Destination, ServicePort, Services, VirtualAddress};
+use tidegate_dataplane::services::{
+    Backend, Backends, Destination, ServicePort, Services, Terms, VirtualAddress,
+};
 use tidegate_dataplane::snapshot::{Device, Snapshot};
 
 /// The device that clients are behind.
@@ -111,6 +113,7 @@ fn ports(service: u32) -> VirtualAddress {
         port: PORT,
         id: ServicePortId(u64::from(service)),
         backends: Arc::clone(&backends),
+        terms: Terms::default(),
     };
     VirtualAddress::new(vec![port(Protocol::Tcp), port(Protocol::Udp)])
 }

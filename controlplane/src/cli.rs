@@ -56,6 +56,14 @@ pub struct RunArguments {
     #[arg(long, value_name = "SOURCE", env = "TIDEGATE_SOURCE")]
     pub source: Source,
 
+    /// The Node that this box is [default: none, so that no endpoint is local].
+    #[arg(long, value_name = "NAME", env = "TIDEGATE_NODE_NAME")]
+    pub node_name: Option<String>,
+
+    /// The zone that this box is in [default: the one that the Node's label says].
+    #[arg(long, value_name = "NAME", env = "TIDEGATE_ZONE")]
+    pub zone: Option<String>,
+
     /// Zone of the cluster's names.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", env = "TIDEGATE_CLUSTER_DOMAIN")]
     pub cluster_domain: String,
@@ -108,6 +116,15 @@ pub struct RunArguments {
     /// `nodata`: answer every AAAA of the cluster zone with NODATA, for clusters without IPv6.
     #[arg(long, value_name = "ANSWER", env = "TIDEGATE_DNS_AAAA")]
     pub dns_aaaa: Option<AaaaAnswer>,
+
+    /// Own addresses that have NodePorts; repeat for several [default: all but loopback].
+    #[arg(
+        long = "nodeport-addresses",
+        value_name = "CIDR",
+        env = "TIDEGATE_NODEPORT_ADDRESSES",
+        value_delimiter = ','
+    )]
+    pub nodeport_addresses: Vec<IpNet>,
 
     /// Which new flows take the gateway's address for the client's.
     #[arg(long, value_name = "WHEN", default_value = "auto", env = "TIDEGATE_MASQUERADE")]

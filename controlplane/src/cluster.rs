@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use tidegate_dataplane::net::Protocol;
 
+use crate::traffic::Traffic;
+
 /// `namespace/name` of a namespaced object.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectName {
@@ -97,6 +99,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// The port that clients use, 1..=65535.
     pub port: u16,
+    /// The port of every node address that leads to it, too (K16).
+    pub node_port: Option<u16>,
 }
 
 /// A Service, as far as packets and names need it.
@@ -110,6 +114,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// `service.kubernetes.io/service-proxy-name` is set: names only, no packets (K1).
     pub foreign_proxy: bool,
+    /// How packets to it are treated.
+    pub traffic: Traffic,
 }
 
 /// One address of an EndpointSlice with its conditions; absent conditions are filled in by K7.
@@ -131,6 +137,17 @@ pub struct Endpoint {
     pub zone: Option<Arc<str>>,
     /// Name of the Pod in `targetRef`.
     pub pod: Option<Arc<str>>,
+    /// `hints`; none on most endpoints (K11).
+    pub hints: Option<Arc<Hints>>,
+}
+
+/// Where an endpoint's traffic should come from (K11).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Hints {
+    /// `hints.forZones`.
+    pub zones: Vec<Arc<str>>,
+    /// `hints.forNodes`.
+    pub nodes: Vec<Arc<str>>,
 }
 
 /// One port of an EndpointSlice: what `targetPort` resolved to in this slice (K5).
@@ -305,6 +322,12 @@ impl Cluster {
     /// Iterates over all Namespaces.
     pub fn namespaces(&self) -> impl Iterator<Item = &Arc<str>> {
         self.namespaces.iter()
+    }
+
+    /// Returns the Node of that name.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
+        self.nodes.get(name)
     }
 
     /// Iterates over all Nodes.

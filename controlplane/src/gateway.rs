@@ -106,8 +106,12 @@ impl Gateway {
     /// Folds the source's events in and begins to put them in force.
     pub fn apply_events(&mut self, events: Vec<Event>) {
         let mut dirty = Dirty::default();
+        let before = self.publication.locality().resolved(&self.cluster);
         for event in events {
             self.cluster.apply(event, &mut dirty);
+        }
+        if self.publication.locality().resolved(&self.cluster) != before {
+            dirty.services.extend(self.cluster.services().map(|service| service.name.clone()));
         }
         if !dirty.is_empty() {
             self.publish(|publication, cluster, now| publication.apply(cluster, &dirty, now));
@@ -175,6 +179,8 @@ impl Gateway {
         if changed.own_addresses {
             let own = self.topology.own_addresses().clone();
             self.publication.steering.replace_own_addresses(&own);
+            let node_addresses = self.publication.steering.frontends.node_addresses().collect();
+            self.publication.publish_node_addresses(node_addresses);
         }
         if changed.links {
             let topology = &self.topology;

@@ -1,7 +1,7 @@
 //! What the cluster wants, and the names. See the crate's README for an update's day.
 //!
 //! Reading order: [`start`] puts the parts together, [`gateway`] is the loop that drives them. The source
-//! ([`manifests`], with [`objects`], [`endpoint_slices`] and [`cluster_ip`]) sends events, [`cluster`] folds them,
+//! ([`manifests`], with [`objects`], [`endpoint_slices`] and [`cluster_ip`]) sends events, [`cluster`] folds them (what they say of packets: [`traffic`]),
 //! [`compile`] and [`tables`] turn Services into the dataplane's tables, [`publish`] puts them in force through
 //! [`steering`] and the workers ([`workers`]). [`netlink`] and [`topology`] follow the kernel's links. [`dns`] answers
 //! names. [`metrics`] and [`status`] say how it goes; [`instance`], [`punt_device`] and [`offloads`] are what a run
@@ -15,6 +15,7 @@ pub mod compile;
 pub mod devices;
 pub mod dns;
 pub mod endpoint_slices;
+pub mod frontends;
 pub mod gateway;
 pub mod instance;
 pub mod manifests;
@@ -32,4 +33,5 @@ pub mod status;
 pub mod steering;
 pub mod tables;
 pub mod topology;
+pub mod traffic;
 pub mod workers;

@@ -10,7 +10,6 @@ use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tidegate_dataplane::flows::FlowTables;
-use tidegate_dataplane::net::Prefix;
 use tidegate_dataplane::services::Services;
 use tidegate_dataplane::snapshot::{Publisher, Snapshot};
 use tidegate_dataplane::worker::Shared;
@@ -22,6 +21,7 @@ use crate::cli::{RunArguments, Source, XdpMode};
 use crate::cluster::{Cluster, Event};
 use crate::devices::{self, ServedDevices};
 use crate::dns::{self, Zone};
+use crate::frontends::Frontends;
 use crate::gateway::Gateway;
 use crate::instance::{Change, Instance};
 use crate::manifests::{self, Manifests};
@@ -30,6 +30,7 @@ use crate::publish::Publication;
 use crate::punt_device::PuntDevice;
 use crate::settings::BadConfiguration;
 use crate::steering::DeviceSteering;
+use crate::tables::Compiler;
 use crate::topology::{Changed, Topology};
 use crate::workers::{AttachedDevice, Plan, SocketReport, Workers};
 use crate::{masquerade, metrics, offloads, reserved_ports, settings, status};
@@ -138,7 +139,10 @@ async fn start(
     };
 
     let (shared, wanted_bell) = share(arguments, instance)?;
-    let mut steering = DeviceSteering::new(Steering::load().context("cannot load the XDP program")?);
+    let mut steering = DeviceSteering::new(
+        Steering::load().context("cannot load the XDP program")?,
+        Frontends::new(arguments.nodeport_addresses.clone()),
+    );
     for listen in &arguments.dns_listen {
         steering.insert_listener(listen.0)?;
     }
@@ -146,27 +150,29 @@ async fn start(
     let punt = PuntDevice::create(netlink, instance, cores.len() as u32, served).await?;
     instance.record(Change::ManagedNeighbours)?;
     let topology = Topology::read(netlink, served).await?;
-    let cidrs = arguments.service_cidrs.iter();
-    let cidrs = cidrs.map(|cidr| Prefix { address: cidr.network(), length: cidr.prefix_len() });
+    let cidrs = settings::prefixes(&arguments.service_cidrs);
+    let pod_networks = settings::prefixes(&arguments.pod_cidrs);
     let masquerade = masquerade::policy(arguments);
     if let Some(ports) = masquerade::ports_in_use(&masquerade) {
         reserved_ports::reserve(ports, instance).context("--masquerade-ports")?;
         steering.program.set_masquerade_ports(Some(ports))?;
     }
-    let first = Snapshot { masquerade, ..Snapshot::empty(Services::new(cidrs)) };
+    let first =
+        Snapshot { masquerade, pod_networks, ..Snapshot::empty(Services::new(cidrs.iter().copied())) };
     let (publisher, subscribers) = Publisher::new(first, cores.len());
     let plan =
         Plan { devices: &devices, cores, frames: arguments.frames, punt: &punt, shared: shared.clone() };
     let workers = Workers::start(plan, &mut steering.program, subscribers)?;
 
     let linger = arguments.vip_linger.0;
+    let compiler = Compiler::new(settings::locality(arguments));
     let mut gateway = Gateway {
         source,
         cluster: Cluster::default(),
         netlink: Arc::clone(netlink),
         kernel_events,
         topology,
-        publication: Publication::new(steering, publisher, Arc::clone(&names), linger),
+        publication: Publication::new(steering, publisher, compiler, Arc::clone(&names), linger),
         workers,
         devices: ServedDevices::new(devices),
         attach_preference: attach_preference(arguments),

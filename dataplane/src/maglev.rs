@@ -100,7 +100,7 @@ pub fn choice_hash(addresses: &[u64], ports_and_protocol: u64) -> u64 {
 }
 
 /// Spreads every input bit over the output (the finaliser of SplitMix64, Steele et al., OOPSLA 2014).
-const fn mix(mut z: u64) -> u64 {
+pub(crate) const fn mix(mut z: u64) -> u64 {
     z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -16,11 +16,11 @@ use crate::packet::{Packet, Transport};
 use crate::rate_limit::RateLimit;
 use crate::rewrite::Rewrite;
 use crate::routes::{DeviceIndex, RouteKind};
-use crate::services::{Destination, ServicePort};
+use crate::services::{Called, Destination, ServicePort};
 use crate::snapshot::Snapshot;
 use crate::tcp_state;
 use crate::verdict::{DropReason, Egress, Verdict};
-use crate::{answer, icmp_error, sctp_state};
+use crate::{answer, choice, icmp_error, sctp_state, tombstones};
 
 /// Source ports tried before a flow whose reply key is taken is refused.
 const PORT_ATTEMPTS: u16 = 128;
@@ -34,6 +34,10 @@ pub struct Context<'a, A: Family = Ipv4Addr> {
     pub snapshot: &'a Snapshot,
     /// The flows of all workers.
     pub flows: &'a FlowTable<A>,
+    /// The endpoints that clients are bound to.
+    pub affinity: &'a FlowTable<A>,
+    /// Replies of flows that have left their endpoint.
+    pub tombstones: &'a FlowTable<A>,
     /// When the burst was received.
     pub now: Now,
     /// The device that it came by.
@@ -80,14 +84,15 @@ fn decide<A: Family>(
     {
         return process_established(octets, packet, &found, context);
     }
-    match context.snapshot.services.lookup(key.destination.into()) {
-        Destination::Service(_) if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
-        Destination::Service(address) => match address.port(key.protocol, key.destination_port) {
-            Some(port) => process_new(octets, packet, &key, port, context),
-            None => answer::refuse(octets, packet, context),
-        },
-        Destination::Unallocated => Err(DropReason::UnallocatedAddress),
-        Destination::Other => Ok(Egress::Punt),
+    match context.snapshot.called(key.destination.into(), key.protocol, key.destination_port) {
+        Called::Port(_) | Called::UndefinedPort if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
+        Called::Port(port) => process_new(octets, packet, &key, port, context),
+        Called::UndefinedPort => answer::refuse(octets, packet, context),
+        Called::UnallocatedAddress => Err(DropReason::UnallocatedAddress),
+        Called::Nothing if tombstones::contains(context.tombstones, &key, context.now) => {
+            Err(DropReason::LateReply)
+        }
+        Called::Nothing => Ok(Egress::Punt),
     }
 }
 
@@ -175,11 +180,15 @@ fn process_new<A: Family>(
     context: &mut Context<'_, A>,
 ) -> Verdict {
     let Some(state) = opening_state(packet.transport) else { return answer::refuse(octets, packet, context) };
-    let Some(backend) = port.backends.choose(request) else { return answer::refuse(octets, packet, context) };
+    let is_picked_up = !matches!(state, State::SynSent | State::UdpUnreplied | State::SctpClosed);
+    let Some(backend) = choice::backend(port, request, is_picked_up, context)? else {
+        return answer::refuse(octets, packet, context);
+    };
     let Some(address) = A::of(backend.address) else { return Err(DropReason::AddressFamily) };
     let egress = egress(packet, address, 0, context)?;
-    let own = masquerade::source(request, address, context.arrived_by, egress.next_hop, context.snapshot)?;
-    let is_picked_up = !matches!(state, State::SynSent | State::UdpUnreplied | State::SctpClosed);
+    let (keeps_client, arrived_by) = (port.terms.keeps_client, context.arrived_by);
+    let own =
+        masquerade::source(request, address, keeps_client, arrived_by, egress.next_hop, context.snapshot)?;
     if own.is_some() && is_picked_up {
         // What it was masqueraded as is not known any more (design decision 7).
         return answer::refuse(octets, packet, context);
@@ -209,6 +218,7 @@ fn process_new<A: Family>(
         None => insert(flow, rewrite, context)?,
     };
     context.flows.cache_next_hop(flow, Direction::Request, egress.cache);
+    choice::note(port, request, backend, context);
     context.counters.flows_inserted += 1;
     context.counters.flows_masqueraded += u64::from(own.is_some());
     context.counters.flows_picked_up += u64::from(is_picked_up);

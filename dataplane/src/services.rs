@@ -300,9 +300,8 @@ impl VirtualAddress {
     /// Returns the Service port, or `None` if the address has none there (K23).
     #[must_use]
     pub fn port(&self, protocol: Protocol, port: Port) -> Option<&ServicePort> {
-        let find = |ports: &'_ [ServicePort]| {
-            ports.binary_search_by_key(&(protocol, port), ServicePort::place).ok()
-        };
+        let find =
+            |ports: &'_ [ServicePort]| ports.binary_search_by_key(&(protocol, port), ServicePort::place).ok();
         let own = find(&self.ports).and_then(|place| self.ports.get(place));
         own.or_else(|| find(&self.sockets).and_then(|place| self.sockets.get(place)))
     }
@@ -345,6 +344,19 @@ pub enum Destination<'a> {
     Unallocated,
     /// None of ours.
     Other,
+}
+
+/// What a packet calls by its destination address and port.
+#[derive(Clone, Copy, Debug)]
+pub enum Called<'a> {
+    /// A port of a Service.
+    Port(&'a ServicePort),
+    /// A port that the Service of a ClusterIP does not have (K23).
+    UndefinedPort,
+    /// An address of a service CIDR that no Service has (K23).
+    UnallocatedAddress,
+    /// Nothing of ours.
+    Nothing,
 }
 
 type Shard = HashMap<IpAddr, VirtualAddress, FixedState>;

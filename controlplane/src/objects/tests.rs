@@ -53,6 +53,7 @@ fn a_service_is_read_with_the_defaults_of_the_api_server() {
         protocol: Protocol::Tcp,
         port: 8080,
         target: TargetPort::Number(8080),
+        node_port: None,
     };
     assert_eq!(service.ports, [port]);
 }

@@ -29,13 +29,14 @@ use arc_swap::ArcSwap;
 use tidegate_dataplane::flows::EndpointId;
 use tidegate_dataplane::neighbours::Neighbours;
 use tidegate_dataplane::routes::Routes;
-use tidegate_dataplane::services::VirtualAddress;
+use tidegate_dataplane::services::{Frontend, VirtualAddress};
 use tidegate_dataplane::snapshot::{Device, Publisher, Snapshot};
 
 use self::addresses::{Addresses, Claim};
 use self::endpoints::Endpoints;
 use self::entries::Entries;
 use crate::cluster::{Cluster, Dirty, ObjectName};
+use crate::compile::Locality;
 use crate::dns::Zone;
 use crate::tables::{Compiled, Compiler, EndpointKey};
 
@@ -53,10 +54,15 @@ pub trait Steering {
     fn insert_endpoint(&mut self, endpoint: &EndpointKey) -> anyhow::Result<()>;
     /// Leaves replies of an endpoint to the kernel.
     fn remove_endpoint(&mut self, endpoint: &EndpointKey) -> anyhow::Result<()>;
-    /// Takes packets to a virtual address.
-    fn insert_virtual_address(&mut self, address: IpAddr) -> anyhow::Result<()>;
-    /// Leaves packets to an address to the kernel.
-    fn remove_virtual_address(&mut self, address: IpAddr) -> anyhow::Result<()>;
+    /// Takes packets to a frontend.
+    fn insert_frontend(&mut self, frontend: Frontend) -> anyhow::Result<()>;
+    /// Leaves packets to a frontend to the kernel.
+    fn remove_frontend(&mut self, frontend: Frontend) -> anyhow::Result<()>;
+}
+
+/// Says whether a name of the Service leads to a frontend: to its ClusterIPs, and to nothing else.
+const fn is_named(frontend: &Frontend) -> bool {
+    matches!(frontend, Frontend::Address(_))
 }
 
 /// An addition between its snapshot and its names.
@@ -66,19 +72,19 @@ struct Addition {
     services: BTreeSet<ObjectName>,
     namespaces: BTreeSet<Arc<str>>,
     /// Addresses that the XDP program is to take, with the Service of each.
-    entering: Vec<(IpAddr, ObjectName)>,
+    entering: Vec<(Frontend, ObjectName)>,
     /// Services that get no names.
     refused: BTreeSet<ObjectName>,
     /// Services that were tried before, whose faults are reported already.
     reported: BTreeSet<ObjectName>,
     /// Addresses that linger as soon as no name says them.
-    lost: Vec<IpAddr>,
+    lost: Vec<Frontend>,
 }
 
 /// Tables for the next snapshot, and the endpoints that the tables before listed.
 #[derive(Default)]
 struct Change {
-    tables: Vec<(IpAddr, Option<VirtualAddress>)>,
+    tables: Vec<(Frontend, Option<VirtualAddress>)>,
     unlisted: Vec<BTreeSet<EndpointKey>>,
 }
 
@@ -106,12 +112,18 @@ pub struct Publication<S> {
 
 impl<S: Steering> Publication<S> {
     /// Starts with nothing in force.
-    pub fn new(steering: S, publisher: Publisher, names: Arc<ArcSwap<Zone>>, linger: Duration) -> Self {
+    pub fn new(
+        steering: S,
+        publisher: Publisher,
+        compiler: Compiler,
+        names: Arc<ArcSwap<Zone>>,
+        linger: Duration,
+    ) -> Self {
         Self {
             steering,
             publisher,
             names,
-            compiler: Compiler::default(),
+            compiler,
             linger,
             addresses: Addresses::default(),
             endpoints: Endpoints::default(),
@@ -141,14 +153,15 @@ impl<S: Steering> Publication<S> {
         let wanted: BTreeMap<&ObjectName, Vec<Compiled>> = dirty.services.iter().map(compile).collect();
         let given_up = self.given_up(&wanted);
         let nameless: BTreeSet<ObjectName> = {
-            let asked_for: BTreeSet<IpAddr> = wanted.values().flatten().map(|own| own.address).collect();
-            let passed_on = given_up.iter().filter(|(address, _)| asked_for.contains(address));
+            let asked_for: BTreeSet<Frontend> = wanted.values().flatten().map(|own| own.frontend).collect();
+            let passed_on =
+                given_up.iter().filter(|(address, _)| is_named(address) && asked_for.contains(address));
             let gone = dirty.services.iter().filter(|name| cluster.service(name).is_none());
             passed_on.map(|(_, name)| name).chain(gone).cloned().collect()
         };
         self.withdraw_names(&nameless);
         let (passing, lost): (Vec<_>, Vec<_>) =
-            given_up.into_iter().partition(|(_, name)| nameless.contains(name));
+            given_up.into_iter().partition(|(address, name)| nameless.contains(name) || !is_named(address));
         passing.into_iter().for_each(|(address, _)| self.let_linger(address, now));
 
         let mut change = Change::default();
@@ -156,14 +169,18 @@ impl<S: Steering> Publication<S> {
         let mut refused = BTreeSet::new();
         for (name, compiled) in wanted {
             for one in compiled {
-                let address = one.address;
+                let address = one.frontend;
                 match self.claim(name, one, &mut change) {
                     Ok(()) => entering.push((address, name.clone())),
                     Err(error) => {
                         if !reported.contains(name) {
                             self.note(&error);
                         }
-                        refused.insert(name.clone());
+                        if is_named(&address) {
+                            refused.insert(name.clone());
+                        } else {
+                            self.try_again([name.clone()], now);
+                        }
                     }
                 }
             }
@@ -206,12 +223,12 @@ impl<S: Steering> Publication<S> {
     }
 
     /// Returns the addresses that Services have and no longer want.
-    fn given_up(&self, wanted: &BTreeMap<&ObjectName, Vec<Compiled>>) -> Vec<(IpAddr, ObjectName)> {
+    fn given_up(&self, wanted: &BTreeMap<&ObjectName, Vec<Compiled>>) -> Vec<(Frontend, ObjectName)> {
         let mut given_up = Vec::new();
         for (name, compiled) in wanted {
             let mut held = self.addresses.of(name);
             compiled.iter().for_each(|one| {
-                held.remove(&one.address);
+                held.remove(&one.frontend);
             });
             given_up.extend(held.into_iter().map(|address| (address, (*name).clone())));
         }
@@ -224,7 +241,7 @@ impl<S: Steering> Publication<S> {
     /// Another Service has it.
     fn claim(&mut self, name: &ObjectName, compiled: Compiled, change: &mut Change) -> anyhow::Result<()> {
         let (address, table, endpoints) =
-            (compiled.address, compiled.table.clone(), compiled.endpoints.clone());
+            (compiled.frontend, compiled.table.clone(), compiled.endpoints.clone());
         match self.addresses.claim(name, compiled) {
             Claim::Unchanged => {}
             Claim::Changed(before) => {
@@ -233,7 +250,8 @@ impl<S: Steering> Publication<S> {
                 change.unlisted.push(before);
             }
             Claim::Taken(owner) => {
-                bail!("Service {name}: spec.clusterIP {address}: belongs to Service {owner} already")
+                let field = if is_named(&address) { "spec.clusterIP " } else { "" };
+                bail!("Service {name}: {field}{address}: belongs to Service {owner} already")
             }
         }
         self.entries.reuse(address);
@@ -285,7 +303,11 @@ impl<S: Steering> Publication<S> {
                 if !reported.contains(&service) {
                     self.note(&error);
                 }
-                refused.insert(service);
+                if is_named(&address) {
+                    refused.insert(service);
+                } else {
+                    self.try_again([service], now);
+                }
             }
         }
         self.withdraw_names(&refused);
@@ -300,7 +322,7 @@ impl<S: Steering> Publication<S> {
     }
 
     /// Lets an address go on for the linger time; a Service that waits for it may have it at once.
-    fn let_linger(&mut self, address: IpAddr, now: Instant) {
+    fn let_linger(&mut self, address: Frontend, now: Instant) {
         self.addresses.let_linger(address, now + self.linger);
         if !self.short.is_empty() {
             self.retry_at = Some(now);
@@ -364,6 +386,19 @@ impl<S: Steering> Publication<S> {
             if let Err(error) = self.endpoints.remove(endpoint, &mut self.steering) {
                 self.note(&error);
             }
+        }
+    }
+
+    /// Returns where this gateway stands among nodes and zones.
+    pub const fn locality(&self) -> &Locality {
+        self.compiler.locality()
+    }
+
+    /// Puts the own addresses that have NodePorts in force.
+    pub fn publish_node_addresses(&mut self, addresses: Arc<[IpAddr]>) {
+        let current = self.publisher.current();
+        if current.node_addresses != addresses {
+            self.publisher.publish(Snapshot { node_addresses: addresses, ..(*current).clone() });
         }
     }
 

@@ -24,6 +24,14 @@ impl Family for Ipv4Addr {
         &tables.ipv4
     }
 
+    fn affinity(tables: &FlowTables) -> &FlowTable<Self> {
+        &tables.affinity.ipv4
+    }
+
+    fn tombstones(tables: &FlowTables) -> &FlowTable<Self> {
+        &tables.tombstones.ipv4
+    }
+
     #[inline]
     fn ports(searches: &mut PortSearches) -> &mut PortSearch<Self> {
         &mut searches.ipv4

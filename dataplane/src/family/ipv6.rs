@@ -25,6 +25,14 @@ impl Family for Ipv6Addr {
         &tables.ipv6
     }
 
+    fn affinity(tables: &FlowTables) -> &FlowTable<Self> {
+        &tables.affinity.ipv6
+    }
+
+    fn tombstones(tables: &FlowTables) -> &FlowTable<Self> {
+        &tables.tombstones.ipv6
+    }
+
     #[inline]
     fn ports(searches: &mut PortSearches) -> &mut PortSearch<Self> {
         &mut searches.ipv6

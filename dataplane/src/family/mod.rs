@@ -56,6 +56,12 @@ pub trait Family: Address {
     /// Returns the flows of this family.
     fn flows(tables: &FlowTables) -> &FlowTable<Self>;
 
+    /// Returns the endpoints that clients of this family are bound to.
+    fn affinity(tables: &FlowTables) -> &FlowTable<Self>;
+
+    /// Returns the replies of this family that come too late.
+    fn tombstones(tables: &FlowTables) -> &FlowTable<Self>;
+
     /// Returns the port search of this family.
     fn ports(searches: &mut PortSearches) -> &mut PortSearch<Self>;
 

@@ -38,7 +38,7 @@ pub use key::{Direction, Key, KeyHash};
 pub use record::NEXT_HOP_BITS;
 pub use removal::Cursor;
 pub use state::State;
-pub use tables::{Cursors, FlowTables};
+pub use tables::{Cursors, FlowTables, Memories};
 pub use timeouts::{TimeoutError, Timeouts};
 
 use crate::clock::Now;

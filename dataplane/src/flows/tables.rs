@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{Cursor, EndpointId, FlowTable, OpenError, Recovery, ServicePortId, Timeouts};
 use crate::clock::Now;
+use crate::{affinity, tombstones};
 
 /// One table of each family.
 #[derive(Debug)]
@@ -13,6 +14,49 @@ pub struct FlowTables {
     pub ipv4: FlowTable<Ipv4Addr>,
     /// Flows of IPv6 packets.
     pub ipv6: FlowTable<Ipv6Addr>,
+    /// The endpoints that clients are bound to ([`crate::affinity`]).
+    pub affinity: Memories,
+    /// Replies that come too late ([`crate::tombstones`]).
+    pub tombstones: Memories,
+}
+
+/// Two tables of the same kind as the flows', which remember something else.
+#[derive(Debug)]
+pub struct Memories {
+    /// Of IPv4 addresses.
+    pub ipv4: FlowTable<Ipv4Addr>,
+    /// Of IPv6 addresses.
+    pub ipv6: FlowTable<Ipv6Addr>,
+}
+
+impl Memories {
+    fn in_memory(capacity: u32) -> Result<Self, OpenError> {
+        Ok(Self { ipv4: FlowTable::in_memory(capacity)?, ipv6: FlowTable::in_memory(capacity)? })
+    }
+
+    fn open(directory: &Path, name: &str, capacity: u32) -> Result<Self, OpenError> {
+        let open = |family| directory.join(format!("{name}-{family}"));
+        Ok(Self {
+            ipv4: FlowTable::open(&open("ipv4"), capacity)?.0,
+            ipv6: FlowTable::open(&open("ipv6"), capacity)?.0,
+        })
+    }
+
+    fn expire(&self, cursors: &mut [Cursor; 2], now: Now, budget: usize, timeouts: &Timeouts) {
+        let [ipv4, ipv6] = cursors;
+        self.ipv4.expire(ipv4, now, budget, timeouts);
+        self.ipv6.expire(ipv6, now, budget, timeouts);
+    }
+}
+
+/// Flows for each entry of affinity and for each tombstone, but no fewer than [`LEAST_MEMORIES`] of these.
+const FLOWS_PER_MEMORY: u32 = 8;
+const LEAST_MEMORIES: u32 = 64;
+
+/// Returns the capacity of affinity, and of tombstones, beside that many flows.
+const fn memories(flows: u32) -> u32 {
+    let wanted = flows / FLOWS_PER_MEMORY;
+    if wanted < LEAST_MEMORIES { LEAST_MEMORIES } else { wanted }
 }
 
 impl FlowTables {
@@ -24,7 +68,12 @@ impl FlowTables {
     /// # Errors
     /// As [`FlowTable::in_memory`].
     pub fn in_memory(capacity: u32) -> Result<Self, OpenError> {
-        Ok(Self { ipv4: FlowTable::in_memory(capacity)?, ipv6: FlowTable::in_memory(capacity)? })
+        Ok(Self {
+            ipv4: FlowTable::in_memory(capacity)?,
+            ipv6: FlowTable::in_memory(capacity)?,
+            affinity: Memories::in_memory(memories(capacity))?,
+            tombstones: Memories::in_memory(memories(capacity))?,
+        })
     }
 
     /// Opens both tables in their files in a directory, or makes them, with this capacity each.
@@ -37,12 +86,17 @@ impl FlowTables {
         let [ipv4, ipv6] = Self::FILES.map(|name| directory.join(name));
         let (ipv4, recovery4) = FlowTable::open(&ipv4, capacity)?;
         let (ipv6, recovery6) = FlowTable::open(&ipv6, capacity)?;
-        Ok((Self { ipv4, ipv6 }, [recovery4, recovery6]))
+        let affinity = Memories::open(directory, "affinity", memories(capacity))?;
+        let tombstones = Memories::open(directory, "tombstones", memories(capacity))?;
+        Ok((Self { ipv4, ipv6, affinity, tombstones }, [recovery4, recovery6]))
     }
 
     /// Looks at up to `budget` records of each cursor's part, removes the flows that were silent for longer than their
     /// timeout, and returns how many.
     pub fn expire(&self, cursors: &mut Cursors, now: Now, budget: usize, timeouts: &Timeouts) -> usize {
+        let budget_of_memories = budget.div_ceil(FLOWS_PER_MEMORY as usize);
+        self.affinity.expire(&mut cursors.affinity, now, budget_of_memories, &affinity::TIMEOUTS);
+        self.tombstones.expire(&mut cursors.tombstones, now, budget_of_memories, &tombstones::TIMEOUTS);
         self.ipv4.expire(&mut cursors.ipv4, now, budget, timeouts)
             + self.ipv6.expire(&mut cursors.ipv6, now, budget, timeouts)
     }
@@ -85,12 +139,22 @@ impl FlowTables {
 pub struct Cursors {
     ipv4: Cursor,
     ipv6: Cursor,
+    affinity: [Cursor; 2],
+    tombstones: [Cursor; 2],
 }
 
 impl Cursors {
     /// Makes the cursors of one of `workers` equal parts, as [`Cursor::part`].
     #[must_use]
     pub const fn part(worker: u32, workers: u32) -> Self {
-        Self { ipv4: Cursor::part(worker, workers), ipv6: Cursor::part(worker, workers) }
+        const fn part(worker: u32, workers: u32) -> Cursor {
+            Cursor::part(worker, workers)
+        }
+        Self {
+            ipv4: part(worker, workers),
+            ipv6: part(worker, workers),
+            affinity: [part(worker, workers), part(worker, workers)],
+            tombstones: [part(worker, workers), part(worker, workers)],
+        }
     }
 }

@@ -165,8 +165,20 @@ impl Path {
     ) -> Verdict {
         let octets = self.memory.octets_mut(frame);
         let (flows, counters) = (A::flows(&self.flows), &mut self.counters);
+        let (affinity, tombstones) = (A::affinity(&self.flows), A::tombstones(&self.flows));
         let (limit, ports, next_link_mtu) = (&mut self.limit, A::ports(&mut self.ports), 0);
-        let mut context = Context { snapshot, flows, now, arrived_by, limit, next_link_mtu, ports, counters };
+        let mut context = Context {
+            snapshot,
+            flows,
+            affinity,
+            tombstones,
+            now,
+            arrived_by,
+            limit,
+            next_link_mtu,
+            ports,
+            counters,
+        };
         process(octets, packet, hash, &mut context)
     }
 
