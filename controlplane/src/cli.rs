@@ -138,6 +138,11 @@ pub struct RunArguments {
     #[arg(long, value_name = "TIME", default_value = "1s", env = "TIDEGATE_VIP_LINGER")]
     pub vip_linger: Span,
 
+    /// Whether ARP and Neighbor Solicitations are answered for virtual addresses that lie in a network of a served
+    /// interface. Of several gateways on a link, only one may do so.
+    #[arg(long, value_name = "HOW", default_value = "off", env = "TIDEGATE_ANNOUNCE")]
+    pub announce: Announce,
+
     /// Capacity of the flow table, in flows.
     #[arg(
         long,
@@ -230,6 +235,15 @@ impl FromStr for Source {
 pub enum AaaaAnswer {
     /// NODATA, whatever the Services have.
     Nodata,
+}
+
+/// How virtual addresses are made known on links.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Announce {
+    /// Not at all: routes lead to them.
+    Off,
+    /// By ARP and Neighbor Discovery.
+    L2,
 }
 
 /// Which XDP mode to attach in.

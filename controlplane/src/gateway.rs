@@ -6,14 +6,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use ipnet::IpNet;
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::counters::Counters;
+use tidegate_dataplane::net::Prefix;
 use tidegate_dataplane::routes::DeviceIndex;
 use tidegate_dataplane::worker::Shared;
 use tidegate_dataplane::xdp::AttachPreference;
 use tokio::net::UnixDatagram;
 use tokio::sync::mpsc;
 
+use crate::announce::{Announcer, announced};
 use crate::cluster::{Cluster, Dirty, Event};
 use crate::devices::{self, ServedDevices, Standing};
 use crate::dns;
@@ -53,6 +56,8 @@ pub struct Gateway {
     pub kernel_events: KernelEvents,
     /// What the kernel has told.
     pub topology: Topology,
+    /// Answers for virtual addresses on their links, if it is to.
+    pub announcer: Option<Announcer>,
     /// What is in force.
     pub publication: Publication<DeviceSteering>,
     /// What the workers share with us.
@@ -124,7 +129,18 @@ impl Gateway {
         step(&mut self.publication, &self.cluster, Instant::now());
         if self.publication.publisher.current().generation != before {
             self.workers.wake();
+            self.announce();
         }
+    }
+
+    /// Has virtual addresses answered for where they and the devices are now.
+    fn announce(&self) {
+        let Some(announcer) = &self.announcer else { return };
+        let within = |network: Prefix| {
+            let network = IpNet::new(network.address, network.length).ok();
+            network.into_iter().flat_map(|network| self.publication.virtual_addresses_in(network))
+        };
+        announcer.set(announced(self.topology.devices(), self.topology.own_addresses(), within));
     }
 
     async fn apply_kernel(&mut self, event: KernelEvent) {
@@ -189,6 +205,7 @@ impl Gateway {
             self.publication.publish_links(routes, neighbours, Arc::clone(topology.devices()));
             self.workers.wake();
         }
+        self.announce();
     }
 
     /// Has the kernel resolve the next hops that workers wait for.

@@ -7,6 +7,7 @@
 //! names. [`metrics`] and [`status`] say how it goes; [`instance`], [`punt_device`] and [`offloads`] are what a run
 //! puts on the machine and takes away again.
 
+pub mod announce;
 pub mod check;
 pub mod cli;
 pub mod cluster;

@@ -17,7 +17,8 @@ use tidegate_dataplane::xdp::{AttachPreference, Steering};
 use tokio::net::UnixDatagram;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::{RunArguments, Source, XdpMode};
+use crate::announce::Announcer;
+use crate::cli::{Announce, RunArguments, Source, XdpMode};
 use crate::cluster::{Cluster, Event};
 use crate::devices::{self, ServedDevices};
 use crate::dns::{self, Zone};
@@ -172,6 +173,7 @@ async fn start(
         netlink: Arc::clone(netlink),
         kernel_events,
         topology,
+        announcer: (arguments.announce == Announce::L2).then(Announcer::start),
         publication: Publication::new(steering, publisher, compiler, Arc::clone(&names), linger),
         workers,
         devices: ServedDevices::new(devices),

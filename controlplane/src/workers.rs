@@ -247,7 +247,7 @@ impl Workers {
             let mut bound = Ok(());
             for queue in missing {
                 bound = match self.bind(device, queue, number, &memory, &mut pool, steering) {
-                    Ok(socket) => self.order(number, Order::Serve(socket)),
+                    Ok(socket) => self.order(number, Order::Serve(Box::new(socket))),
                     Err(error) => Err(error),
                 };
                 if bound.is_err() {

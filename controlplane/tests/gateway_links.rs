@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rig::conversation::Conversation;
 use rig::gateway::Gateway;
 use rig::traffic::Traffic;
-use rig::{ENT_DEV, HOLLOW, PODS, Rig, Shape, eventually};
+use rig::{BOTH, ENT_DEV, HOLLOW, PODS, Rig, Shape, eventually};
 
 /// From the moment a device is up again to the first answer.
 const UP_LIMIT: Duration = Duration::from_secs(2);
@@ -59,6 +59,8 @@ fn a_device_that_was_deleted_and_made_anew_is_served_again_while_the_others_went
     let mut gateway = Gateway::start(&rig);
     let mut talk = Conversation::open(&rig, ENT_DEV, "9000");
     let first = talk.say("line");
+    let mut talk_ipv6 = Conversation::open(&rig, BOTH[1], "9000");
+    let first_ipv6 = talk_ipv6.say("line");
     assert_eq!(gateway.page("/readyz").0, "200");
 
     rig.delete_pods_device();
@@ -78,6 +80,7 @@ fn a_device_that_was_deleted_and_made_anew_is_served_again_while_the_others_went
     let took = made.elapsed();
     assert!(took < RETURN_LIMIT, "traffic resumed {took:?} after the device was there");
     assert_eq!(talk.say("line"), first, "a connection from before goes on");
+    assert_eq!(talk_ipv6.say("line"), first_ipv6, "a connection over IPv6 too");
     gateway.await_line("that it is served", |line| line.contains("device pods0: back and served"));
     assert_eq!(gateway.page("/readyz").0, "200");
     let counters = gateway.assert_accounts_balance();

@@ -97,6 +97,11 @@ impl Addresses {
         self.endings.first().map(|(until, _)| *until)
     }
 
+    /// Lists the addresses from one to another, lingering ones included. Costs what it lists.
+    pub(super) fn between(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = IpAddr> {
+        self.holdings.range(first..=last).map(|(address, _)| *address)
+    }
+
     /// Returns how many addresses there are, lingering ones included.
     pub(super) fn len(&self) -> usize {
         self.holdings.len()

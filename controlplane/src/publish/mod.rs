@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use tidegate_dataplane::flows::EndpointId;
 use tidegate_dataplane::neighbours::Neighbours;
 use tidegate_dataplane::routes::Routes;
@@ -451,6 +452,11 @@ impl<S: Steering> Publication<S> {
     fn note(&mut self, error: &anyhow::Error) {
         self.errors += 1;
         tracing::error!("{error:#}");
+    }
+
+    /// Lists the virtual addresses of a network. Costs what it lists.
+    pub fn virtual_addresses_in(&self, network: IpNet) -> impl Iterator<Item = IpAddr> {
+        self.addresses.between(network.network(), network.broadcast())
     }
 
     /// Returns how many virtual addresses and endpoints are in force.

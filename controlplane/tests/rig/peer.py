@@ -169,6 +169,36 @@ def probe(address, port, seconds):
     print("nothing")
 
 
+def stream(address, port):
+    """Sends a datagram every 10 ms until stdin ends, then prints the longest silence between two answers in ms."""
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    longest, last, begun = 0.0, None, time.monotonic()
+    with client_udp(address) as peer:
+        peer.connect((address, int(port)))
+        peer.settimeout(0.01)
+        while not ended.is_set():
+            start = time.monotonic()
+            if last is None and start - begun > REPLY_SECONDS:
+                raise SystemExit("no answer")
+            try:
+                peer.send(b"stream")
+                peer.recv(65535)
+                now = time.monotonic()
+                if last is None:
+                    print("answered", flush=True)
+                else:
+                    longest = max(longest, now - last)
+                last = now
+                time.sleep(max(0.0, 0.01 - (now - start)))
+            except TimeoutError:
+                pass
+            except OSError:
+                time.sleep(0.01)
+    # A silence that lasts still is one.
+    print(round(max(longest, time.monotonic() - last) * 1000))
+
+
 def hold(address, port):
     """Holds one TCP connection: each line of stdin goes over it, each answer to stdout."""
     with socket.create_connection((address, int(port)), REPLY_SECONDS) as peer:
@@ -244,6 +274,7 @@ PROGRAMS = {
     "udp": udp,
     "echoes": echoes,
     "probe": probe,
+    "stream": stream,
     "hold": hold,
     "noise": noise,
     "frames": frames,

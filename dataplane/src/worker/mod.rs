@@ -189,7 +189,7 @@ impl Sockets {
             match order {
                 Order::Serve(queue) => {
                     self.lent = self.lent.saturating_sub(queue.socket.outstanding().fill as usize);
-                    self.queues.push(queue);
+                    self.queues.push(*queue);
                 }
                 Order::Leave(device) => self.leave(device, pool),
                 Order::Lend(part) => self.lent += orders.lend(part, pool),

@@ -17,7 +17,7 @@ const WAITING: usize = 256;
 /// One thing to do.
 pub enum Order {
     /// Serve one more queue.
-    Serve(ServedQueue),
+    Serve(Box<ServedQueue>),
     /// Serve a device no more that is gone; the frames that its sockets had become free.
     Leave(DeviceIndex),
     /// Fill this pool from the worker's own and give it back by [`Orders::lent`].
@@ -43,7 +43,6 @@ impl Orders {
     ///
     /// # Errors
     /// Gives it back if too many wait.
-    #[allow(clippy::result_large_err, reason = "the order goes back to where it was")]
     pub fn give(&self, order: Order) -> Result<(), Order> {
         self.given.push(order)
     }
