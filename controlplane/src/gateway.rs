@@ -1,6 +1,5 @@
 //! The control loop: one thread that follows the cluster and the kernel and keeps the workers and the names true.
 
-use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +23,7 @@ use crate::instance::Instance;
 use crate::manifests::Manifests;
 use crate::metrics::{Asked, Question, Reply, render};
 use crate::netlink::{KernelEvent, KernelEvents, Link, Netlink};
-use crate::publish::Publication;
+use crate::publish::{InUse, Publication};
 use crate::settings;
 use crate::status::Status;
 use crate::steering::DeviceSteering;
@@ -238,13 +237,18 @@ impl Gateway {
         self.publish(Publication::advance);
         let started = Instant::now();
         if self.publication.has_leaving() && started >= self.sweep_at {
-            self.publication.sweep_endpoints(|| {
-                let mut in_use = HashSet::new();
-                self.shared.flows.endpoints_in_use(|_, endpoint| {
-                    in_use.insert(endpoint);
+            let flows = &self.shared.flows;
+            let in_use = || {
+                let mut in_use = InUse::default();
+                flows.endpoints_in_use(|service, endpoint| {
+                    in_use.pairs.insert((service, endpoint));
+                });
+                flows.endpoints_with_tombstones(|endpoint| {
+                    in_use.late.insert(endpoint);
                 });
                 in_use
-            });
+            };
+            self.publication.sweep_endpoints(in_use, started);
             self.sweep_at = started + started.elapsed() * SWEEP_SHARE;
         }
         Ok(())

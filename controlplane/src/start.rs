@@ -199,6 +199,9 @@ async fn begin(
     gateway.publish_topology(Changed { links: true, own_addresses: true });
     gateway.apply_events(first_events);
     gateway.publication.settle(&gateway.cluster).await;
+    let flows = &gateway.shared.flows;
+    let (found, late) = (flows.sockets_in_use(), flows.sockets_with_tombstones());
+    gateway.publication.note_found(found, late, Instant::now());
     for cidr in &arguments.service_cidrs {
         gateway.publication.steering.insert_service_cidr(cidr)?;
     }

@@ -170,7 +170,9 @@ impl Workers {
         let place = self.places.get_mut(number).context("worker without a place")?;
         place.memory = Some(Arc::clone(&memory));
         Ok(Worker {
-            path: Path::new(memory, pool, Arc::clone(&plan.shared.flows), addresses).with_exchange(exchange),
+            path: Path::new(memory, pool, Arc::clone(&plan.shared.flows), addresses)
+                .with_exchange(exchange)
+                .with_part(number as u32, plan.cores.len() as u32),
             queues,
             punt,
             subscriber,

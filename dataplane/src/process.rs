@@ -4,16 +4,18 @@ use std::net::Ipv4Addr;
 
 use crate::clock::Now;
 use crate::counters::Counters;
+use crate::departed::Departure;
 use crate::family::Family;
 use crate::flows::{
     Direction, FlowRef, FlowTable, Found, InsertError, Key, KeyHash, NEXT_HOP_BITS, NewFlow, State,
 };
 use crate::masquerade::{self, PortSearch};
 use crate::neighbours::{NeighbourState, NextHop};
-use crate::net::Port;
 use crate::net::checksum::Difference;
+use crate::net::{Port, tcp};
 use crate::packet::{Packet, Transport};
 use crate::rate_limit::RateLimit;
+use crate::reset::Draft;
 use crate::rewrite::Rewrite;
 use crate::routes::{DeviceIndex, RouteKind};
 use crate::services::{Called, Destination, ServicePort};
@@ -46,6 +48,8 @@ pub struct Context<'a, A: Family = Ipv4Addr> {
     pub limit: &'a mut RateLimit,
     /// The MTU of the link that the packet is too long for; says something only with [`DropReason::ExceedsMtu`].
     pub next_link_mtu: usize,
+    /// A segment that is to leave besides.
+    pub aside: Option<Draft>,
     /// Finds the ports of masqueraded flows.
     pub ports: &'a mut PortSearch<A>,
     /// Flow events are counted here; packets by whoever carries the verdict out.
@@ -82,7 +86,10 @@ fn decide<A: Family>(
     if let Some(found) = context.flows.lookup(hash, &key)
         && !is_replaced(&found, packet, context)
     {
-        return process_established(octets, packet, &found, context);
+        return match context.snapshot.departed.lookup(&found, context.flows) {
+            Some(Departure::Reset) => process_departed(octets, packet, &found, context),
+            _ => process_established(octets, packet, &found, context),
+        };
     }
     match context.snapshot.called(key.destination.into(), key.protocol, key.destination_port) {
         Called::Port(_) | Called::UndefinedPort if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
@@ -120,15 +127,60 @@ fn process_portless<A: Family>(
     }
 }
 
-/// Removes a closed flow when its client opens a connection anew, so that the rules are asked again.
+/// Removes a flow that is over for its client, so that the rules are asked again: a closed connection that is opened
+/// anew, or a flow without a connection whose endpoint no longer serves (design decision 9).
 fn is_replaced<A: Family>(found: &Found<A>, packet: &Packet<A>, context: &mut Context<'_, A>) -> bool {
-    match packet.transport {
-        Transport::Tcp(_, flags) if tcp_state::is_reopening(found.state, found.direction, flags) => {
-            context.ports.note_removal();
-            context.flows.remove(found.flow)
-        }
-        _ => false,
+    if matches!(packet.transport, Transport::Tcp(_, flags) if tcp_state::is_reopening(found.state, found.direction, flags))
+    {
+        context.ports.note_removal();
+        return context.flows.remove(found.flow);
     }
+    let departure = context.snapshot.departed.lookup(found, context.flows);
+    let is_over = match (departure, packet.transport) {
+        (None, _) => false,
+        (Some(_), Transport::Tcp(_, flags)) => tcp_state::is_opening(flags),
+        (Some(departure), _) => departure == Departure::Repick,
+    };
+    let is_repicked = is_over && found.direction == Direction::Request;
+    if is_repicked {
+        bury(found, context);
+        context.counters.flows_repicked += 1;
+    }
+    is_repicked
+}
+
+/// Removes a flow and leaves the key of its replies, which come too late from now on.
+fn bury<A: Family>(found: &Found<A>, context: &mut Context<'_, A>) {
+    let reply = match found.direction {
+        Direction::Request => found.leaves_as.reversed(),
+        Direction::Reply => found.key,
+    };
+    let endpoint = context.flows.ids(found.flow).map(|(_, endpoint)| endpoint).unwrap_or_default();
+    tombstones::insert(context.tombstones, &reply, endpoint, context.now);
+    context.ports.note_removal();
+    context.flows.remove(found.flow);
+}
+
+/// Ends a connection whose endpoint is gone: a RST to whoever sent this segment, and one in its place to the other side.
+fn process_departed<A: Family>(
+    octets: &mut [u8],
+    packet: &Packet<A>,
+    found: &Found<A>,
+    context: &mut Context<'_, A>,
+) -> Verdict {
+    let Transport::Tcp(_, flags) = packet.transport else {
+        return process_established(octets, packet, found, context);
+    };
+    let verdict = if flags.contains(tcp::Flags::RST) {
+        process_established(octets, packet, found, context)
+    } else {
+        let flow_hash = context.flows.hash(&found.key).halves()[1];
+        context.aside = Some(Draft::reset_of_receiver(octets, packet, found)?.of_flow(flow_hash));
+        answer::reset_connection(octets, packet)
+    };
+    bury(found, context);
+    context.counters.flows_reset += 1;
+    verdict
 }
 
 /// Rewrites a packet of a known flow. The rules are not consulted (design decision 5).

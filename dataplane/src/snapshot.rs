@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use arc_swap::{ArcSwap, Cache};
 use crossbeam::utils::CachePadded;
 
+use crate::departed::Departed;
 use crate::masquerade::Masquerade;
 use crate::neighbours::Neighbours;
 use crate::net::{Address, Mac, Port, Prefix, Protocol};
@@ -58,6 +59,8 @@ pub struct Snapshot {
     pub devices: Arc<[Device]>,
     /// Which new flows take an address of ours.
     pub masquerade: Masquerade,
+    /// Endpoints that have left their Service port.
+    pub departed: Arc<Departed>,
     /// The box's own addresses that have NodePorts, sorted (K16).
     pub node_addresses: Arc<[IpAddr]>,
     /// Networks of Pods, whose flows are not bound to this node's endpoints (K20).
@@ -76,6 +79,7 @@ impl Snapshot {
             neighbours: Arc::default(),
             devices: Arc::new([]),
             masquerade: Masquerade::default(),
+            departed: Arc::default(),
             node_addresses: Arc::new([]),
             pod_networks: Arc::new([]),
         }

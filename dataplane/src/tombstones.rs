@@ -16,7 +16,9 @@ pub const SECONDS: u32 = 60;
 pub const TIMEOUTS: Timeouts = Timeouts { udp: SECONDS, ..Timeouts::DEFAULT };
 
 /// Notes that replies with this key come too late from now on. A full table forgets its oldest.
-pub fn insert<A: Address>(table: &FlowTable<A>, reply: &Key<A>, now: Now) {
+///
+/// While the tombstone stands its endpoint counts as in use, so that the XDP program goes on taking those replies.
+pub fn insert<A: Address>(table: &FlowTable<A>, reply: &Key<A>, endpoint: EndpointId, now: Now) {
     if let Some(found) = table.lookup(table.hash(reply), reply) {
         table.touch(&found, now);
         return;
@@ -25,7 +27,7 @@ pub fn insert<A: Address>(table: &FlowTable<A>, reply: &Key<A>, now: Now) {
         request: *reply,
         reply: reply.reversed(),
         service: ServicePortId::default(),
-        endpoint: EndpointId::default(),
+        endpoint,
         ip_difference: 0,
         transport_difference: 0,
         state: State::UdpUnreplied,
@@ -61,11 +63,11 @@ mod tests {
         };
         let at = Now::from_seconds;
         assert!(!contains(&table, &reply, at(100)));
-        insert(&table, &reply, at(100));
+        insert(&table, &reply, EndpointId(1), at(100));
         assert!(contains(&table, &reply, at(160)) && !contains(&table, &reply, at(161)));
         assert!(!contains(&table, &reply.reversed(), at(100)));
         assert!(!contains(&table, &Key { protocol: Protocol::Tcp, ..reply }, at(100)));
-        insert(&table, &reply, at(150));
+        insert(&table, &reply, EndpointId(1), at(150));
         assert!(contains(&table, &reply, at(210)));
     }
 }

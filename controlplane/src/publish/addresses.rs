@@ -1,8 +1,10 @@
 //! Which Service has which frontend, here called address, and which linger.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Instant;
 
+use tidegate_dataplane::net::{Port, Protocol};
 use tidegate_dataplane::services::{Frontend, VirtualAddress};
 
 use crate::cluster::ObjectName;
@@ -97,9 +99,14 @@ impl Addresses {
         self.endings.first().map(|(until, _)| *until)
     }
 
-    /// Lists the addresses from one to another, lingering ones included. Costs what it lists.
+    /// Lists the virtual addresses from one to another, lingering ones included, some more than once. Costs what it
+    /// lists.
     pub(super) fn between(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = IpAddr> {
-        self.holdings.range(first..=last).map(|(address, _)| *address)
+        let cluster_ips = self.holdings.range(Frontend::Address(first)..=Frontend::Address(last));
+        let least = Frontend::Socket(first, Protocol::Tcp, Port::new(0));
+        let most = Frontend::Socket(last, Protocol::Sctp, Port::new(u16::MAX));
+        let listed = cluster_ips.chain(self.holdings.range(least..=most));
+        listed.map(|(frontend, _)| frontend.address()).filter(|address| !address.is_unspecified())
     }
 
     /// Returns how many addresses there are, lingering ones included.

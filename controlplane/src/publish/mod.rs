@@ -14,6 +14,7 @@
 //! is another's, or that the XDP program does not take, has none at all.
 
 mod addresses;
+mod departures;
 mod endpoints;
 mod entries;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use tidegate_dataplane::departed::Socket;
 use tidegate_dataplane::flows::EndpointId;
 use tidegate_dataplane::neighbours::Neighbours;
 use tidegate_dataplane::routes::Routes;
@@ -34,6 +36,8 @@ use tidegate_dataplane::services::{Frontend, VirtualAddress};
 use tidegate_dataplane::snapshot::{Device, Publisher, Snapshot};
 
 use self::addresses::{Addresses, Claim};
+use self::departures::Departures;
+pub use self::departures::Pair;
 use self::endpoints::Endpoints;
 use self::entries::Entries;
 use crate::cluster::{Cluster, Dirty, ObjectName};
@@ -82,6 +86,15 @@ struct Addition {
     lost: Vec<Frontend>,
 }
 
+/// What the flow tables hold.
+#[derive(Debug, Default)]
+pub struct InUse {
+    /// Service port and endpoint of every flow.
+    pub pairs: HashSet<Pair>,
+    /// Endpoints whose late replies are still to be dropped.
+    pub late: HashSet<EndpointId>,
+}
+
 /// Tables for the next snapshot, and the endpoints that the tables before listed.
 #[derive(Default)]
 struct Change {
@@ -101,6 +114,7 @@ pub struct Publication<S> {
     addresses: Addresses,
     endpoints: Endpoints,
     entries: Entries,
+    departures: Departures,
     addition: Option<Addition>,
     /// Until when acknowledgements are looked at often.
     poll_until: Option<Instant>,
@@ -129,6 +143,7 @@ impl<S: Steering> Publication<S> {
             addresses: Addresses::default(),
             endpoints: Endpoints::default(),
             entries: Entries::default(),
+            departures: Departures::default(),
             addition: None,
             poll_until: None,
             short: BTreeSet::new(),
@@ -148,6 +163,7 @@ impl<S: Steering> Publication<S> {
     /// made of it at the end. Costs the Services in `dirty`.
     pub fn apply(&mut self, cluster: &Cluster, dirty: &Dirty, now: Instant) {
         debug_assert!(self.is_settled(), "the change before has no names yet");
+        self.departures.note(cluster, &dirty.services, now);
         let reported: BTreeSet<ObjectName> = dirty.services.intersection(&self.short).cloned().collect();
         self.short.retain(|name| !reported.contains(name));
         let compile = |name| (name, self.compile(cluster, name, reported.contains(name), now));
@@ -261,6 +277,9 @@ impl<S: Steering> Publication<S> {
 
     /// Goes on with what has begun, as far as possible without waiting.
     pub fn advance(&mut self, cluster: &Cluster, now: Instant) {
+        if self.departures.next_reset().is_some_and(|at| at <= now) {
+            self.publish(Change::default(), now);
+        }
         if let Some(addition) = self.addition.take() {
             if self.is_over(&addition, now) {
                 self.finish(cluster, addition, now);
@@ -356,7 +375,7 @@ impl<S: Steering> Publication<S> {
         let waits = self.addition.is_some() || self.entries.has_unused() && often;
         let poll = waits.then(|| now + POLL);
         let retry = self.retry_at.filter(|_| self.is_settled());
-        [poll, retry, self.addresses.next_ending()].into_iter().flatten().min()
+        [poll, retry, self.addresses.next_ending(), self.departures.next_reset()].into_iter().flatten().min()
     }
 
     /// Waits until [`Publication::is_settled`].
@@ -369,25 +388,51 @@ impl<S: Steering> Publication<S> {
 
     /// Says whether endpoints wait for their last flow.
     pub fn has_leaving(&self) -> bool {
-        self.endpoints.has_leaving()
+        self.endpoints.has_leaving() || !self.departures.is_empty()
     }
 
-    /// Takes endpoints out of the XDP program that no Service lists and no flow uses.
+    /// Takes endpoints out of the XDP program that no Service lists and no flow uses, and forgets what has left its
+    /// Service port and lost its last flow.
     ///
     /// `in_use` is asked only after every worker is past the snapshots that listed them: flows that a late worker
     /// made of an old snapshot are among those it returns.
-    pub fn sweep_endpoints(&mut self, in_use: impl FnOnce() -> HashSet<EndpointId>) {
+    pub fn sweep_endpoints(&mut self, in_use: impl FnOnce() -> InUse, now: Instant) {
         let publisher = &self.publisher;
-        let unlisted = self.endpoints.unlisted_since(|generation| publisher.is_acknowledged(generation));
-        if unlisted.is_empty() {
+        let is_acknowledged = |generation| publisher.is_acknowledged(generation);
+        let unlisted = self.endpoints.unlisted_since(is_acknowledged);
+        if unlisted.is_empty() && !self.departures.is_known(is_acknowledged) {
             return;
         }
-        let in_use = in_use();
+        let InUse { pairs, late } = in_use();
+        self.departures.forget_unused(is_acknowledged, &pairs);
+        let in_use: HashSet<EndpointId> =
+            pairs.into_iter().map(|(_, endpoint)| endpoint).chain(late).collect();
         for endpoint in unlisted.iter().filter(|endpoint| !in_use.contains(&endpoint.id())) {
             if let Err(error) = self.endpoints.remove(endpoint, &mut self.steering) {
                 self.note(&error);
             }
         }
+        self.publish(Change::default(), now);
+    }
+
+    /// Puts flows that an earlier process left to those whose endpoint is gone by now; called once, when all is read.
+    ///
+    /// `late` are the endpoints whose late replies are still to be dropped.
+    pub fn note_found(
+        &mut self,
+        found: Vec<(Pair, Socket)>,
+        late: impl IntoIterator<Item = Socket>,
+        now: Instant,
+    ) {
+        let sockets = found.iter().map(|(_, socket)| *socket).chain(late);
+        for (address, port, protocol) in sockets.collect::<BTreeSet<Socket>>() {
+            let endpoint = EndpointKey { address, port, protocol };
+            if let Err(Some(error)) = self.endpoints.prepare(endpoint, &mut self.steering) {
+                self.note(&error);
+            }
+        }
+        self.departures.note_found(found, now);
+        self.publish(Change::default(), now);
     }
 
     /// Returns where this gateway stands among nodes and zones.
@@ -423,12 +468,15 @@ impl<S: Steering> Publication<S> {
 
     /// Makes the next snapshot and returns the generation to wait for: none, 0, if nothing changes.
     fn publish(&mut self, change: Change, now: Instant) -> u64 {
-        if change.tables.is_empty() {
+        let departed = self.departures.due(now);
+        if change.tables.is_empty() && departed.is_none() {
             return 0;
         }
         let current = self.publisher.current();
         let services = current.services.with(change.tables);
-        let generation = self.publisher.publish(Snapshot { services, ..(*current).clone() });
+        let departed = departed.unwrap_or_else(|| Arc::clone(&current.departed));
+        let generation = self.publisher.publish(Snapshot { services, departed, ..(*current).clone() });
+        self.departures.note_published(generation);
         for endpoints in change.unlisted {
             self.endpoints.unlist(&endpoints, generation);
         }

@@ -13,6 +13,7 @@ use crate::packet::{Packet, Transport};
 use crate::verdict::DropReason;
 
 impl Family for Ipv6Addr {
+    const ETHERTYPE: [u8; 2] = [0x86, 0xdd];
     const HEADER_BYTES: usize = ipv6::HEADER_BYTES;
     const ICMP: u8 = ipv6::PROTOCOL_ICMPV6;
     /// Source: RFC 4443 §2.4 (c), "without making the error message packet exceed the minimum IPv6 MTU".

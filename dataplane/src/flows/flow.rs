@@ -48,6 +48,8 @@ pub struct Found<A = Ipv4Addr> {
     pub direction: Direction,
     /// The flow's state before this packet.
     pub state: State,
+    /// The header fields that the packet came with.
+    pub key: Key<A>,
     /// The header fields that the packet leaves with.
     pub leaves_as: Key<A>,
     /// Checksum difference of the addresses for this direction.
@@ -58,6 +60,23 @@ pub struct Found<A = Ipv4Addr> {
     pub next_hop: u64,
     /// Second of the last packet, or of the last change of state.
     pub last_seen: u32,
+}
+
+/// A flow that was met in going through the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Scanned<A = Ipv4Addr> {
+    /// The flow.
+    pub flow: FlowRef,
+    /// Its state at that moment.
+    pub state: State,
+    /// Key of packets from the client.
+    pub request: Key<A>,
+    /// Key of packets from the backend.
+    pub reply: Key<A>,
+    /// The Service port that the client called.
+    pub service: ServicePortId,
+    /// The endpoint that was chosen.
+    pub endpoint: EndpointId,
 }
 
 /// Why a flow did not go in. Nothing of it is left in the table.

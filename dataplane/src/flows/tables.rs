@@ -1,10 +1,13 @@
 //! The flow tables of both families, side by side.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use super::{Cursor, EndpointId, FlowTable, OpenError, Recovery, ServicePortId, Timeouts};
+use super::{Cursor, EndpointId, FlowTable, Key, OpenError, Recovery, Scanned, ServicePortId, Timeouts};
 use crate::clock::Now;
+use crate::departed::Socket;
+use crate::net::Address;
 use crate::{affinity, tombstones};
 
 /// One table of each family.
@@ -109,6 +112,40 @@ impl FlowTables {
         self.ipv6.endpoints_in_use(each);
     }
 
+    /// Returns Service port, endpoint and the endpoint's socket of every live flow, each once.
+    ///
+    /// For the control thread: costs a pass over all records.
+    #[must_use]
+    pub fn sockets_in_use(&self) -> Vec<((ServicePortId, EndpointId), Socket)> {
+        let mut found = BTreeMap::new();
+        note_sockets(&self.ipv4, |pair, reply| {
+            found.insert(pair, socket(reply));
+        });
+        note_sockets(&self.ipv6, |pair, reply| {
+            found.insert(pair, socket(reply));
+        });
+        found.into_iter().collect()
+    }
+
+    /// Returns the sockets of endpoints whose replies come too late.
+    #[must_use]
+    pub fn sockets_with_tombstones(&self) -> BTreeSet<Socket> {
+        let mut found = BTreeSet::new();
+        note_sockets(&self.tombstones.ipv4, |_, reply| {
+            found.insert(socket(reply.reversed()));
+        });
+        note_sockets(&self.tombstones.ipv6, |_, reply| {
+            found.insert(socket(reply.reversed()));
+        });
+        found
+    }
+
+    /// Calls `each` with every endpoint whose replies come too late, as often as there are flows that it lost.
+    pub fn endpoints_with_tombstones(&self, mut each: impl FnMut(EndpointId)) {
+        self.tombstones.ipv4.endpoints_in_use(|_, endpoint| each(endpoint));
+        self.tombstones.ipv6.endpoints_in_use(|_, endpoint| each(endpoint));
+    }
+
     /// Returns the number of records in use, those that just come or go included.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -132,6 +169,17 @@ impl FlowTables {
     pub fn bytes(&self) -> usize {
         self.ipv4.bytes() + self.ipv6.bytes()
     }
+}
+
+fn note_sockets<A: Address>(table: &FlowTable<A>, mut each: impl FnMut((ServicePortId, EndpointId), Key<A>)) {
+    let mut all = Cursor::part(0, 1);
+    let take = |flow: Scanned<A>| each((flow.service, flow.endpoint), flow.reply);
+    table.scan(&mut all, table.capacity(), |_, _| true, take);
+}
+
+/// Returns the source of a key.
+fn socket<A: Address>(key: Key<A>) -> Socket {
+    (key.source.into(), key.source_port, key.protocol)
 }
 
 /// Where one worker's sweep stands in its part of both tables.

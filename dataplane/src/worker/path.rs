@@ -7,6 +7,7 @@ use std::sync::Arc;
 use foldhash::quality::RandomState;
 
 use super::PuntAddresses;
+use super::departures::Probing;
 use super::exchange::Exchange;
 use crate::clock::Now;
 use crate::counters::Counters;
@@ -21,6 +22,7 @@ use crate::net::{Mac, ethernet};
 use crate::packet::{Packet, Parsed, Unparsed};
 use crate::process::{Context, process};
 use crate::rate_limit::RateLimit;
+use crate::reset::Draft;
 use crate::routes::DeviceIndex;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Egress, Verdict};
@@ -28,6 +30,8 @@ use crate::xsk::{Frame, FrameMemory, FramePool};
 
 /// Packets that are carried at once.
 pub const BURST: usize = 64;
+/// Segments of ours that wait for the end of a burst, or of a look through the flows.
+const DRAFTS: usize = 2_048;
 
 /// Where frames leave.
 pub trait Wire {
@@ -56,7 +60,7 @@ pub struct Path {
     pub pool: FramePool,
     /// What was counted; it balances between bursts.
     pub counters: Counters,
-    flows: Arc<FlowTables>,
+    pub(super) flows: Arc<FlowTables>,
     held: HeldPackets,
     limit: RateLimit,
     ports: PortSearches,
@@ -64,7 +68,10 @@ pub struct Path {
     pub(super) exchange: Exchange,
     /// Pieces of a packet that is being cut; empty between packets.
     pub(super) pieces: Vec<Frame>,
-    punt: PuntAddresses,
+    pub(super) punt: PuntAddresses,
+    /// Segments that leave by themselves at the end of the burst.
+    pub(super) drafts: Vec<Draft>,
+    pub(super) probing: Probing,
     parsed: Vec<Result<(Parsed, KeyHash), Unparsed>>,
 }
 
@@ -90,6 +97,8 @@ impl Path {
             exchange: Exchange::alone(),
             pieces: Vec::with_capacity(PIECES_MAX),
             punt,
+            drafts: Vec::with_capacity(DRAFTS),
+            probing: Probing::part(0, 1),
             parsed: Vec::with_capacity(BURST),
         }
     }
@@ -133,6 +142,7 @@ impl Path {
             }
         }
         self.parsed = parsed;
+        self.send_drafts(snapshot, wire);
     }
 
     #[inline]
@@ -166,7 +176,8 @@ impl Path {
         let octets = self.memory.octets_mut(frame);
         let (flows, counters) = (A::flows(&self.flows), &mut self.counters);
         let (affinity, tombstones) = (A::affinity(&self.flows), A::tombstones(&self.flows));
-        let (limit, ports, next_link_mtu) = (&mut self.limit, A::ports(&mut self.ports), 0);
+        let (limit, ports) = (&mut self.limit, A::ports(&mut self.ports));
+        let (next_link_mtu, aside) = (0, None);
         let mut context = Context {
             snapshot,
             flows,
@@ -176,10 +187,17 @@ impl Path {
             arrived_by,
             limit,
             next_link_mtu,
+            aside,
             ports,
             counters,
         };
-        process(octets, packet, hash, &mut context)
+        let verdict = process(octets, packet, hash, &mut context);
+        if let Some(draft) = context.aside
+            && self.drafts.len() < self.drafts.capacity()
+        {
+            self.drafts.push(draft);
+        }
+        verdict
     }
 
     fn prefetch(&self, packet: &Parsed) -> KeyHash {

@@ -11,12 +11,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use arc_swap::ArcSwap;
-use tidegate_dataplane::flows::EndpointId;
 use tidegate_dataplane::net::{Port, Protocol};
 use tidegate_dataplane::services::{Backend, Frontend, Services, VirtualAddress};
 use tidegate_dataplane::snapshot::{Publisher, Snapshot, Subscriber};
 
-use super::{Publication, Steering};
+use super::{InUse, Publication, Steering};
 use crate::cluster::{Cluster, Dirty, Endpoint, EndpointSlice, Event, ObjectName};
 use crate::cluster::{Service, ServiceKind, ServicePort, SlicePort};
 use crate::dns::{Name, Outcome, Reason, Type, Zone, ZoneSettings, resolve};
@@ -306,9 +305,9 @@ impl World {
 
     /// What the housekeeping does about endpoints.
     pub(super) fn sweep(&mut self) {
-        let in_use =
-            self.flows.iter().map(EndpointKey::id).collect::<std::collections::HashSet<EndpointId>>();
-        self.publication.sweep_endpoints(|| in_use);
+        let service = service_port_id(&object("a"), "http", Protocol::Tcp);
+        let pairs = self.flows.iter().map(|key| (service, key.id())).collect();
+        self.publication.sweep_endpoints(|| InUse { pairs, ..InUse::default() }, self.now);
     }
 
     /// Each Service's addresses by its name.

@@ -125,6 +125,7 @@ impl<A: Address> Model<A> {
                 flow: flow.name,
                 direction: Direction::Request,
                 state: flow.state,
+                key: flow.new.request,
                 leaves_as: flow.new.reply.reversed(),
                 ip_difference: flow.new.ip_difference,
                 transport_difference: flow.new.transport_difference,
@@ -136,6 +137,7 @@ impl<A: Address> Model<A> {
             }
             (key == flow.new.reply).then_some(Found {
                 direction: Direction::Reply,
+                key: flow.new.reply,
                 leaves_as: flow.new.request.reversed(),
                 ip_difference: !flow.new.ip_difference,
                 transport_difference: !flow.new.transport_difference,
