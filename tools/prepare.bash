@@ -29,6 +29,18 @@ install_packages() {
     return 1
 }
 
+# What compiling the traffic generator takes: the C of xsk-rs and its bindings. Nothing of the product needs it.
+install_generator_packages() {
+    install_packages cc=build-essential clang=clang m4=m4 pkg-config=pkg-config \
+        /usr/lib/llvm-14/lib/libclang.so=libclang-dev /usr/include/libelf.h=libelf-dev /usr/include/zlib.h=zlib1g-dev
+}
+
+# What measuring side by side takes: the peers, and what builds their namespaces.
+install_comparison_packages() {
+    install_packages ip=iproute2 ethtool=ethtool sysctl=procps nft=nftables iptables=iptables conntrack=conntrack \
+        dpdk-testpmd=dpdk iperf3=iperf3
+}
+
 # Debian starts a server's service when its package arrives (nginx on port 80). Its programs are all that is
 # wanted here, and policy-rc.d is Debian's way to say so.
 install_without_starting() {

@@ -65,7 +65,7 @@ fn pod(service: u32, number: u32) -> Ipv4Addr {
 /// Makes the tables of the whole cluster: every pod resolved, every client behind one router.
 #[must_use]
 pub fn snapshot() -> Snapshot {
-    let services = (0..SERVICES).map(|service| (virtual_address(service).into(), Some(ports(service))));
+    let services = (0..SERVICES).map(|service| (IpAddr::V4(virtual_address(service)), Some(ports(service))));
     let route = |destination: [u8; 4], prefix_length, device, gateway: Option<Ipv4Addr>| Route {
         table: RouteTable::Main,
         destination: Ipv4Addr::from(destination).into(),

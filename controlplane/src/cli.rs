@@ -12,8 +12,11 @@ use ipnet::IpNet;
 use tidegate_dataplane::flows::Timeouts;
 
 use crate::instance::DEFAULT_DIRECTORY;
-
 use crate::masquerade;
+
+mod names;
+
+pub use names::{AaaaAnswer, DnsCommand, ExplainArguments, NameArguments, PodsMode};
 
 /// Kubernetes service gateway on AF_XDP: forwards Services to their pods and answers cluster DNS.
 #[derive(Parser, Debug)]
@@ -29,6 +32,9 @@ pub struct CommandLine {
 pub enum Command {
     /// Runs the gateway until SIGTERM or SIGINT.
     Run(Box<RunArguments>),
+    /// Questions about cluster DNS.
+    #[command(subcommand)]
+    Dns(DnsCommand),
 }
 
 /// Everything `tidegate run` can be told.
@@ -91,14 +97,14 @@ pub struct RunArguments {
     )]
     pub dns_listen: Vec<DnsAddress>,
 
-    /// Server for names of other zones; repeat for several, asked in this order.
+    /// Server for names of other zones, or a file of such as /etc/resolv.conf; repeat for several, asked in this order.
     #[arg(
         long = "dns-upstream",
-        value_name = "ADDR[:PORT]",
+        value_name = "ADDR[:PORT]|FILE",
         env = "TIDEGATE_DNS_UPSTREAM",
         value_delimiter = ','
     )]
-    pub dns_upstream: Vec<DnsAddress>,
+    pub dns_upstream: Vec<DnsUpstream>,
 
     /// Server for the names of one zone; repeat for several.
     #[arg(
@@ -113,9 +119,13 @@ pub struct RunArguments {
     #[arg(long = "dns-allow", value_name = "CIDR", env = "TIDEGATE_DNS_ALLOW", value_delimiter = ',')]
     pub dns_allow: Vec<IpNet>,
 
-    /// `nodata`: answer every AAAA of the cluster zone with NODATA, for clusters without IPv6.
-    #[arg(long, value_name = "ANSWER", env = "TIDEGATE_DNS_AAAA")]
-    pub dns_aaaa: Option<AaaaAnswer>,
+    /// How names are made of the cluster.
+    #[command(flatten)]
+    pub names: NameArguments,
+
+    /// Log a line for each DNS question with its answer's code.
+    #[arg(long, env = "TIDEGATE_DNS_LOG_QUERIES")]
+    pub dns_log_queries: bool,
 
     /// Own addresses that have NodePorts; repeat for several [default: all but loopback].
     #[arg(
@@ -230,13 +240,6 @@ impl FromStr for Source {
     }
 }
 
-/// What AAAA questions of the cluster zone get.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum AaaaAnswer {
-    /// NODATA, whatever the Services have.
-    Nodata,
-}
-
 /// How virtual addresses are made known on links.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Announce {
@@ -308,6 +311,26 @@ impl FromStr for DnsAddress {
         let address: IpAddr =
             text.parse().map_err(|_| format!("`{text}` is no address, nor an address and a port"))?;
         Ok(Self(SocketAddr::new(address, 53)))
+    }
+}
+
+/// A server for names of other zones.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DnsUpstream {
+    /// One server.
+    Server(SocketAddr),
+    /// The `nameserver` lines of a file like /etc/resolv.conf, read at the start.
+    File(PathBuf),
+}
+
+impl FromStr for DnsUpstream {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with('/') {
+            return Ok(Self::File(text.into()));
+        }
+        text.parse::<DnsAddress>().map(|server| Self::Server(server.0))
     }
 }
 
@@ -443,6 +466,7 @@ mod tests {
         let all = ["tidegate", "run"].iter().chain(arguments).map(OsString::from);
         match parse(all).map_err(|e| e.to_string())?.command {
             Command::Run(run) => Ok(*run),
+            other => panic!("{other:?} is no run"),
         }
     }
 
@@ -454,6 +478,22 @@ mod tests {
         let both = run(&["--config", config, "--flows", "2048"]).unwrap();
         assert_eq!((both.interfaces, both.flows), (vec!["a".into(), "b".into()], 2048));
         assert_eq!(both.source, Source::Manifests("/m".into()));
+    }
+
+    #[test]
+    fn how_names_are_made_can_be_said_by_flags_and_by_the_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "interface = 'a'\nsource = 'manifests:/m'\ndns-pods = 'verified'\ndns-ttl = 5\n\
+                    dns-namespace = ['dev', 'prod']\ndns-endpoint-pod-names = true\n\
+                    dns-upstream = ['192.0.2.1', '/etc/resolv.conf']\n";
+        std::fs::write(&file, text).unwrap();
+        let run = run(&["--config", file.path().to_str().unwrap(), "--dns-aaaa", "nodata"]).unwrap();
+        assert_eq!((run.names.dns_pods, run.names.dns_ttl), (PodsMode::Verified, 5));
+        assert_eq!(run.names.dns_namespaces, ["dev", "prod"]);
+        assert!(run.names.dns_endpoint_pod_names && !run.names.dns_ignore_empty_service);
+        assert_eq!(run.names.dns_aaaa, Some(AaaaAnswer::Nodata));
+        let server = DnsUpstream::Server("192.0.2.1:53".parse().unwrap());
+        assert_eq!(run.dns_upstream, [server, DnsUpstream::File("/etc/resolv.conf".into())]);
     }
 
     #[test]
@@ -479,6 +519,9 @@ mod tests {
             ("--timeout", "udp=1500ms", "no time of whole seconds"),
             ("--timeout", "tcp=5s", "`tcp` is no timeout; there are tcp_syn_sent"),
             ("--dns-stub", "corp", "not ZONE=ADDR"),
+            ("--dns-upstream", "resolv.conf", "`resolv.conf` is no address"),
+            ("--dns-ttl", "3601", "3601"),
+            ("--dns-pods", "maybe", "[possible values: disabled, insecure, verified]"),
             ("--masquerade", "sometimes", "[possible values: auto, always, never]"),
             ("--masquerade-ports", "65535-61000", "`65535-61000` is no range"),
             ("--masquerade-ports", "0-5", "`0-5` is no range"),

@@ -185,6 +185,15 @@ pub struct Node {
     pub zone: Option<Arc<str>>,
 }
 
+/// A Pod that may be named by its addresses: neither ended nor about to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pod {
+    /// `metadata.namespace` and `metadata.name`.
+    pub name: ObjectName,
+    /// `status.podIPs`.
+    pub addresses: Vec<IpAddr>,
+}
+
 /// One change that a source has seen.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
@@ -201,6 +210,10 @@ pub enum Event {
         /// The Service it belonged to.
         service: ObjectName,
     },
+    /// A Pod is new or has changed.
+    PodApplied(Arc<Pod>),
+    /// A Pod is gone, or has no addresses any more.
+    PodDeleted(ObjectName),
     /// A Namespace is new.
     NamespaceApplied(Arc<str>),
     /// A Namespace is gone.
@@ -218,13 +231,15 @@ pub struct Dirty {
     pub services: BTreeSet<ObjectName>,
     /// Namespaces that appeared or went.
     pub namespaces: BTreeSet<Arc<str>>,
+    /// Pods that appeared, changed or went.
+    pub pods: BTreeSet<ObjectName>,
 }
 
 impl Dirty {
     /// Says whether nothing changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.namespaces.is_empty()
+        self.services.is_empty() && self.namespaces.is_empty() && self.pods.is_empty()
     }
 }
 
@@ -236,6 +251,7 @@ pub type Slices = BTreeMap<ObjectName, Arc<EndpointSlice>>;
 pub struct Cluster {
     services: BTreeMap<ObjectName, Arc<Service>>,
     slices: BTreeMap<ObjectName, Slices>,
+    pods: BTreeMap<ObjectName, Arc<Pod>>,
     namespaces: BTreeSet<Arc<str>>,
     nodes: BTreeMap<Arc<str>, Arc<Node>>,
 }
@@ -252,6 +268,17 @@ impl Cluster {
             }
             Event::SliceApplied(slice) => self.apply_slice(slice, dirty),
             Event::SliceDeleted { name, service } => self.delete_slice(&name, service, dirty),
+            Event::PodApplied(pod) => {
+                if self.pods.get(&pod.name) != Some(&pod) {
+                    dirty.pods.insert(pod.name.clone());
+                    self.pods.insert(pod.name.clone(), pod);
+                }
+            }
+            Event::PodDeleted(name) => {
+                if self.pods.remove(&name).is_some() {
+                    dirty.pods.insert(name);
+                }
+            }
             Event::NamespaceApplied(name) => {
                 if self.namespaces.insert(name.clone()) {
                     dirty.namespaces.insert(name);
@@ -311,6 +338,12 @@ impl Cluster {
     /// Iterates over the slices of a Service in the order of their names.
     pub fn slices_of(&self, service: &ObjectName) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         self.slices.get(service).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Returns the Pod of that name.
+    #[must_use]
+    pub fn pod(&self, name: &ObjectName) -> Option<&Arc<Pod>> {
+        self.pods.get(name)
     }
 
     /// Says whether a Namespace exists, declared or implied by an object in it.

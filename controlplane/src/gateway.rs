@@ -130,6 +130,7 @@ impl Gateway {
             self.workers.wake();
             self.announce();
         }
+        self.publication.took.drain(..).for_each(|took| self.dns_counters.note_programming(took));
     }
 
     /// Has virtual addresses answered for where they and the devices are now.
@@ -235,6 +236,9 @@ impl Gateway {
             bail!("worker {number} has ended unexpectedly");
         }
         self.publish(Publication::advance);
+        if !self.source.reports().borrow().directory_missing {
+            self.dns_counters.note_source();
+        }
         let started = Instant::now();
         if self.publication.has_leaving() && started >= self.sweep_at {
             let flows = &self.shared.flows;
@@ -256,7 +260,10 @@ impl Gateway {
 
     fn answer(&self, (question, back): Asked) {
         let reply = match question {
-            Question::Metrics => Reply { good: true, text: render(self.status().families()) },
+            Question::Metrics => {
+                let (families, spreads) = self.status().families();
+                Reply { good: true, text: render(families, spreads) }
+            }
             Question::Health => self.health(),
             Question::Ready => self.readiness(),
         };

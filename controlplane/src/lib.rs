@@ -4,7 +4,7 @@
 //! ([`manifests`], with [`objects`], [`endpoint_slices`] and [`cluster_ip`]) sends events, [`cluster`] folds them (what they say of packets: [`traffic`]),
 //! [`compile`] and [`tables`] turn Services into the dataplane's tables, [`publish`] puts them in force through
 //! [`steering`] and the workers ([`workers`]). [`netlink`] and [`topology`] follow the kernel's links. [`dns`] answers
-//! names. [`metrics`] and [`status`] say how it goes; [`instance`], [`punt_device`] and [`offloads`] are what a run
+//! names, [`explain`] says why. [`metrics`] and [`status`] say how it goes; [`instance`], [`punt_device`] and [`offloads`] are what a run
 //! puts on the machine and takes away again.
 
 pub mod announce;
@@ -16,6 +16,7 @@ pub mod compile;
 pub mod devices;
 pub mod dns;
 pub mod endpoint_slices;
+pub mod explain;
 pub mod frontends;
 pub mod gateway;
 pub mod instance;

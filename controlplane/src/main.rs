@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use tidegate::cli::{self, Command, LogFormat};
+use tidegate::cli::{self, Command, DnsCommand, LogFormat};
 use tracing_subscriber::EnvFilter;
 
 /// Bad usage or configuration, as the design states.
@@ -18,8 +18,11 @@ fn main() -> ExitCode {
             return if failed { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    let Command::Run(arguments) = command_line.command;
-    log_to_stderr(arguments.log_format);
+    let log_format = match &command_line.command {
+        Command::Run(arguments) => arguments.log_format,
+        Command::Dns(_) => LogFormat::Text,
+    };
+    log_to_stderr(log_format);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -28,10 +31,10 @@ fn main() -> ExitCode {
         }
     };
     let outcome = runtime.block_on(async {
-        if arguments.check {
-            tidegate::check::run(&arguments).await
-        } else {
-            tidegate::start::run(&arguments).await
+        match &command_line.command {
+            Command::Run(arguments) if arguments.check => tidegate::check::run(arguments).await,
+            Command::Run(arguments) => tidegate::start::run(arguments).await,
+            Command::Dns(DnsCommand::Explain(arguments)) => tidegate::explain::run(arguments).await,
         }
     });
     match outcome {
@@ -47,10 +50,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// `TIDEGATE_LOG` says what is logged; without it, all but the log of each DNS query.
+/// `TIDEGATE_LOG` says what is logged.
 fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("TIDEGATE_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(format!("info,{}", tidegate::dns::LOG_FILTER)));
+    let filter = EnvFilter::try_from_env("TIDEGATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),

@@ -64,13 +64,32 @@ impl Family {
     }
 }
 
+/// A metric that shows how often which values were seen.
 #[derive(Debug)]
-struct Families(Vec<Family>);
+pub struct Spread {
+    /// Name without `tidegate_`.
+    pub name: String,
+    /// What it measures.
+    pub help: String,
+    /// Labels of each series, the count of values up to each upper bound and above the one before, and their sum.
+    pub series: Vec<SpreadSeries>,
+}
+
+/// One series of a [`Spread`].
+pub type SpreadSeries = (Vec<(String, String)>, Vec<(f64, u64)>, f64);
+
+#[derive(Debug)]
+struct Families(Vec<Family>, Vec<Spread>);
+
+/// Puts our name in front, but for metrics that go by CoreDNS' name.
+fn full_name(name: &str) -> String {
+    if name.starts_with("coredns_") { name.to_owned() } else { format!("tidegate_{name}") }
+}
 
 impl Collector for Families {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         for family in &self.0 {
-            let name = format!("tidegate_{}", family.name);
+            let name = full_name(&family.name);
             let help = family.help.trim().trim_end_matches('.');
             let kind = if family.gauge { MetricType::Gauge } else { MetricType::Counter };
             let mut metric = encoder.encode_descriptor(&name, help, None, kind)?;
@@ -87,15 +106,23 @@ impl Collector for Families {
                 }
             }
         }
+        for spread in &self.1 {
+            let (name, help) = (full_name(&spread.name), spread.help.trim().trim_end_matches('.'));
+            let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Histogram)?;
+            for (labels, buckets, sum) in &spread.series {
+                let count = buckets.iter().map(|(_, count)| count).sum();
+                metric.encode_family(labels)?.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)?;
+            }
+        }
         Ok(())
     }
 }
 
 /// Writes families as Prometheus text (OpenMetrics 1.0: counters end in `_total`).
 #[must_use]
-pub fn render(families: Vec<Family>) -> String {
+pub fn render(families: Vec<Family>, spreads: Vec<Spread>) -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Families(families)));
+    registry.register_collector(Box::new(Families(families, spreads)));
     let mut output = String::new();
     // Writing to a String cannot fail.
     let _ = text::encode(&mut output, &registry);
@@ -155,9 +182,16 @@ mod tests {
             gauge: false,
             series: vec![(vec![("worker".into(), "0".into())], 7)],
         };
-        let text = render(vec![counter, Family::single("flows", "Flows now.", true, 3)]);
+        let spread = Spread {
+            name: "coredns_size".into(),
+            help: "Sizes".into(),
+            series: vec![(vec![("proto".into(), "udp".into())], vec![(1., 2), (f64::INFINITY, 3)], 9.5)],
+        };
+        let text = render(vec![counter, Family::single("flows", "Flows now.", true, 3)], vec![spread]);
         assert!(text.contains("tidegate_rx_packets_total{worker=\"0\"} 7\n"), "{text}");
         assert!(text.contains("# TYPE tidegate_flows gauge\n"), "{text}");
         assert!(text.contains("tidegate_flows 3\n"), "{text}");
+        assert!(text.contains("coredns_size_bucket{le=\"+Inf\",proto=\"udp\"} 5\n"), "{text}");
+        assert!(text.contains("coredns_size_sum{proto=\"udp\"} 9.5\n"), "{text}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -10,9 +10,9 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use tidegate_dataplane::net::Prefix;
 
-use crate::cli::RunArguments;
+use crate::cli::{AaaaAnswer, DnsUpstream, NameArguments, PodsMode, RunArguments};
 use crate::compile::Locality;
-use crate::dns::{self, Zone, ZoneSettings};
+use crate::dns::{self, PodNames, Zone, ZoneSettings};
 use crate::netlink::{Link, Netlink};
 use crate::offloads;
 use crate::punt_device::MTU_MAX;
@@ -199,31 +199,90 @@ pub fn prefixes(networks: &[IpNet]) -> Arc<[Prefix]> {
 /// Returns what the zone of cluster names is made with.
 #[must_use]
 pub fn zone(arguments: &RunArguments) -> ZoneSettings {
+    let servers = arguments.dns_listen.iter().map(|listen| listen.0.ip()).collect();
+    zone_of(&arguments.names, &arguments.cluster_domain, &arguments.service_cidrs, servers)
+}
+
+/// Returns what a zone of such names is made with.
+#[must_use]
+pub fn zone_of(
+    names: &NameArguments,
+    domain: &str,
+    service_cidrs: &[IpNet],
+    servers: Vec<IpAddr>,
+) -> ZoneSettings {
     ZoneSettings {
-        domain: arguments.cluster_domain.clone(),
-        service_cidrs: arguments.service_cidrs.clone(),
-        servers: arguments.dns_listen.iter().map(|listen| listen.0.ip()).collect(),
+        domain: domain.to_owned(),
+        ttl: names.dns_ttl,
+        negative_ttl: names.dns_negative_ttl.unwrap_or(names.dns_ttl),
+        service_cidrs: service_cidrs.to_vec(),
+        servers,
+        pods: match names.dns_pods {
+            PodsMode::Disabled => PodNames::Disabled,
+            PodsMode::Insecure => PodNames::Insecure,
+            PodsMode::Verified => PodNames::Verified,
+        },
+        namespaces: names.dns_namespaces.iter().map(|name| name.to_ascii_lowercase()).collect(),
+        aaaa_nodata: names.dns_aaaa == Some(AaaaAnswer::Nodata),
+        endpoint_pod_names: names.dns_endpoint_pod_names,
+        hide_empty: names.dns_ignore_empty_service,
         ..ZoneSettings::default()
     }
 }
 
 /// Returns what a DNS server on these addresses is made with.
-#[must_use]
+///
+/// # Errors
+/// Names the file of upstreams that cannot be read, or has none to ask.
 pub fn dns(
     arguments: &RunArguments,
     listen: Vec<SocketAddr>,
     zone: Arc<ArcSwap<Zone>>,
-) -> dns::ServerSettings {
-    dns::ServerSettings {
+) -> anyhow::Result<dns::ServerSettings> {
+    Ok(dns::ServerSettings {
         listen,
         zone,
         forward: dns::ForwardSettings {
-            upstreams: arguments.dns_upstream.iter().map(|upstream| upstream.0).collect(),
+            upstreams: upstreams(arguments)?,
             stubs: arguments.dns_stubs.iter().map(|stub| (stub.zone.clone(), stub.server)).collect(),
             allow: arguments.pod_cidrs.iter().chain(&arguments.dns_allow).copied().collect(),
+            probe_loops: true,
         },
-        aaaa_nodata: arguments.dns_aaaa.is_some(),
+        log_queries: arguments.dns_log_queries,
+        tcp: dns::TcpLimits::default(),
+    })
+}
+
+/// Returns the upstreams that are named, and those of the files that are named, without those of a file that would
+/// come back to us.
+///
+/// # Errors
+/// Names the file that cannot be read, or has none to ask.
+pub fn upstreams(arguments: &RunArguments) -> anyhow::Result<Vec<SocketAddr>> {
+    let own: Vec<IpAddr> = arguments.dns_listen.iter().map(|listen| listen.0.ip()).collect();
+    let mut upstreams = Vec::new();
+    for upstream in &arguments.dns_upstream {
+        match upstream {
+            DnsUpstream::Server(server) => upstreams.push(*server),
+            DnsUpstream::File(path) => {
+                let flag = format!("--dns-upstream {}", path.display());
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| BadConfiguration(format!("{flag}: {error}")))?;
+                let file = dns::ResolvConf::parse(&text, &own);
+                for line in &file.bad_lines {
+                    tracing::warn!("{flag}: `{line}` names no address: left out");
+                }
+                for refused in &file.refused {
+                    tracing::warn!("{flag}: {refused} is ourselves or this machine's loopback: left out");
+                }
+                require(!file.servers.is_empty(), || {
+                    format!("{flag}: names no server to ask, other than ourselves and loopback addresses")
+                })?;
+                upstreams.extend(file.servers);
+            }
+        }
     }
+    Ok(upstreams)
 }
 
 /// Checks all settings of names, without a socket. Must run within a tokio runtime.
@@ -234,7 +293,7 @@ pub fn check_dns(arguments: &RunArguments) -> anyhow::Result<()> {
     let zone = Zone::new(zone(arguments)).map_err(|error| {
         BadConfiguration(format!("--cluster-domain {}: {error}", arguments.cluster_domain))
     })?;
-    let settings = dns(arguments, Vec::new(), Arc::new(ArcSwap::from_pointee(zone)));
+    let settings = dns(arguments, Vec::new(), Arc::new(ArcSwap::from_pointee(zone)))?;
     let mut listen = BTreeSet::new();
     for address in arguments.dns_listen.iter().map(|listen| listen.0) {
         require(!address.ip().is_unspecified(), || {
@@ -326,5 +385,35 @@ mod tests {
         let parent = link(2, "no-such-device");
         let vlan = Link { kind: Some("vlan".into()), parent: Some(parent.index), ..link(3, "eth1.7") };
         assert!(require_servable(&parent, &[parent.clone(), vlan]).is_ok());
+    }
+
+    fn arguments(more: &[&str]) -> RunArguments {
+        let all = ["tidegate", "run", "--interface", "a", "--source", "manifests:/m"].iter().chain(more);
+        match crate::cli::parse(all.map(std::ffi::OsString::from)).unwrap().command {
+            crate::cli::Command::Run(run) => *run,
+            other => panic!("{other:?} is no run"),
+        }
+    }
+
+    #[test]
+    fn upstreams_of_a_file_come_after_those_named_before_it_and_ourselves_never() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "nameserver 127.0.0.53\nnameserver 10.96.0.10\nnameserver 192.0.2.2\n")
+            .unwrap();
+        let path = file.path().to_str().unwrap();
+        let listen = ["--dns-listen", "10.96.0.10"];
+        let both =
+            arguments(&[&["--dns-upstream", "192.0.2.1", "--dns-upstream", path], &listen[..]].concat());
+        let addresses: Vec<String> = upstreams(&both).unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["192.0.2.1:53", "192.0.2.2:53"]);
+
+        std::fs::write(&file, "nameserver 127.0.0.53\n").unwrap();
+        let error = upstreams(&arguments(&["--dns-upstream", path])).unwrap_err();
+        assert!(
+            error.is::<BadConfiguration>() && error.to_string().contains("names no server to ask"),
+            "{error}"
+        );
+        let error = upstreams(&arguments(&["--dns-upstream", "/no/such/file"])).unwrap_err();
+        assert!(error.to_string().starts_with("--dns-upstream /no/such/file: "), "{error}");
     }
 }

@@ -1,6 +1,6 @@
 //! From the command line to a gateway that serves, and back to a machine without a trace of it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use tokio::net::UnixDatagram;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::announce::Announcer;
-use crate::cli::{Announce, RunArguments, Source, XdpMode};
+use crate::cli::{Announce, PodsMode, RunArguments, Source, XdpMode};
 use crate::cluster::{Cluster, Event};
 use crate::devices::{self, ServedDevices};
 use crate::dns::{self, Zone};
@@ -210,6 +210,7 @@ async fn begin(
         zone.set_synced();
         zone
     });
+    gateway.dns_counters.note_synced();
     Ok(())
 }
 
@@ -228,7 +229,7 @@ async fn open_dns(
         return Ok(None);
     }
     let listen = arguments.dns_listen.iter().map(|listen| listen.0).collect();
-    let server = dns::Server::start(settings::dns(arguments, listen, names), counters);
+    let server = dns::Server::start(settings::dns(arguments, listen, names)?, counters);
     server.map(Some).map_err(settings::dns_fault)
 }
 
@@ -237,11 +238,23 @@ async fn open_dns(
 /// # Errors
 /// The directory cannot be read.
 pub(crate) fn open_source(arguments: &RunArguments, state: Option<&Path>) -> anyhow::Result<Manifests> {
-    let Source::Manifests(directory) = &arguments.source;
-    let settings = manifests::Settings {
-        service_cidrs: arguments.service_cidrs.clone(),
-        state_file: state.map(|state| state.join("clusterips.json")),
-    };
+    let state_file = state.map(|state| state.join("clusterips.json"));
+    open_manifests(&arguments.source, arguments.service_cidrs.clone(), state_file, arguments.names.dns_pods)
+}
+
+/// Begins to follow a directory of manifests.
+///
+/// # Errors
+/// The directory cannot be read.
+pub(crate) fn open_manifests(
+    source: &Source,
+    service_cidrs: Vec<ipnet::IpNet>,
+    state_file: Option<PathBuf>,
+    pods: PodsMode,
+) -> anyhow::Result<Manifests> {
+    let Source::Manifests(directory) = source;
+    let pods = pods == PodsMode::Verified;
+    let settings = manifests::Settings { service_cidrs, state_file, pods };
     Manifests::open(directory.clone(), settings).map_err(|error| match error {
         manifests::Error::Directory(..) => BadConfiguration(error.to_string()).into(),
         manifests::Error::Watch(_) => error.into(),

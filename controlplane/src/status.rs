@@ -9,7 +9,7 @@ use tidegate_dataplane::xsk::Mode;
 use crate::devices::Standing;
 use crate::dns;
 use crate::manifests::Report;
-use crate::metrics::Family;
+use crate::metrics::{Family, Spread};
 use crate::workers::SocketReport;
 
 /// Everything a scrape shows.
@@ -43,7 +43,7 @@ pub struct Status<'a> {
 impl Status<'_> {
     /// Lists all metrics.
     #[must_use]
-    pub fn families(self) -> Vec<Family> {
+    pub fn families(self) -> (Vec<Family>, Vec<Spread>) {
         let mut families = worker_families(&self.workers);
         families.push(socket_family(self.sockets));
         families.push(device_family(&self.devices));
@@ -86,8 +86,9 @@ impl Status<'_> {
             ("publication_errors", "Changes that could not be put in force", self.publication_errors),
         ];
         families.extend(totals.map(|(name, help, value)| Family::single(name, help, false, value)));
-        families.extend(dns_families(self.dns));
-        families
+        let (of_dns, spreads) = dns_families(self.dns);
+        families.extend(of_dns);
+        (families, spreads)
     }
 }
 
@@ -173,19 +174,25 @@ fn device_family(devices: &[(&str, Standing)]) -> Family {
     }
 }
 
-fn dns_families(samples: Vec<dns::Sample>) -> Vec<Family> {
+fn dns_families(samples: Vec<dns::Sample>) -> (Vec<Family>, Vec<Spread>) {
     let mut families: BTreeMap<&'static str, Family> = BTreeMap::new();
+    let mut spreads: BTreeMap<&'static str, Spread> = BTreeMap::new();
     for sample in samples {
-        let family = families.entry(sample.name).or_insert_with(|| Family {
-            name: sample.name.to_owned(),
-            help: sample.name.replace("_", " "),
-            gauge: false,
-            series: Vec::new(),
-        });
         let labels = sample.labels.iter().map(|(name, value)| label(name, value)).collect();
-        family.series.push((labels, sample.value));
+        let (name, help) = (sample.name.to_owned(), sample.help.to_owned());
+        let (value, gauge) = match sample.value {
+            dns::Value::Count(value) => (value, false),
+            dns::Value::Level(value) => (value, true),
+            dns::Value::Spread(buckets, sum) => {
+                let spread = Spread { name, help, series: Vec::new() };
+                spreads.entry(sample.name).or_insert(spread).series.push((labels, buckets, sum));
+                continue;
+            }
+        };
+        let family = Family { name, help, gauge, series: Vec::new() };
+        families.entry(sample.name).or_insert(family).series.push((labels, value));
     }
-    families.into_values().collect()
+    (families.into_values().collect(), spreads.into_values().collect())
 }
 
 #[cfg(test)]
@@ -213,13 +220,13 @@ mod tests {
             publication_errors: 6,
             services_short: 1,
         };
-        let families = status.families();
+        let (families, spreads) = status.families();
         let mut names: Vec<&str> = families.iter().map(|family| family.name.as_str()).collect();
         names.sort_unstable();
         let all = names.len();
         names.dedup();
         assert_eq!(names.len(), all);
-        let text = render(families);
+        let text = render(families, spreads);
         for line in [
             "tidegate_rx_packets_total{worker=\"0\"} 0",
             "tidegate_rx_packets_total{worker=\"1\"} 5",

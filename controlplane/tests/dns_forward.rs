@@ -10,10 +10,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dns_client::{ANY_PORT, Running, lines, question, question_edns, receive_tcp, send_tcp};
-use dns_cluster::zone;
+use dns_cluster::{events, settings, zone, zone_of};
 use hickory_proto::op::{Message, MessageType, Metadata, ResponseCode};
+use hickory_proto::rr::rdata::SOA;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use tidegate::dns::ForwardSettings;
+use tidegate::dns::{ForwardSettings, ZoneSettings};
 
 /// What the upstream sends for a question: datagrams over UDP, messages over TCP.
 type Answering = dyn Fn(&Message, bool) -> Vec<Message> + Send + Sync;
@@ -140,7 +141,7 @@ fn a_record(asked: &Message, address: [u8; 4]) -> Record {
 
 fn forward_to(upstreams: &[SocketAddr]) -> ForwardSettings {
     let allow = vec!["127.0.0.0/8".parse().expect("a CIDR")];
-    ForwardSettings { upstreams: upstreams.to_vec(), stubs: vec![], allow }
+    ForwardSettings { upstreams: upstreams.to_vec(), allow, ..ForwardSettings::default() }
 }
 
 /// An address of loopback that only one test uses, with a port that was free just now.
@@ -249,7 +250,7 @@ fn a_truncated_answer_is_fetched_again_over_tcp() {
     // A client that takes 512 octets is told to come by TCP; that question goes by TCP all the way.
     let reply = server.udp(&question(OTHER, RecordType::A));
     assert!(reply.metadata.truncation && reply.answers.len() < 40);
-    let reply = server.tcp(&question(OTHER, RecordType::A));
+    let reply = server.tcp(&question("by-tcp.example.org.", RecordType::A));
     assert_eq!((reply.answers.len(), reply.metadata.truncation), (40, false));
     assert_eq!((upstream.asked_udp(), upstream.asked_tcp()), (2, 3));
 }
@@ -261,9 +262,16 @@ fn a_dead_upstream_is_skipped_and_the_one_that_answers_is_remembered() {
     let server = Running::start(zone(), forward_to(&[closed(), dead.address, alive.address]));
     assert_eq!(server.udp(&question(OTHER, RecordType::A)).answers.len(), 1);
     let start = Instant::now();
-    assert_eq!(server.udp(&question(OTHER, RecordType::A)).answers.len(), 1);
+    assert_eq!(server.udp(&question("second.example.org.", RecordType::A)).answers.len(), 1);
     assert!(start.elapsed() < Duration::from_secs(1), "the second question goes to the live one at once");
     assert_eq!((dead.asked_udp(), alive.asked_udp()), (1, 2));
+    let text = server.metrics();
+    for (address, code, count) in [(dead.address, "other", 1), (alive.address, "NOERROR", 2)] {
+        let line = format!(
+            "coredns_proxy_request_duration_seconds{{proxy_name=\"forward\",to=\"{address}\",rcode=\"{code}\"}} {count}"
+        );
+        assert!(text.contains(&line), "no {line} in {text:#?}");
+    }
 }
 
 #[test]
@@ -344,22 +352,25 @@ fn s11_an_alias_that_leads_outside_is_chased_by_the_forwarder() {
 }
 
 #[test]
-fn other_names_have_no_aaaa_where_that_is_switched_off() {
+fn no_name_has_an_aaaa_where_that_is_switched_off() {
     let upstream = Upstream::giving([192, 0, 2, 1]);
-    let server =
-        Running::try_start(zone(), forward_to(&[upstream.address]), vec![ANY_PORT], true).expect("starts");
-    let reply = server.udp(&question(OTHER, RecordType::AAAA));
-    assert_eq!((reply.metadata.response_code, reply.answers.len()), (ResponseCode::NoError, 0));
+    let settings = ZoneSettings { aaaa_nodata: true, ..settings() };
+    let server = Running::start(zone_of(settings, events()), forward_to(&[upstream.address]));
+    for name in [OTHER, "ent.dev.svc.cluster.local."] {
+        let reply = server.udp(&question(name, RecordType::AAAA));
+        assert_eq!((reply.metadata.response_code, reply.answers.len()), (ResponseCode::NoError, 0), "{name}");
+    }
+    let reply = server.udp(&question("outside.dev.svc.cluster.local.", RecordType::AAAA));
+    assert_eq!(lines(&reply.answers), ["outside.dev.svc.cluster.local. CNAME www.example.org."]);
     assert_eq!(upstream.asked_udp(), 0);
     assert_eq!(server.udp(&question(OTHER, RecordType::A)).answers.len(), 1);
-    assert_eq!(server.udp(&question("ent.dev.svc.cluster.local.", RecordType::AAAA)).answers.len(), 1);
+    assert_eq!(server.udp(&question("ent.dev.svc.cluster.local.", RecordType::A)).answers.len(), 1);
 }
 
 #[test]
 fn an_upstream_that_is_ourselves_is_an_error_that_names_it() {
     let own = unused(77);
-    let start =
-        |forward| Running::try_start(zone(), forward, vec![own], false).err().expect("an error").to_string();
+    let start = |forward| Running::try_start(zone(), forward, vec![own]).err().expect("an error").to_string();
     assert_eq!(
         start(forward_to(&[own])),
         format!("upstream {own} is where we listen ourselves, or no address to ask")
@@ -370,4 +381,160 @@ fn an_upstream_that_is_ourselves_is_an_error_that_names_it() {
     assert!(start(stub("a..b")).contains("a..b"));
     // Nothing is left listening after an error.
     UdpSocket::bind(own).expect("the port is free");
+}
+
+#[test]
+fn an_answer_is_asked_for_once_while_it_is_fresh_and_comes_back_in_each_clients_case() {
+    let upstream = Upstream::giving([192, 0, 2, 1]);
+    let server = Running::start(zone(), forward_to(&[upstream.address]));
+    for name in [OTHER, "www.example.org.", "WWW.EXAMPLE.ORG."] {
+        let reply = server.udp(&question(name, RecordType::A));
+        assert_eq!(lines(&reply.answers), [format!("{name} A 192.0.2.1")]);
+        assert!(!reply.metadata.authoritative && reply.answers[0].ttl <= 77);
+    }
+    assert_eq!(server.tcp(&question(OTHER, RecordType::A)).answers.len(), 1);
+    assert_eq!(upstream.asked_udp() + upstream.asked_tcp(), 1);
+    assert_eq!(server.count("coredns_cache_hits", "success"), 3);
+    assert_eq!(server.count("coredns_cache_misses", ""), 1);
+    assert_eq!(server.count("coredns_cache_entries", "success"), 1);
+    assert_eq!(server.count("coredns_dns_responses", "cache"), 3);
+    // Another type, and what the client asks for beside, are other questions.
+    server.udp(&question(OTHER, RecordType::AAAA));
+    server.udp(&question_edns(OTHER, RecordType::A, 1232));
+    let mut unchecked = question(OTHER, RecordType::A);
+    unchecked.metadata.checking_disabled = true;
+    server.udp(&unchecked);
+    assert_eq!(upstream.asked_udp(), 4);
+}
+
+#[test]
+fn a_kept_answer_ages() {
+    let upstream = Upstream::giving([192, 0, 2, 1]);
+    let server = Running::start(zone(), forward_to(&[upstream.address]));
+    let ttl = || server.udp(&question(OTHER, RecordType::A)).answers[0].ttl;
+    assert_eq!(ttl(), 77);
+    let start = Instant::now();
+    while ttl() == 77 {
+        assert!(start.elapsed() < Duration::from_secs(3), "a second takes one off");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!((ttl(), upstream.asked_udp()), (76, 1));
+}
+
+/// A denial by the zone `example.org`, which may be kept so many seconds.
+fn denial(asked: &Message, code: ResponseCode, minimum: u32) -> Message {
+    let mut message = answer(asked, &[]);
+    message.metadata.response_code = code;
+    let name = |text| Name::from_ascii(text).expect("a name");
+    let soa = SOA::new(name("ns.example.org."), name("root.example.org."), 1, 1, 1, 1, minimum);
+    message.add_authority(Record::from_rdata(name("example.org."), 3600, RData::SOA(soa)));
+    message
+}
+
+#[test]
+fn a_denial_is_kept_for_a_moment_and_one_without_soa_or_a_failure_is_not() {
+    for (code, asked_twice) in
+        [(ResponseCode::NXDomain, 1), (ResponseCode::NoError, 1), (ResponseCode::ServFail, 2)]
+    {
+        let upstream = Upstream::start(move |asked, _| vec![denial(asked, code, 60)]);
+        let server = Running::start(zone(), forward_to(&[upstream.address]));
+        for _ in 0..2 {
+            let reply = server.udp(&question(OTHER, RecordType::A));
+            assert_eq!((reply.metadata.response_code, reply.answers.len()), (code, 0));
+        }
+        assert_eq!(upstream.asked_udp(), asked_twice, "{code}");
+        assert_eq!(server.count("coredns_cache_hits", "denial"), 2 - asked_twice as u64);
+    }
+    let upstream = Upstream::start(|asked, _| {
+        let mut message = answer(asked, &[]);
+        message.metadata.response_code = ResponseCode::NXDomain;
+        vec![message]
+    });
+    let server = Running::start(zone(), forward_to(&[upstream.address]));
+    (0..2).for_each(|_| drop(server.udp(&question(OTHER, RecordType::A))));
+    assert_eq!(upstream.asked_udp(), 2);
+}
+
+#[test]
+fn names_of_the_cluster_are_never_kept() {
+    let server = Running::start(zone(), forward_to(&[closed()]));
+    let name = "nobody.dev.svc.cluster.local.";
+    let code = || server.udp(&question(name, RecordType::A)).metadata.response_code;
+    assert_eq!(code(), ResponseCode::NXDomain);
+    let mut more = events();
+    more.push(dns_cluster::cluster_ip("dev/nobody", &["10.96.0.77"], &[]));
+    server.zone.store(Arc::new(zone_of(settings(), more)));
+    assert_eq!(code(), ResponseCode::NoError);
+    server.zone.store(Arc::new(zone()));
+    assert_eq!(code(), ResponseCode::NXDomain);
+    assert_eq!(server.count("coredns_cache_entries", ""), 0);
+}
+
+#[test]
+fn equal_questions_on_their_way_are_asked_once() {
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let upstream = Upstream::start(move |asked, _| {
+        released.lock().expect("no panic").recv().expect("the test goes on");
+        vec![answer(asked, &[a_record(asked, [192, 0, 2, 1])])]
+    });
+    let server = Running::start(zone(), forward_to(&[upstream.address]));
+    let clients: Vec<_> = (0..20).map(|_| server.udp_socket()).collect();
+    for client in &clients {
+        client.send(&question(OTHER, RecordType::A).to_vec().expect("encodes")).expect("sends");
+    }
+    server.await_count("dns_forward_coalesced", "", 19);
+    release.send(()).expect("the upstream waits");
+    for client in &clients {
+        let reply = Message::from_vec(&dns_client::receive(client).expect("a reply")).expect("decodes");
+        assert_eq!(lines(&reply.answers), ["wWw.example.ORG. A 192.0.2.1"]);
+    }
+    assert_eq!(upstream.asked_udp(), 1);
+}
+
+#[test]
+fn an_answer_that_waits_holds_up_no_other_on_its_connection() {
+    let dead = Upstream::start(|_, _| vec![]);
+    let server = Running::start(zone(), forward_to(&[dead.address]));
+    let mut stream = server.tcp_stream();
+    let waiting = question(OTHER, RecordType::A);
+    let quick = question("ent.dev.svc.cluster.local.", RecordType::A);
+    send_tcp(&mut stream, &waiting.to_vec().expect("encodes"));
+    send_tcp(&mut stream, &quick.to_vec().expect("encodes"));
+    let mut receive = || Message::from_vec(&receive_tcp(&mut stream).expect("a reply")).expect("decodes");
+    assert_eq!(receive().metadata.id, quick.metadata.id);
+    let late = receive();
+    assert_eq!(
+        (late.metadata.id, late.metadata.response_code),
+        (waiting.metadata.id, ResponseCode::ServFail)
+    );
+}
+
+#[test]
+fn an_upstream_that_leads_back_to_us_is_found_and_left_alone() {
+    let back: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
+    let to = back.clone();
+    // It asks whom it is told to, as a resolver on this machine would that has us for its upstream.
+    let circle = Upstream::start(move |asked, _| {
+        let Some(to) = *to.lock().expect("no panic") else { return vec![] };
+        let socket = UdpSocket::bind(ANY_PORT).expect("binds");
+        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("sets");
+        socket.send_to(&asked.to_vec().expect("encodes"), to).expect("sends");
+        dns_client::receive(&socket)
+            .ok()
+            .and_then(|octets| Message::from_vec(&octets).ok())
+            .into_iter()
+            .collect()
+    });
+    let good = Upstream::giving([192, 0, 2, 2]);
+    let listen = unused(79);
+    *back.lock().expect("no panic") = Some(listen);
+    let settings = ForwardSettings { probe_loops: true, ..forward_to(&[circle.address, good.address]) };
+    let server = Running::try_start(zone(), settings, vec![listen]).expect("starts");
+    server.await_count("dns_forward_loops", "", 1);
+    let before = circle.asked_udp();
+    let reply = server.udp(&question(OTHER, RecordType::A));
+    assert_eq!(lines(&reply.answers), ["wWw.example.ORG. A 192.0.2.2"]);
+    assert_eq!(circle.asked_udp(), before);
+    assert_eq!(server.udp(&question("ent.dev.svc.cluster.local.", RecordType::A)).answers.len(), 1);
 }

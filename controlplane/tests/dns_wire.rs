@@ -3,15 +3,18 @@
 mod dns_client;
 mod dns_cluster;
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::Command;
+use std::time::Duration;
 
-use dns_client::{PATIENCE, Running, lines, question, question_edns, receive, receive_tcp, send_tcp};
+use dns_client::{
+    ANY_PORT, PATIENCE, Running, lines, question, question_edns, receive, receive_tcp, send_tcp,
+};
 use dns_cluster::{cluster_ip, service, settings, slice, zone, zone_of};
-use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
-use hickory_proto::rr::{DNSClass, Name, RecordType};
+use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
 use tidegate::cluster::{Event, ServiceKind};
-use tidegate::dns::{ForwardSettings, Zone};
+use tidegate::dns::{ForwardSettings, TcpLimits, Zone};
 
 const ENT: &str = "ent.dev.svc.cluster.local.";
 
@@ -47,8 +50,8 @@ fn an_answer_carries_the_question_its_id_and_the_flags_of_an_authority() {
         assert_eq!(reply.answers[0].ttl, 30);
         assert!(reply.edns.is_none() && reply.authorities.is_empty() && reply.additionals.is_empty());
     }
-    assert_eq!(server.count("dns_requests", "A"), 2);
-    assert_eq!(server.count("dns_responses", "NOERROR"), 2);
+    assert_eq!(server.count("coredns_dns_requests", "A"), 2);
+    assert_eq!(server.count("coredns_dns_responses", "NOERROR"), 2);
 }
 
 #[test]
@@ -145,6 +148,192 @@ fn many_questions_go_over_one_tcp_connection_pipelined() {
     }
 }
 
+/// Limits that a test does not have to wait for.
+fn short_limits() -> TcpLimits {
+    let limit = Duration::from_millis(300);
+    TcpLimits { idle: limit, write: limit, connections: 6, connections_per_client: 4 }
+}
+
+fn running_with(limits: TcpLimits, zone: Zone) -> Running {
+    Running::try_start_with(zone, ForwardSettings::default(), vec![ANY_PORT], limits).expect("starts")
+}
+
+/// Waits for the server's end of a connection.
+fn is_closed(stream: &mut std::net::TcpStream) -> bool {
+    stream.read_to_end(&mut Vec::new()).is_ok_and(|rest| rest == 0)
+}
+
+#[test]
+fn a_silent_connection_and_one_that_stops_amid_a_question_are_closed() {
+    let server = running_with(short_limits(), zone());
+    let mut silent = server.tcp_stream();
+    let mut amid = server.tcp_stream();
+    amid.write_all(&[0, 40, 1, 2, 3]).expect("sends");
+    assert!(is_closed(&mut silent) && is_closed(&mut amid));
+    assert_eq!(server.count("dns_tcp_idle", ""), 2);
+    server.await_count("dns_tcp_open", "", 0);
+}
+
+#[test]
+fn a_connection_that_asks_now_and_then_stays_open() {
+    let server = running_with(short_limits(), zone());
+    let mut stream = server.tcp_stream();
+    for _ in 0..4 {
+        std::thread::sleep(short_limits().idle / 2);
+        send_tcp(&mut stream, &question(ENT, RecordType::A).to_vec().expect("encodes"));
+        receive_tcp(&mut stream).expect("a reply");
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_is_closed_and_disturbs_nobody() {
+    let server = running_with(short_limits(), crowd(300));
+    let asked =
+        question("_http._tcp.many.dev.svc.cluster.local.", RecordType::SRV).to_vec().expect("encodes");
+    let mut slow = server.tcp_stream();
+    slow.set_write_timeout(Some(short_limits().write)).expect("sets");
+    // Replies of some 20 kB: more than the kernel keeps for a client that reads none.
+    let framed = [&(asked.len() as u16).to_be_bytes()[..], &asked].concat();
+    for _ in 0..4000 {
+        if slow.write_all(&framed).is_err() {
+            break;
+        }
+    }
+    assert_eq!(server.udp(&question("many.dev.svc.cluster.local.", RecordType::MX)).authorities.len(), 1);
+    server.await_count("dns_tcp_slow", "", 1);
+    server.await_count("dns_tcp_open", "", 0);
+}
+
+#[test]
+fn connections_beyond_the_limit_are_closed_at_once() {
+    let limits = TcpLimits { idle: PATIENCE, ..short_limits() };
+    let server = running_with(limits, zone());
+    let asked = question(ENT, RecordType::A).to_vec().expect("encodes");
+    let mut open: Vec<_> = (0..4).map(|_| server.tcp_stream()).collect();
+    server.await_count("dns_tcp_open", "", 4);
+    assert!(is_closed(&mut server.tcp_stream()), "a fifth of one client");
+    assert_eq!(server.count("dns_tcp_refused", ""), 1);
+    for stream in &mut open {
+        send_tcp(stream, &asked);
+        receive_tcp(stream).expect("a reply");
+    }
+    drop(open.pop());
+    server.await_count("dns_tcp_open", "", 3);
+    let mut next = server.tcp_stream();
+    send_tcp(&mut next, &asked);
+    receive_tcp(&mut next).expect("a reply");
+}
+
+#[test]
+fn a_half_closed_connection_still_gets_its_replies() {
+    let server = running();
+    let mut stream = server.tcp_stream();
+    let asked = question(ENT, RecordType::A).to_vec().expect("encodes");
+    send_tcp(&mut stream, &asked);
+    send_tcp(&mut stream, &asked);
+    stream.shutdown(std::net::Shutdown::Write).expect("shuts down");
+    for _ in 0..2 {
+        receive_tcp(&mut stream).expect("a reply");
+    }
+    assert!(is_closed(&mut stream));
+}
+
+#[test]
+fn a_question_may_come_octet_by_octet() {
+    let server = running();
+    let mut stream = server.tcp_stream();
+    stream.set_nodelay(true).expect("sets");
+    let asked = question(ENT, RecordType::A).to_vec().expect("encodes");
+    for octet in [&(asked.len() as u16).to_be_bytes()[..], &asked].concat() {
+        stream.write_all(&[octet]).expect("sends");
+    }
+    let reply = Message::from_vec(&receive_tcp(&mut stream).expect("a reply")).expect("decodes");
+    assert_eq!(reply.answers.len(), 1);
+}
+
+/// What a message says, without the order of its records.
+fn said(message: &Message) -> (Vec<String>, Vec<String>, Vec<String>, String, bool) {
+    let sorted = |records: &[Record]| {
+        let mut lines: Vec<String> =
+            records.iter().map(|record| format!("{} {} {}", record.name, record.ttl, record.data)).collect();
+        lines.sort();
+        lines
+    };
+    let metadata = message.metadata;
+    let flags =
+        format!("{} {:?} {:?}", metadata, message.queries, message.edns.as_ref().map(Edns::max_payload));
+    (
+        sorted(&message.answers),
+        sorted(&message.authorities),
+        sorted(&message.additionals),
+        flags,
+        metadata.truncation,
+    )
+}
+
+#[test]
+fn both_encoders_say_the_same() {
+    let server = running();
+    let names = [
+        "eNt.dev.svc.Cluster.local.",
+        "web.dev.svc.cluster.local.",
+        "_http._tcp.web.Dev.svc.cluster.LOCAL.",
+        "twice.dev.svc.cluster.local.",
+        "nobody.dev.svc.cluster.local.",
+        "dev.svc.cluster.local.",
+        "cluster.local.",
+        "dns-version.cluster.local.",
+        "11.0.96.10.In-Addr.arpa.",
+        "99.0.96.10.in-addr.arpa.",
+        "21.0.1.10.in-addr.arpa.",
+        "1-2-3-4.dev.pod.cluster.local.",
+    ];
+    let types = [
+        RecordType::A,
+        RecordType::AAAA,
+        RecordType::SRV,
+        RecordType::PTR,
+        RecordType::TXT,
+        RecordType::SOA,
+        RecordType::NS,
+        RecordType::ANY,
+    ];
+    for (name, qtype) in names.iter().flat_map(|name| types.map(|qtype| (name, qtype))) {
+        for asked in [question(name, qtype), question_edns(name, qtype, 1232)] {
+            let plain = asked.to_vec().expect("encodes");
+            // An octet behind the message is what the short way leaves to the long one.
+            let odd = [&plain[..], &[0]].concat();
+            // Over TCP, so that nothing is cut.
+            let (short, long) = (server.tcp_octets(&plain), server.tcp_octets(&odd));
+            assert!(short.len() <= long.len(), "{name} {qtype}: {} octets, {}", short.len(), long.len());
+            let decode = |octets: &[u8]| Message::from_vec(octets).expect("decodes");
+            assert_eq!(said(&decode(&short)), said(&decode(&long)), "{name} {qtype}");
+        }
+    }
+}
+
+#[test]
+fn what_is_counted_goes_by_coredns_names() {
+    let server = running();
+    server.udp(&question(ENT, RecordType::AAAA));
+    server.tcp(&question("nobody.dev.svc.cluster.local.", RecordType::A));
+    server.udp_octets(&question(ENT, RecordType::A).to_vec().expect("encodes")[..20]);
+    let text = server.metrics();
+    let server_labels = "server=\"dns://:53\",zone=\".\",view=\"\"";
+    for line in [
+        format!("coredns_dns_requests{{{server_labels},proto=\"udp\",family=\"1\",type=\"AAAA\"}} 1"),
+        format!("coredns_dns_requests{{{server_labels},proto=\"tcp\",family=\"1\",type=\"A\"}} 1"),
+        format!("coredns_dns_requests{{{server_labels},proto=\"udp\",family=\"1\",type=\"other\"}} 1"),
+        format!("coredns_dns_responses{{{server_labels},rcode=\"NOERROR\",plugin=\"kubernetes\"}} 1"),
+        format!("coredns_dns_responses{{{server_labels},rcode=\"NXDOMAIN\",plugin=\"kubernetes\"}} 1"),
+        format!("coredns_dns_responses{{{server_labels},rcode=\"FORMERR\",plugin=\"\"}} 1"),
+        format!("coredns_dns_request_size_bytes{{{server_labels},proto=\"udp\"}} 2"),
+        format!("coredns_dns_request_duration_seconds{{{server_labels}}} 3"),
+    ] {
+        assert!(text.contains(&line), "no {line} in {text:#?}");
+    }
+}
+
 #[test]
 fn opt_is_answered_with_our_payload_and_only_if_asked() {
     let server = running();
@@ -165,28 +354,36 @@ fn an_unknown_edns_version_is_badvers() {
     assert_eq!(u16::from(reply.metadata.response_code), 16);
     assert_eq!(reply.edns.expect("an OPT").version(), 0);
     assert!(reply.answers.is_empty());
-    assert_eq!(server.count("dns_responses", "BADVERS"), 1);
+    assert_eq!(server.count("coredns_dns_responses", "BADVERS"), 1);
+}
+
+#[test]
+fn two_opt_records_are_formerr() {
+    let server = running();
+    let mut octets = question_edns(ENT, RecordType::A, 1232).to_vec().expect("encodes");
+    octets[11] = 2;
+    octets.extend_from_within(octets.len() - 11..);
+    assert_eq!(server.udp_octets(&octets)[3] & 15, 1);
 }
 
 #[test]
 fn three_hundred_endpoints_are_cut_to_what_the_client_takes() {
     let server = Running::start(crowd(300), ForwardSettings::default());
     let name = "many.dev.svc.cluster.local.";
-    // What is asked, the limit, and how many 16-octet records fit at least: the shell's encoder spells the
-    // first owner out and needs room to spell out the last, so it is three less than there could be.
+    // What is asked, the limit, and how many records of 16 octets fit behind the question.
     let cases = [
-        (question(name, RecordType::A), 512, 26),
-        (question_edns(name, RecordType::A, 100), 512, 25),
-        (question_edns(name, RecordType::A, 1000), 1000, 55),
-        (question_edns(name, RecordType::A, 1232), 1232, 70),
-        (question_edns(name, RecordType::A, 65_535), 1232, 70),
+        (question(name, RecordType::A), 512, 29),
+        (question_edns(name, RecordType::A, 100), 512, 28),
+        (question_edns(name, RecordType::A, 1000), 1000, 59),
+        (question_edns(name, RecordType::A, 1232), 1232, 73),
+        (question_edns(name, RecordType::A, 65_535), 1232, 73),
     ];
-    for (asked, limit, least) in cases {
+    for (asked, limit, fitting) in cases {
         let octets = server.udp_octets(&asked.to_vec().expect("encodes"));
         assert!(octets.len() <= limit, "{} octets, limit {limit}", octets.len());
         let reply = Message::from_vec(&octets).expect("decodes");
         assert!(reply.metadata.truncation);
-        assert!(reply.answers.len() >= least, "{} records in {limit} octets", reply.answers.len());
+        assert_eq!(reply.answers.len(), fitting, "in {limit} octets");
         assert_eq!(reply.edns.is_some(), asked.edns.is_some(), "the OPT is kept");
     }
     for asked in [question(name, RecordType::A), question_edns(name, RecordType::A, 512)] {
@@ -194,6 +391,8 @@ fn three_hundred_endpoints_are_cut_to_what_the_client_takes() {
         assert!(!reply.metadata.truncation);
         assert_eq!(reply.answers.len(), 300);
     }
+    let octets = server.tcp_octets(&question(name, RecordType::A).to_vec().expect("encodes"));
+    assert_eq!(octets.len(), 44 + 300 * 16, "each owner is a pointer");
     let reply = server.tcp(&question("_http._tcp.many.dev.svc.cluster.local.", RecordType::SRV));
     assert_eq!((reply.answers.len(), reply.additionals.len()), (300, 300));
     assert!(!reply.metadata.truncation);
@@ -201,14 +400,14 @@ fn three_hundred_endpoints_are_cut_to_what_the_client_takes() {
 
 #[test]
 fn additional_records_go_first_and_without_tc() {
-    let server = Running::start(crowd(5), ForwardSettings::default());
+    let server = Running::start(crowd(7), ForwardSettings::default());
     let name = "_http._tcp.many.dev.svc.cluster.local.";
     let reply = server.udp(&question_edns(name, RecordType::SRV, 1232));
-    assert_eq!((reply.answers.len(), reply.additionals.len(), reply.metadata.truncation), (5, 5, false));
-    let octets = server.udp_octets(&question_edns(name, RecordType::SRV, 600).to_vec().expect("encodes"));
+    assert_eq!((reply.answers.len(), reply.additionals.len(), reply.metadata.truncation), (7, 7, false));
+    let octets = server.udp_octets(&question_edns(name, RecordType::SRV, 512).to_vec().expect("encodes"));
     let reply = Message::from_vec(&octets).expect("decodes");
-    assert_eq!((reply.answers.len(), reply.additionals.len(), reply.metadata.truncation), (5, 0, false));
-    assert!(octets.len() <= 600 && reply.edns.is_some());
+    assert_eq!((reply.answers.len(), reply.additionals.len(), reply.metadata.truncation), (7, 0, false));
+    assert!(octets.len() <= 512 && reply.edns.is_some());
 }
 
 #[test]
@@ -325,7 +524,8 @@ fn replies_leave_from_the_address_asked_on_every_listen_address() {
             listen: listen.to_vec(),
             zone,
             forward: ForwardSettings::default(),
-            aaaa_nodata: false,
+            log_queries: false,
+            tcp: tidegate::dns::TcpLimits::default(),
         };
         let server = tidegate::dns::Server::start(settings, std::sync::Arc::default()).expect("starts");
         let asked = question(ENT, RecordType::A).to_vec().expect("encodes");

@@ -11,7 +11,7 @@ const ENT_FAR: &str = "10.96.3.10";
 const FAR_POD: &str = "10.250.2.2";
 const NEAR_ROUTER: &str = "10.244.0.31";
 /// ClusterIP of a Service whose pods listen at none of its ports.
-const DEAF: &str = "10.96.1.40";
+const DEAF: &str = "10.96.1.55";
 /// The gateway's own address on the client's link.
 const GATEWAY: &str = "10.1.0.1";
 /// Octets of a transfer that has many packets of every length that is ever tried.

@@ -185,6 +185,26 @@ fn flows_are_spread_over_the_next_hops_of_a_route_and_each_stays_on_its_own() {
 }
 
 #[test]
+fn a_router_is_reached_by_its_link_local_address_for_both_families() {
+    let Some(rig) = Rig::up(Shape::TwoInterfaces) else { return };
+    add_far_network(&rig);
+    let shown = rig.output("r2", &["ip", "-6", "-o", "addr", "show", "dev", "eth0", "scope", "link"]);
+    let router = shown.split_whitespace().find_map(|word| word.strip_suffix("/64")).unwrap();
+    for Family { flag, network, .. } in &FAMILIES {
+        let mut command = vec!["ip", flag, "route", "replace", network, "via"];
+        command.extend((*flag == "-4").then_some("inet6").into_iter().chain([router, "dev", "pods0"]));
+        rig.output("gw", &command);
+    }
+    let gateway = Gateway::start(&rig);
+    for family in &FAMILIES {
+        let answer = rig.peer("jump", &["udp", family.cluster_ip, "8080", "hello"]);
+        assert!(answer.starts_with("far ") && answer.ends_with(" hello"), "{}: {answer}", family.network);
+    }
+    let counters = gateway.assert_accounts_balance();
+    assert!(counters.drops().is_empty(), "{counters:#?}");
+}
+
+#[test]
 fn a_backend_and_a_router_that_change_their_mac_are_followed_within_a_second() {
     let Some(rig) = Rig::up(Shape::TwoInterfaces) else { return };
     add_far_network(&rig);

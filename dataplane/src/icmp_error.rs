@@ -123,6 +123,7 @@ fn rewrite_quote<A: Family>(quote: &mut [u8], quoted: &Quoted<A>, found: &Found<
     let (network, transport) = changed.split_at_mut_checked(quoted.transport_at)?;
     A::readdress(network, sent_as.source, sent_as.destination, Difference(found.ip_difference))?;
     if sent_as.protocol == Protocol::Sctp
+        && transport_bytes >= sctp::HEADER_BYTES
         && let Some(header) = sctp::Header::writable(transport)
     {
         let packet_bytes = quoted.end.saturating_sub(quoted.transport_at) as u16;

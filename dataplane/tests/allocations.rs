@@ -24,7 +24,7 @@ use tidegate_dataplane::masquerade::{Masquerade, Mode, PortRange};
 use tidegate_dataplane::neighbours::NeighbourState;
 use tidegate_dataplane::net::{Port, Protocol};
 use tidegate_dataplane::routes::DeviceIndex;
-use tidegate_dataplane::services::{Backend, Backends, ServicePort, VirtualAddress};
+use tidegate_dataplane::services::{Backend, Backends, ServicePort, Terms, VirtualAddress};
 use tidegate_dataplane::snapshot::{Device, Publisher};
 use tidegate_dataplane::verdict::DropReason;
 use tidegate_dataplane::worker::{BURST, Bell, Exchange, Path};
@@ -516,6 +516,7 @@ fn ipv6_only() -> VirtualAddress {
         port: Port::new(80),
         id: ServicePortId(6),
         backends: Arc::new(Backends::new(vec![backend])),
+        terms: Terms::default(),
     }])
 }
 

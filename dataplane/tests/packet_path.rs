@@ -105,6 +105,20 @@ fn padding_of_the_link_is_carried_along_and_not_looked_at() {
 }
 
 #[test]
+fn padding_of_the_link_does_not_make_a_packet_too_long_for_its_link() {
+    over_both_families(|| {
+        let mut rig = Rig::new();
+        let most = vec![9; 1500 - ip_header_bytes() - 8];
+        let padded = |mut packet: Vec<u8>| {
+            packet.resize(packet.len() + 7, 0xee);
+            packet
+        };
+        let sent = rig.one(CLIENT_SIDE, &padded(udp(FROM_CLIENT, (C, V), 64, &most)));
+        assert_eq!(sent, (Out::Device(POD_SIDE), padded(udp(TO_POD, (C, P), 63, &most))));
+    });
+}
+
+#[test]
 fn a_virtual_address_answers_ping() {
     over_both_families(|| {
         let mut rig = Rig::new();

@@ -45,7 +45,7 @@ pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let mut obstacles = machine::obstacles(arguments, &netlink).await?;
     obstacles.extend(print_devices(&served, arguments, &cores)?);
     let own: BTreeSet<IpAddr> = netlink.addresses().await?.into_iter().map(|own| own.address).collect();
-    print_doors(arguments, &own);
+    print_doors(arguments, &own)?;
     let locality = settings::locality(arguments);
     print_cluster(&cluster, &locality, &served, &own, &Routes::new(netlink.routes().await?));
     print_refused(&source);
@@ -85,7 +85,7 @@ fn print_devices(served: &[Link], arguments: &RunArguments, cores: &[usize]) -> 
     Ok(obstacles)
 }
 
-fn print_doors(arguments: &RunArguments, own: &BTreeSet<IpAddr>) {
+fn print_doors(arguments: &RunArguments, own: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
     match masquerade::ports_in_use(&masquerade::policy(arguments)) {
         Some(ports) => {
             let mode = arguments.masquerade.name();
@@ -97,8 +97,8 @@ fn print_doors(arguments: &RunArguments, own: &BTreeSet<IpAddr>) {
         let added = if own.contains(&listen.ip()) { "" } else { "; a run would add the address to lo" };
         println!("DNS: {} on {listen}{added}", arguments.cluster_domain);
     }
-    for upstream in &arguments.dns_upstream {
-        println!("DNS: other names by {}, for --pod-cidr and --dns-allow", upstream.0);
+    for upstream in settings::upstreams(arguments)? {
+        println!("DNS: other names by {upstream}, for --pod-cidr and --dns-allow");
     }
     for stub in &arguments.dns_stubs {
         println!("DNS: {} by {}, for --pod-cidr and --dns-allow", stub.zone, stub.server);
@@ -106,6 +106,7 @@ fn print_doors(arguments: &RunArguments, own: &BTreeSet<IpAddr>) {
     if let Some(address) = arguments.metrics {
         println!("metrics: http://{address}/metrics");
     }
+    Ok(())
 }
 
 fn print_cluster(

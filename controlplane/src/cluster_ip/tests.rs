@@ -1,5 +1,7 @@
 //! Who gets which ClusterIP.
 
+use std::cell::Cell;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -74,6 +76,34 @@ fn a_full_cidr_is_used_to_its_last_host_address_and_then_named() {
         bad(&settled, "dev/s14"),
         "spec.clusterIP: is absent, and no address is left in --service-cidr 10.96.0.0/28"
     );
+}
+
+#[test]
+fn an_ipv6_cidr_of_any_width_costs_a_look_for_each_address_that_is_taken_and_one_more() {
+    for (cidr, behind_those_of_people) in [
+        ("fd00:96::/48", "fd00:96::100"),
+        ("fd00:96::/64", "fd00:96::100"),
+        ("fd00:96::/108", "fd00:96::100"),
+        ("fd00:96::/112", "fd00:96::100"),
+        ("fd00:96::/120", "fd00:96::10"),
+    ] {
+        let cidr: IpNet = cidr.parse().unwrap();
+        let mut taken = BTreeSet::new();
+        for number in 0..100 {
+            let looks = Cell::new(0);
+            let free = |address: &IpAddr| {
+                looks.set(looks.get() + 1);
+                !taken.contains(address)
+            };
+            // One place for all: the worst that names can do.
+            let picked = super::range::pick(&cidr, u64::MAX, &free).unwrap();
+            assert!(cidr.contains(&picked), "{cidr}: {picked}");
+            assert_eq!(looks.get(), number + 1, "{cidr}");
+            taken.insert(picked);
+        }
+        let first = taken.first().copied();
+        assert!(first >= Some(behind_those_of_people.parse().unwrap()), "{cidr}: {first:?}");
+    }
 }
 
 #[test]

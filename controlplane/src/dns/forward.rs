@@ -1,27 +1,28 @@
-//! Questions that others have to answer.
+//! Questions that others have to answer: who may ask, who is asked, and how often.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use hickory_proto::op::{Edns, Message, MessageType, Query};
+use hickory_proto::op::{Message, Query};
 use ipnet::IpNet;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::{Error, Name};
+use super::cache::{Cache, Key, Kind};
+use super::complaints::Complaints;
+use super::events::{Event, Gauge};
+use super::loops::Token;
+use super::upstream;
+pub(super) use super::upstream::Manner;
+use super::upstream_counters::UpstreamCounters;
+use super::{Counters, Error, Name};
 
 /// How long one upstream has for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Questions that may wait at once; more are refused. CoreDNS' `max_concurrent` in kubeadm's Corefile.
-const MAX_IN_FLIGHT: usize = 1000;
-/// The payload that we can take over UDP, octets; what passes without fragments (DNS flag day 2020).
-pub(super) const UDP_PAYLOAD: u16 = 1232;
-/// Octets of the largest datagram worth reading: upstreams that ignore the payload asked for.
-const DATAGRAM_OCTETS: usize = 4096;
+const MAX_WAITING: usize = 1000;
 
 /// Who answers what the cluster zone does not, and for whom.
 #[derive(Clone, Debug, Default)]
@@ -32,45 +33,82 @@ pub struct ForwardSettings {
     pub stubs: Vec<(String, SocketAddr)>,
     /// Sources that may have questions forwarded; this is no open resolver.
     pub allow: Vec<IpNet>,
+    /// Find out which upstreams lead back to us, by a question to each.
+    pub probe_loops: bool,
 }
 
 /// Why there is no answer from upstream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Failure {
-    /// Too many questions wait already.
-    Busy,
     /// No upstream answered in time.
     Unanswered,
 }
 
-/// What of a client's question goes upstream besides name and type.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Manner {
-    pub(super) recursion_desired: bool,
-    pub(super) checking_disabled: bool,
-    /// The client's DO bit, if it spoke EDNS.
-    pub(super) edns_dnssec_ok: Option<bool>,
-    pub(super) tcp: bool,
+/// Where an answer comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Source {
+    Upstream,
+    Cache,
+}
+
+/// One server that is asked.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub(super) address: SocketAddr,
+    /// What it is asked comes back to us.
+    pub(super) loops: AtomicBool,
+    pub(super) counters: Arc<UpstreamCounters>,
 }
 
 /// Upstreams of a domain.
 #[derive(Debug)]
-pub(super) struct Route {
+struct Route {
     domain: Name,
-    upstreams: Vec<SocketAddr>,
+    upstreams: Vec<Arc<Upstream>>,
     /// The upstream that answered last is asked first, so that a dead one does not cost each client its
     /// time-out.
     preferred: AtomicUsize,
 }
 
-/// Asks upstreams. Costs a socket per question: a fresh random port for each.
-#[derive(Debug)]
+/// What the askers of a question wait for.
+type Outcome = Option<Result<Message, Failure>>;
+
+/// Asks upstreams: equal questions once at a time, and once again only when the answer has aged.
 pub(super) struct Forwarder {
     /// Longest domain first.
     routes: Vec<Route>,
     allow: Vec<IpNet>,
-    in_flight: Semaphore,
+    waiting: Arc<Semaphore>,
+    in_flight: Mutex<HashMap<Key, watch::Receiver<Outcome>>>,
+    cache: Mutex<Cache>,
+    token: Token,
+    complaints: Complaints,
     answer_timeout: Duration,
+}
+
+/// A source that may ask, about a name that somebody knows.
+pub(super) struct Admission {
+    route: usize,
+    waiting: Arc<Semaphore>,
+}
+
+/// A question's place among those that wait.
+pub(super) struct Place {
+    route: usize,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Admission {
+    /// Takes a place, or counts that there is none.
+    pub(super) fn or_busy(self, counters: &Counters) -> Option<Place> {
+        match self.waiting.try_acquire_owned() {
+            Ok(permit) => Some(Place { route: self.route, _permit: permit }),
+            Err(_) => {
+                counters.count(Event::ForwardBusy);
+                None
+            }
+        }
+    }
 }
 
 impl Forwarder {
@@ -84,136 +122,179 @@ impl Forwarder {
         origin: &Name,
     ) -> Result<Self, Error> {
         let mut routes: Vec<Route> = Vec::new();
-        let mut add = |domain: Name, upstream: SocketAddr| {
-            if upstream.ip().is_unspecified() || upstream.port() == 0 || listen.contains(&upstream) {
-                return Err(Error::Upstream(upstream));
+        let mut add = |domain: Name, address: SocketAddr| {
+            if address.ip().is_unspecified() || address.port() == 0 || listen.contains(&address) {
+                return Err(Error::Upstream(address));
             }
+            let counters = Arc::new(UpstreamCounters::new(address));
+            let upstream = Arc::new(Upstream { address, loops: AtomicBool::new(false), counters });
             match routes.iter_mut().find(|route| route.domain == domain) {
                 Some(route) => route.upstreams.push(upstream),
                 None => {
-                    let upstreams = vec![upstream];
-                    routes.push(Route { domain, upstreams, preferred: AtomicUsize::new(0) });
+                    let preferred = AtomicUsize::new(0);
+                    routes.push(Route { domain, upstreams: vec![upstream], preferred });
                 }
             }
             Ok(())
         };
         for (domain, upstream) in settings.stubs {
             let domain = Name::parse(&domain).map_err(Error::Stub)?;
-            if domain.relative_to(origin).is_some() {
+            if domain.is_within(origin) {
                 return Err(Error::StubInZone(domain));
             }
             add(domain, upstream)?;
         }
         settings.upstreams.into_iter().try_for_each(|upstream| add(Name::root(), upstream))?;
         routes.sort_by_key(|route| std::cmp::Reverse(route.domain.octets().len()));
-        let in_flight = Semaphore::new(MAX_IN_FLIGHT);
-        Ok(Self { routes, allow: settings.allow, in_flight, answer_timeout: ANSWER_TIMEOUT })
+        Ok(Self {
+            routes,
+            allow: settings.allow,
+            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            in_flight: Mutex::default(),
+            cache: Mutex::new(Cache::new()),
+            token: Token::new(),
+            complaints: Complaints::default(),
+            answer_timeout: ANSWER_TIMEOUT,
+        })
     }
 
-    /// Returns whom to ask about a name on behalf of a source; `None` is for REFUSED.
-    pub(super) fn route(&self, name: &Name, source: IpAddr) -> Option<&Route> {
+    /// Returns all upstreams; one that serves several domains is there several times.
+    pub(super) fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.routes.iter().flat_map(|route| &route.upstreams)
+    }
+
+    pub(super) fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// Says whether a name is one that we made up to find loops; then it has come back to us.
+    pub(super) fn note_loop(&self, name: &Name, counters: &Counters) -> bool {
+        let Some(number) = self.token.number_in(name) else { return false };
+        if let Some(upstream) = self.upstreams().nth(number)
+            && !upstream.loops.swap(true, Ordering::Relaxed)
+        {
+            counters.raise(Gauge::Loops);
+            tracing::error!(
+                "upstream {}: what it is asked comes back to us; it is not asked any more",
+                upstream.address
+            );
+        }
+        true
+    }
+
+    /// Lets a source ask about a name; `None` is for REFUSED.
+    pub(super) fn admit(&self, name: &Name, source: IpAddr) -> Option<Admission> {
         let source = source.to_canonical();
         if !self.allow.iter().any(|network| network.contains(&source)) {
             return None;
         }
-        self.routes.iter().find(|route| name.relative_to(&route.domain).is_some())
+        let route = self.routes.iter().position(|route| name.is_within(&route.domain))?;
+        Some(Admission { route, waiting: Arc::clone(&self.waiting) })
+    }
+
+    /// Gets an answer: from the cache, from an equal question that is on its way, or from an upstream.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        place: Place,
+        query: &Query,
+        manner: Manner,
+        counters: &Arc<Counters>,
+    ) -> Result<(Message, Source), Failure> {
+        let key = key(query, manner);
+        if let Some(message) = self.lookup(&key, counters) {
+            return Ok((message, Source::Cache));
+        }
+        let mut answered = self.join(key, place.route, query, manner, counters);
+        let outcome = answered.wait_for(Option::is_some).await.map_err(|_| Failure::Unanswered)?.clone();
+        outcome.unwrap_or(Err(Failure::Unanswered)).map(|message| (message, Source::Upstream))
+    }
+
+    fn lookup(&self, key: &Key, counters: &Counters) -> Option<Message> {
+        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = cache.lookup(key, Instant::now());
+        counters.count(match &found {
+            Some((_, Kind::Success)) => Event::CacheHitSuccess,
+            Some((_, Kind::Denial)) => Event::CacheHitDenial,
+            None => Event::CacheMiss,
+        });
+        found.map(|(message, _)| message)
+    }
+
+    /// Waits with those who asked the same before, or starts to ask; that goes on if the client goes away.
+    fn join(
+        self: &Arc<Self>,
+        key: Key,
+        route: usize,
+        query: &Query,
+        manner: Manner,
+        counters: &Arc<Counters>,
+    ) -> watch::Receiver<Outcome> {
+        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answered) = in_flight.get(&key) {
+            counters.count(Event::Coalesced);
+            return answered.clone();
+        }
+        let (answer, answered) = watch::channel(None);
+        in_flight.insert(key.clone(), answered.clone());
+        let (forwarder, query, counters) = (Arc::clone(self), query.clone(), Arc::clone(counters));
+        tokio::spawn(async move {
+            let outcome = forwarder.ask_upstreams(route, &query, manner).await;
+            if let Ok(message) = &outcome {
+                forwarder.keep(key.clone(), message, &counters);
+            }
+            forwarder.in_flight.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            answer.send_replace(Some(outcome));
+        });
+        answered
+    }
+
+    fn keep(&self, key: Key, message: &Message, counters: &Counters) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let evicted = cache.insert(key, message, Instant::now());
+        (0..evicted).for_each(|_| counters.count(Event::CacheEviction));
+        counters.set(Gauge::CacheSuccess, cache.len(Kind::Success));
+        counters.set(Gauge::CacheDenial, cache.len(Kind::Denial));
     }
 
     /// Asks the upstreams of a route one after the other until one answers.
-    ///
-    /// An answer is a message with our id, our question and QR, from the address asked, whatever its code.
-    /// One that is truncated is fetched again over TCP; if that fails it stands as it is.
-    pub(super) async fn ask(&self, route: &Route, query: &Query, manner: Manner) -> Result<Message, Failure> {
-        let _permit = self.in_flight.try_acquire().map_err(|_| Failure::Busy)?;
+    async fn ask_upstreams(&self, route: usize, query: &Query, manner: Manner) -> Result<Message, Failure> {
+        let Some(route) = self.routes.get(route) else { return Err(Failure::Unanswered) };
         let first = route.preferred.load(Ordering::Relaxed);
         for turn in 0..route.upstreams.len() {
             let at = (first + turn) % route.upstreams.len();
-            let upstream = route.upstreams[at];
-            match self.ask_one(upstream, query, manner).await {
+            let Some(upstream) = route.upstreams.get(at) else { continue };
+            if upstream.loops.load(Ordering::Relaxed) {
+                continue;
+            }
+            let began = Instant::now();
+            let answer = upstream::ask(upstream.address, query, manner, self.answer_timeout).await;
+            let code = answer.as_ref().ok().map(|message| message.metadata.response_code.into());
+            upstream.counters.note(code, began.elapsed());
+            match answer {
                 Ok(answer) => {
                     route.preferred.store(at, Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Err(error) => tracing::debug!(%upstream, %query, %error, "no answer from upstream"),
+                Err(error) => self.complaints.note(upstream.address, &error, Instant::now()),
             }
         }
         Err(Failure::Unanswered)
     }
+}
 
-    async fn ask_one(&self, upstream: SocketAddr, query: &Query, manner: Manner) -> io::Result<Message> {
-        let message = question(query, manner);
-        let octets = message.to_vec().map_err(io::Error::other)?;
-        let limit = self.answer_timeout;
-        if manner.tcp {
-            return timeout(limit, over_tcp(upstream, &octets, &message)).await?;
-        }
-        let answer = timeout(limit, over_udp(upstream, &octets, &message)).await??;
-        if !answer.metadata.truncation {
-            return Ok(answer);
-        }
-        match timeout(limit, over_tcp(upstream, &octets, &message)).await {
-            Ok(Ok(whole)) => Ok(whole),
-            _ => Ok(answer),
-        }
+/// Returns what makes a question equal to another. How it goes upstream is no part of it: the answer is the same.
+fn key(query: &Query, manner: Manner) -> Key {
+    Key {
+        name: Name::from_labels(query.name().iter()).unwrap_or_else(Name::root),
+        qtype: query.query_type().into(),
+        recursion_desired: manner.recursion_desired,
+        checking_disabled: manner.checking_disabled,
+        edns_dnssec_ok: manner.edns_dnssec_ok,
     }
-}
-
-/// Makes the message to send, with a random id.
-fn question(query: &Query, manner: Manner) -> Message {
-    let mut message = Message::query();
-    message.add_query(query.clone());
-    message.metadata.recursion_desired = manner.recursion_desired;
-    message.metadata.checking_disabled = manner.checking_disabled;
-    if let Some(dnssec_ok) = manner.edns_dnssec_ok {
-        let mut edns = Edns::new();
-        edns.set_max_payload(UDP_PAYLOAD).set_dnssec_ok(dnssec_ok);
-        message.set_edns(edns);
-    }
-    message
-}
-
-/// Says whether a message answers a question. Source: RFC 5452 §9.1.
-fn answers(answer: &Message, question: &Message) -> bool {
-    answer.metadata.message_type == MessageType::Response
-        && answer.metadata.id == question.metadata.id
-        && answer.queries == question.queries
-}
-
-async fn over_udp(upstream: SocketAddr, octets: &[u8], question: &Message) -> io::Result<Message> {
-    let any: IpAddr =
-        if upstream.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    // Port 0: the kernel picks one at random. Connected: only the upstream's datagrams arrive, and its ICMP
-    // errors.
-    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
-    socket.connect(upstream).await?;
-    socket.send(octets).await?;
-    let mut datagram = vec![0; DATAGRAM_OCTETS];
-    loop {
-        let length = socket.recv(&mut datagram).await?;
-        let Some(received) = datagram.get(..length) else { continue };
-        // What is not an answer to this question may be forged: the real one can still come.
-        if let Ok(answer) = Message::from_vec(received)
-            && answers(&answer, question)
-        {
-            return Ok(answer);
-        }
-    }
-}
-
-async fn over_tcp(upstream: SocketAddr, octets: &[u8], question: &Message) -> io::Result<Message> {
-    let mut stream = TcpStream::connect(upstream).await?;
-    let length = u16::try_from(octets.len()).map_err(io::Error::other)?;
-    stream.write_all(&[&length.to_be_bytes(), octets].concat()).await?;
-    let mut received = vec![0; usize::from(stream.read_u16().await?)];
-    stream.read_exact(&mut received).await?;
-    let answer = Message::from_vec(&received).map_err(io::Error::other)?;
-    answers(&answer, question).then_some(answer).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 #[cfg(test)]
 mod tests {
-    use hickory_proto::rr::{Name as AskedName, RecordType};
-
     use super::*;
 
     #[test]
@@ -221,18 +302,17 @@ mod tests {
         let upstream = "127.0.0.1:9".parse().expect("an address");
         let settings = ForwardSettings {
             upstreams: vec![upstream],
-            stubs: vec![],
             allow: vec!["127.0.0.0/8".parse().expect("a CIDR")],
+            ..ForwardSettings::default()
         };
         let origin = Name::parse("cluster.local").expect("a name");
         let forwarder = Forwarder::new(settings, &[], &origin).expect("a forwarder");
-        let _waiting = forwarder.in_flight.try_acquire_many(MAX_IN_FLIGHT as u32).expect("all are free");
-        let route = forwarder.route(&origin, [127, 0, 0, 1].into()).expect("a route");
-        let manner =
-            Manner { recursion_desired: true, checking_disabled: false, edns_dnssec_ok: None, tcp: false };
-        let query = Query::query(AskedName::root(), RecordType::NS);
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let answer = runtime.block_on(forwarder.ask(route, &query, manner));
-        assert_eq!(answer.err(), Some(Failure::Busy));
+        let counters = Counters::default();
+        let place =
+            || forwarder.admit(&Name::root(), [127, 0, 0, 1].into()).expect("may ask").or_busy(&counters);
+        let mut waiting: Vec<Place> = (0..MAX_WAITING).map(|_| place().expect("a place")).collect();
+        assert!(place().is_none());
+        waiting.pop();
+        assert!(place().is_some());
     }
 }

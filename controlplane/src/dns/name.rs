@@ -1,6 +1,8 @@
 //! Domain names as keys: wire format, lower case.
 
 use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
 
 /// Longest name on the wire, root label included. Source: RFC 1035 §2.3.4.
 const MAX_OCTETS: usize = 255;
@@ -9,9 +11,23 @@ const MAX_LABEL_OCTETS: usize = 63;
 
 /// A domain name in wire format without compression, in lower case (S0), with the root label.
 ///
-/// Source: RFC 1035 §3.1, RFC 4343 §3.
+/// A clone costs a reference count. Source: RFC 1035 §3.1, RFC 4343 §3.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name(Box<[u8]>);
+pub struct Name(Arc<[u8]>);
+
+/// A name that lies somewhere else, in the same form as [`Name`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct NameRef<'n>(&'n [u8]);
+
+/// How many labels left of a zone are told apart: more than any name of ours has.
+const KEPT_LABELS: usize = 8;
+
+/// The labels of a name left of an origin; of more than eight the last eight.
+#[derive(Debug)]
+pub(super) struct Relative<'n> {
+    labels: [&'n [u8]; KEPT_LABELS],
+    count: usize,
+}
 
 /// A text is no domain name.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -86,14 +102,54 @@ impl Name {
         labels_of(&self.0)
     }
 
-    /// Returns the labels left of `origin`, or `None` if this name is neither `origin` nor below it.
+    /// Borrows this name.
     #[must_use]
-    pub fn relative_to(&self, origin: &Self) -> Option<Vec<&[u8]>> {
+    pub fn as_name_ref(&self) -> NameRef<'_> {
+        NameRef(&self.0)
+    }
+
+    /// Says whether this name is `origin` or below it.
+    #[must_use]
+    pub fn is_within(&self, origin: &Self) -> bool {
+        self.as_name_ref().relative_to(origin).is_some()
+    }
+}
+
+impl<'n> NameRef<'n> {
+    /// Takes octets that are a whole name in wire format, lower case, without compression.
+    pub(super) fn of_lower_case(octets: &'n [u8]) -> Self {
+        Self(octets)
+    }
+
+    /// Returns the wire format.
+    pub(super) fn octets(self) -> &'n [u8] {
+        self.0
+    }
+
+    /// Iterates over the labels from the left, without the root.
+    pub(super) fn labels(self) -> impl Iterator<Item = &'n [u8]> {
+        labels_of(self.0)
+    }
+
+    /// Returns the name without its first `count` labels; the root if there are no more.
+    pub(super) fn parent(self, count: usize) -> Self {
+        let skipped: usize = self.labels().take(count).map(|label| 1 + label.len()).sum();
+        Self(self.0.get(skipped..).unwrap_or(&[0]))
+    }
+
+    /// Copies the name.
+    #[must_use]
+    pub fn to_name(self) -> Name {
+        Name(self.0.into())
+    }
+
+    /// Returns the labels left of `origin`, or `None` if this name is neither `origin` nor below it.
+    pub(super) fn relative_to(self, origin: &Name) -> Option<Relative<'n>> {
         let boundary = self.0.len().checked_sub(origin.0.len())?;
-        if self.0[boundary..] != *origin.0 {
+        if self.0.get(boundary..) != Some(&*origin.0) {
             return None;
         }
-        let mut relative = Vec::with_capacity(8);
+        let mut relative = Relative { labels: [&[]; KEPT_LABELS], count: 0 };
         let mut at = 0;
         for label in self.labels() {
             if at >= boundary {
@@ -104,6 +160,27 @@ impl Name {
         }
         // Octets may look like the origin from within a label; only a label's start counts.
         (at == boundary).then_some(relative)
+    }
+}
+
+impl<'n> Relative<'n> {
+    fn push(&mut self, label: &'n [u8]) {
+        if self.count == KEPT_LABELS {
+            self.labels.rotate_left(1);
+        } else {
+            self.count += 1;
+        }
+        if let Some(last) = self.labels.get_mut(self.count - 1) {
+            *last = label;
+        }
+    }
+}
+
+impl<'n> Deref for Relative<'n> {
+    type Target = [&'n [u8]];
+
+    fn deref(&self) -> &Self::Target {
+        self.labels.get(..self.count).unwrap_or_default()
     }
 }
 
@@ -139,6 +216,12 @@ impl fmt::Display for Name {
     }
 }
 
+impl fmt::Debug for NameRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.to_name(), f)
+    }
+}
+
 impl fmt::Debug for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -169,15 +252,27 @@ mod tests {
         assert_eq!(Name::parse(&long), Err(InvalidName::TooLong(long)));
     }
 
+    fn relative(name: &Name, origin: &Name) -> Option<Vec<Vec<u8>>> {
+        let relative = name.as_name_ref().relative_to(origin)?;
+        Some(relative.iter().map(|label| label.to_vec()).collect())
+    }
+
     #[test]
     fn relative_labels_end_at_a_label_boundary() {
         let zone = name("cluster.local");
-        let labels = [b"ent".as_slice(), b"dev"];
-        assert_eq!(name("ent.dev.cluster.local").relative_to(&zone), Some(labels.to_vec()));
-        assert_eq!(zone.relative_to(&zone), Some(vec![]));
-        assert_eq!(name("cluster.locals").relative_to(&zone), None);
-        assert_eq!(name("local").relative_to(&zone), None);
+        let labels = vec![b"ent".to_vec(), b"dev".to_vec()];
+        assert_eq!(relative(&name("ent.dev.cluster.local"), &zone), Some(labels));
+        assert_eq!(relative(&zone, &zone), Some(vec![]));
+        assert_eq!(relative(&name("cluster.locals"), &zone), None);
+        assert_eq!(relative(&name("local"), &zone), None);
         let within_a_label = Name::from_labels([b"x\x07cluster".as_slice(), b"local"]).expect("a name");
-        assert_eq!(within_a_label.relative_to(&zone), None);
+        assert_eq!(relative(&within_a_label, &zone), None);
+    }
+
+    #[test]
+    fn of_many_labels_the_last_eight_are_told_apart() {
+        let labels = relative(&name("a.b.c.d.e.f.g.h.i.j.cluster.local"), &name("cluster.local"));
+        let last: Vec<Vec<u8>> = (b'c'..=b'j').map(|letter| vec![letter]).collect();
+        assert_eq!(labels, Some(last));
     }
 }

@@ -1,5 +1,6 @@
 //! Resource records as plain values.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Name;
@@ -30,10 +31,45 @@ impl Type {
     /// RFC 5936.
     pub const AXFR: Self = Self(252);
 
+    /// Types that people know by name.
+    pub(super) const NAMED: [(Self, &'static str); 14] = [
+        (Self::A, "A"),
+        (Self::AAAA, "AAAA"),
+        (Self::CNAME, "CNAME"),
+        (Self::SRV, "SRV"),
+        (Self::PTR, "PTR"),
+        (Self::TXT, "TXT"),
+        (Self::SOA, "SOA"),
+        (Self::NS, "NS"),
+        (Self(15), "MX"),
+        (Self(35), "NAPTR"),
+        (Self(43), "DS"),
+        (Self(48), "DNSKEY"),
+        (Self(65), "HTTPS"),
+        (Self(255), "ANY"),
+    ];
+
+    /// Reads a type's name, or `TYPE` and its number (RFC 3597 §5).
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.to_ascii_uppercase();
+        let named = Self::NAMED.iter().find(|(_, name)| *name == text).map(|(own, _)| *own);
+        named.or_else(|| text.strip_prefix("TYPE")?.parse().ok().map(Self))
+    }
+
     /// Says whether this asks for addresses.
     #[must_use]
     pub fn is_address(self) -> bool {
         self == Self::A || self == Self::AAAA
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Self::NAMED.iter().find(|(own, _)| own == self) {
+            Some((_, name)) => f.write_str(name),
+            None => write!(f, "TYPE{}", self.0),
+        }
     }
 }
 
@@ -92,6 +128,23 @@ pub enum Data {
         /// Seconds for which a negative answer may be kept (RFC 2308 §4).
         minimum: u32,
     },
+}
+
+impl Data {
+    /// Returns the type of such data.
+    #[must_use]
+    pub fn record_type(&self) -> Type {
+        match self {
+            Self::A(_) => Type::A,
+            Self::Aaaa(_) => Type::AAAA,
+            Self::Ns(_) => Type::NS,
+            Self::Cname(_) => Type::CNAME,
+            Self::Ptr(_) => Type::PTR,
+            Self::Txt(_) => Type::TXT,
+            Self::Srv { .. } => Type::SRV,
+            Self::Soa { .. } => Type::SOA,
+        }
+    }
 }
 
 impl From<IpAddr> for Data {

@@ -1,24 +1,17 @@
-//! From a verdict to a message on the wire.
+//! From a verdict or an upstream's answer to a message on the wire, by hickory's encoder.
 
 use std::iter;
 
-use hickory_proto::op::{Edns, Header, HeaderCounts, Message, Metadata, ResponseCode};
+use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::{self, RData, rdata};
 use hickory_proto::serialize::binary::BinEncoder;
 use hickory_server::net::xfer::Protocol;
-use hickory_server::server::{Request, ResponseHandler, ResponseInfo};
+use hickory_server::server::Request;
 use hickory_server::zone_handler::{MessageResponseBuilder, Queries};
 
-use super::forward::UDP_PAYLOAD;
 use super::name::labels_of;
+use super::writer::{MIN_PAYLOAD, OPT_OCTETS, SOA_TIMERS, UDP_PAYLOAD};
 use super::{Data, Name, Owner, Record};
-
-/// Payload of a client that says nothing, and the least that one can say. Source: RFC 6891 §6.2.3.
-const MIN_PAYLOAD: u16 = 512;
-/// An OPT record without options. Source: RFC 6891 §6.1.2.
-const OPT_OCTETS: u16 = 11;
-/// Refresh, retry and expire of the SOA, seconds; there are no secondaries, so CoreDNS' values.
-const SOA_TIMERS: [i32; 3] = [7200, 1800, 86_400];
 
 /// A response before it is encoded.
 pub(super) struct Reply {
@@ -60,15 +53,21 @@ impl Reply {
         Self { additionals, ..self }
     }
 
-    /// Hands on an upstream's answer with its flags and records as they are, but for its OPT.
-    pub(super) fn from_upstream(message: Message) -> Self {
+    /// Hands on an upstream's answer with its flags and records as they are, but for its OPT and the case of the name
+    /// that was asked: it may have been asked for by somebody else, who spelled it otherwise.
+    pub(super) fn from_upstream(message: Message, asked: &rr::Name) -> Self {
+        let mut answers = message.answers;
+        answers
+            .iter_mut()
+            .filter(|record| record.name == *asked)
+            .for_each(|record| record.name = asked.clone());
         Self {
             code: message.metadata.response_code,
             authoritative: message.metadata.authoritative,
             recursion_available: message.metadata.recursion_available,
             authentic_data: message.metadata.authentic_data,
             truncated: message.metadata.truncation,
-            answers: message.answers,
+            answers,
             authorities: message.authorities,
             additionals: message.additionals,
         }
@@ -84,8 +83,8 @@ impl Reply {
         }
     }
 
-    /// Encodes and sends the reply, cut to what the client can take.
-    pub(super) async fn send(mut self, request: &Request, mut handle: impl ResponseHandler) -> ResponseInfo {
+    /// Encodes the reply, cut to what the client can take; one that cannot be encoded becomes SERVFAIL.
+    pub(super) fn encode(mut self, request: &Request, octets: &mut Vec<u8>) {
         let edns = request.edns.as_ref().map(|asked| {
             let mut edns = Edns::new();
             edns.set_max_payload(UDP_PAYLOAD).set_dnssec_ok(asked.flags().dnssec_ok);
@@ -97,33 +96,42 @@ impl Reply {
             _ => u16::MAX,
         };
         self.fit(&request.queries, if edns.is_some() { limit - OPT_OCTETS } else { limit });
+        if self.emit(request, edns.as_ref(), limit, octets).is_err() {
+            octets.clear();
+            let _ = Self::bare(ResponseCode::ServFail).emit(request, edns.as_ref(), limit, octets);
+        }
+    }
+
+    fn emit(
+        &self,
+        request: &Request,
+        edns: Option<&Edns>,
+        limit: u16,
+        octets: &mut Vec<u8>,
+    ) -> Result<(), hickory_proto::ProtoError> {
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.response_code = self.code;
         metadata.authoritative = self.authoritative;
         metadata.recursion_available = self.recursion_available;
         metadata.authentic_data = self.authentic_data;
         metadata.truncation = self.truncated;
-        let response = MessageResponseBuilder::new(&request.queries, edns.as_ref()).build(
+        let response = MessageResponseBuilder::new(&request.queries, edns).build(
             metadata,
             &self.answers,
             &self.authorities,
             iter::empty(),
             &self.additionals,
         );
-        match handle.send_response(response).await {
-            Ok(info) => info,
-            Err(error) => {
-                tracing::debug!(client = %request.src(), %error, "no reply sent");
-                ResponseInfo::from(Header { metadata, counts: HeaderCounts::default() })
-            }
-        }
+        let mut encoder = BinEncoder::new(octets);
+        encoder.set_max_size(limit);
+        response.destructive_emit(&mut encoder).map(drop)
     }
 
     /// Drops what does not fit: additional records first, without TC (RFC 2181 §9); then the last answers,
     /// with TC.
     ///
-    /// The shell's own encoder would cut too, but put the OPT last and lose it (RFC 6891 §7).
-    /// DEVIATION: that encoder spells the first owner out, points later ones at it and not at the question,
+    /// The encoder would cut too, but put the OPT last and lose it (RFC 6891 §7).
+    /// DEVIATION: it spells the first owner out, points later ones at it and not at the question,
     /// and compresses the first 120 names of a message only; a full datagram holds two or three addresses
     /// less for it.
     fn fit(&mut self, queries: &Queries, room: u16) {
@@ -137,7 +145,7 @@ impl Reply {
         let mut encoder = BinEncoder::new(&mut octets);
         encoder.set_max_size(room);
         let response = MessageResponseBuilder::new(queries, None).build(
-            Metadata::new(0, hickory_proto::op::MessageType::Response, hickory_proto::op::OpCode::Query),
+            Metadata::new(0, MessageType::Response, OpCode::Query),
             &self.answers,
             &self.authorities,
             iter::empty(),
@@ -239,9 +247,7 @@ impl<'q> Spelling<'q> {
         let suffix = self.octets.len().checked_sub(zone.len()).and_then(|at| self.octets.get(at..));
         let suffix = suffix.filter(|suffix| suffix.eq_ignore_ascii_case(zone));
         let spelled = match (name.octets().strip_suffix(zone), suffix) {
-            (Some(prefix), Some(suffix)) if name.relative_to(self.origin).is_some() => {
-                [prefix, suffix].concat()
-            }
+            (Some(prefix), Some(suffix)) if name.is_within(self.origin) => [prefix, suffix].concat(),
             _ => name.octets().to_vec(),
         };
         // Labels of a Name are all valid: the fallback is never taken.

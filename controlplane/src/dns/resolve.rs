@@ -6,13 +6,15 @@
 //! DEVIATION: a name that exists, or has names below it, is NODATA for every type it lacks (RFC 2308 §2.2,
 //! RFC 8020); CoreDNS says NXDOMAIN to TXT at the apex, `svc`, `pod` and namespaces, to other types than TXT
 //! at `dns-version`, to other types than PTR at reverse names, and at `dns` and `_tcp.<service>`.
+//! DEVIATION: `verified` pod names hold for all addresses of a Pod; CoreDNS knows one per Pod.
 //! DEVIATION: SRV of a pod's name is NODATA; CoreDNS answers port 0.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::name::NameRef;
 use super::reverse;
-use super::service_names::{Kind, Part, Place, ServiceNames, service_name};
+use super::service_names::{Kind, Part, Place, ServiceNames};
 use super::verdict::{Outcome, Reason, Verdict};
 use super::{Data, Name, Owner, PodNames, Record, Type, Zone};
 
@@ -27,11 +29,11 @@ const MAX_ALIASES: usize = 10;
 ///
 /// Costs a look-up or two, and the size of the answer. Pure: the same zone gives the same verdict.
 #[must_use]
-pub fn resolve(zone: &Zone, name: &Name, qtype: Type) -> Verdict {
+pub fn resolve(zone: &Zone, name: NameRef<'_>, qtype: Type) -> Verdict {
     let Some(labels) = name.relative_to(zone.origin()) else {
         return reverse::resolve(zone, name, qtype);
     };
-    let question = Question { zone, apex: zone.origin(), qtype };
+    let question = Question { zone, apex: zone.origin().as_name_ref(), qtype };
     question.barred().unwrap_or_else(|| question.cluster_name(&labels))
 }
 
@@ -39,7 +41,7 @@ pub fn resolve(zone: &Zone, name: &Name, qtype: Type) -> Verdict {
 pub(super) struct Question<'z> {
     pub(super) zone: &'z Zone,
     /// Owner of the SOA of negative answers.
-    pub(super) apex: &'z Name,
+    pub(super) apex: NameRef<'z>,
     pub(super) qtype: Type,
 }
 
@@ -106,7 +108,10 @@ impl Question<'_> {
             [b"dns"] => self.no_data(Reason::EmptyNonTerminal),
             [b"ns", b"dns"] => self.addresses(&self.zone.server_addresses(), Reason::NameServer),
             [inner @ .., b"svc"] => self.below_svc(inner),
-            [inner @ .., b"pod"] if self.zone.settings().pods == PodNames::Insecure => self.below_pod(inner),
+            [.., b"pod"] if self.zone.settings().pods == PodNames::Disabled => {
+                self.nx_domain(Reason::PodNamesOff)
+            }
+            [inner @ .., b"pod"] => self.below_pod(inner),
             _ => self.nx_domain(Reason::NoSuchName),
         }
     }
@@ -121,8 +126,8 @@ impl Question<'_> {
 
     fn below_svc(&self, labels: &[&[u8]]) -> Verdict {
         let [inner @ .., namespace] = labels else { return self.no_data(Reason::EmptyNonTerminal) };
-        if !self.zone.namespace_exists(namespace) {
-            return self.nx_domain(Reason::NoSuchNamespace);
+        if let Some(verdict) = self.without_namespace(namespace) {
+            return verdict;
         }
         let [part @ .., service] = inner else { return self.no_data(Reason::EmptyNonTerminal) };
         match self.zone.service(namespace, service) {
@@ -131,13 +136,22 @@ impl Question<'_> {
         }
     }
 
+    /// Returns the verdict on names below a namespace that is not there, or not served.
+    fn without_namespace(&self, namespace: &[u8]) -> Option<Verdict> {
+        if self.zone.namespace_exists(namespace) {
+            return None;
+        }
+        let exposed = self.zone.settings().exposes(namespace);
+        Some(self.nx_domain(if exposed { Reason::NoSuchNamespace } else { Reason::HiddenNamespace }))
+    }
+
     fn service(&self, service: &ServiceNames, part: &[&[u8]]) -> Verdict {
         let name = || service.name.clone();
         match (&service.kind, part) {
             (Kind::ExternalName(Some(target)), []) => self.alias(service, target),
             (Kind::ExternalName(None), []) => self.nx_domain(Reason::InvalidExternalName(name())),
             (Kind::ExternalName(_), _) => self.nx_domain(Reason::NoSuchPart(name())),
-            (Kind::Headless, _) if service.addresses.is_empty() => {
+            (kind, _) if service.hidden || *kind == Kind::Headless && service.addresses.is_empty() => {
                 self.nx_domain(Reason::NoReadyEndpoint(name()))
             }
             (kind, []) if self.qtype != Type::SRV => {
@@ -145,9 +159,9 @@ impl Question<'_> {
                 let reason = if headless { Reason::Endpoints(name()) } else { Reason::ClusterIp(name()) };
                 self.addresses(&service.addresses, reason)
             }
-            (_, []) => self.places(service, &service.places(Part::Whole), Reason::Ports(name())),
+            (_, []) => self.places(&service.places(Part::Whole), Reason::Ports(name())),
             (_, [label]) => match service.places(Part::Endpoint(label)) {
-                places if !places.is_empty() => self.places(service, &places, Reason::Endpoint(name())),
+                places if !places.is_empty() => self.places(&places, Reason::Endpoint(name())),
                 _ if service.has_protocol(without_underscore(label)) => {
                     self.no_data(Reason::EmptyNonTerminal)
                 }
@@ -157,7 +171,7 @@ impl Question<'_> {
                 let (port, protocol) = (without_underscore(port), without_underscore(protocol));
                 match service.places(Part::Port { port, protocol }) {
                     places if places.is_empty() => self.nx_domain(Reason::NoSuchPart(name())),
-                    places => self.places(service, &places, Reason::Ports(name())),
+                    places => self.places(&places, Reason::Ports(name())),
                 }
             }
             _ => self.nx_domain(Reason::NoSuchPart(name())),
@@ -166,17 +180,21 @@ impl Question<'_> {
 
     /// Answers with those addresses that are of the family asked for.
     fn addresses(&self, addresses: &[IpAddr], reason: Reason) -> Verdict {
+        if self.qtype == Type::AAAA && self.zone.settings().aaaa_nodata {
+            return self.no_data(Reason::AaaaOff);
+        }
         let wanted = |address: &&IpAddr| match self.qtype {
             Type::A => address.is_ipv4(),
             Type::AAAA => address.is_ipv6(),
             _ => false,
         };
-        let records = addresses.iter().filter(wanted).map(|&address| self.record(address)).collect();
+        let wanted = addresses.iter().filter(wanted);
+        let records = wanted.map(|&address| self.record(address)).collect();
         self.answer(records, vec![], reason)
     }
 
     /// Answers from places under a name: their addresses, or SRV records that point at them.
-    fn places(&self, service: &ServiceNames, places: &[Place<'_>], reason: Reason) -> Verdict {
+    fn places(&self, places: &[Place<'_>], reason: Reason) -> Verdict {
         if self.qtype != Type::SRV {
             let mut seen = BTreeSet::new();
             let distinct = places.iter().map(|place| place.address).filter(|&address| seen.insert(address));
@@ -188,16 +206,19 @@ impl Question<'_> {
         let (mut targets, mut glued) = (BTreeSet::new(), BTreeSet::new());
         for place in places {
             let Some(port) = place.port else { continue };
-            let label = place.label.map(|label| &**label);
-            let Some(target) = service_name(self.zone.origin(), &service.name, label) else { continue };
-            if glued.insert((label, place.address)) {
-                additionals.push(self.additional(&target, place.address));
+            if self.is_shown(place.address) && glued.insert((place.target, place.address)) {
+                additionals.push(self.additional(place.target, place.address));
             }
-            if targets.insert((label, port)) {
-                records.push(self.record(Data::Srv { weight, port, target }));
+            if targets.insert((place.target, port)) {
+                records.push(self.record(Data::Srv { weight, port, target: place.target.clone() }));
             }
         }
         self.answer(records, additionals, reason)
+    }
+
+    /// Says whether an address may be answered at all.
+    fn is_shown(&self, address: IpAddr) -> bool {
+        address.is_ipv4() || !self.zone.settings().aaaa_nodata
     }
 
     /// Follows an ExternalName (S11) within the zone, and hands what leads outside to the caller.
@@ -213,7 +234,7 @@ impl Question<'_> {
         while aliases.len() < MAX_ALIASES {
             aliases.push(Record { owner, ..self.record(Data::Cname(target.clone())) });
             owner = Owner::Name(target.clone());
-            let Some(labels) = target.relative_to(self.zone.origin()) else {
+            let Some(labels) = target.as_name_ref().relative_to(self.zone.origin()) else {
                 let outcome = Outcome::Chase { aliases, target: target.clone() };
                 return Verdict { outcome, reason };
             };
@@ -252,18 +273,26 @@ impl Question<'_> {
 
     fn below_pod(&self, labels: &[&[u8]]) -> Verdict {
         let [inner @ .., namespace] = labels else { return self.no_data(Reason::EmptyNonTerminal) };
-        if !self.zone.namespace_exists(namespace) {
-            return self.nx_domain(Reason::NoSuchNamespace);
+        if let Some(verdict) = self.without_namespace(namespace) {
+            return verdict;
         }
         // Up to two labels before the address are let through: CoreDNS reads them as endpoint, or port and
         // protocol.
         match inner {
             [] => self.no_data(Reason::EmptyNonTerminal),
-            [pod] | [_, pod] | [_, _, pod] => match pod_address(pod) {
-                Some(address) => self.addresses(&[address], Reason::Pod),
-                None => self.nx_domain(Reason::NoSuchPod),
-            },
+            [pod] | [_, pod] | [_, _, pod] => self.pod(namespace, pod),
             _ => self.nx_domain(Reason::NoSuchPod),
+        }
+    }
+
+    fn pod(&self, namespace: &[u8], label: &[u8]) -> Verdict {
+        let Some(address) = pod_address(label) else { return self.nx_domain(Reason::NoSuchPod) };
+        if self.zone.settings().pods != PodNames::Verified {
+            return self.addresses(&[address], Reason::Pod);
+        }
+        match self.zone.pod_at(namespace, address) {
+            Some(pod) => self.addresses(&[address], Reason::VerifiedPod(pod.clone())),
+            None => self.nx_domain(Reason::NoSuchPod),
         }
     }
 }

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::name::NameRef;
 use super::resolve::Question;
-use super::service_names::{Claim, service_name};
+use super::service_names::Claim;
 use super::verdict::{Outcome, Reason, Verdict};
-use super::{Data, Name, Type, Zone};
+use super::{Data, Type, Zone};
 
 /// What a name below an arpa zone spells.
 struct Spelled {
@@ -21,7 +22,11 @@ struct Spelled {
 
 impl Spelled {
     /// Reads a name; `None` outside both arpa zones. Source: RFC 1035 §3.5, RFC 3596 §2.5.
-    fn parse(name: &Name) -> Option<Self> {
+    fn parse(name: NameRef<'_>) -> Option<Self> {
+        // Most names outside the zone are nobody's address: they cost no more than this.
+        if !name.octets().ends_with(b"\x04arpa\0") {
+            return None;
+        }
         let labels: Vec<&[u8]> = name.labels().collect();
         let (digits, whole) = match &*labels {
             [digits @ .., b"in-addr", b"arpa"] => (digits, 4),
@@ -59,16 +64,12 @@ impl Spelled {
 ///
 /// Addresses in the service CIDRs are ours alone. An endpoint's address elsewhere is answered where we know
 /// it, each such name being a zone of its own; what we do not know is somebody else's.
-pub(super) fn resolve(zone: &Zone, name: &Name, qtype: Type) -> Verdict {
+pub(super) fn resolve(zone: &Zone, name: NameRef<'_>, qtype: Type) -> Verdict {
     let not_ours = Verdict { outcome: Outcome::Forward, reason: Reason::NotOurs };
     let Some(spelled) = Spelled::parse(name) else { return not_ours };
     let apex_depth = spelled.apex_depth(&zone.settings().service_cidrs);
-    let apex = match apex_depth {
-        Some(depth) => name.labels().skip(spelled.depth + spelled.excess - depth).collect(),
-        None => name.labels().collect::<Vec<_>>(),
-    };
-    let Some(apex) = Name::from_labels(apex) else { return not_ours };
-    let question = Question { zone, apex: &apex, qtype };
+    let apex = apex_depth.map_or(name, |depth| name.parent(spelled.depth + spelled.excess - depth));
+    let question = Question { zone, apex, qtype };
     let claims = spelled.whole().and_then(|address| zone.claims(address));
     if apex_depth.is_none() && claims.is_none() && (zone.synced() || spelled.whole().is_none()) {
         return not_ours;
@@ -78,7 +79,7 @@ pub(super) fn resolve(zone: &Zone, name: &Name, qtype: Type) -> Verdict {
     }
     match claims {
         Some(claims) => question.pointers(claims.iter()),
-        None if apex == *name => question.apex(),
+        None if apex == name => question.apex(),
         // Whether an address below is known is not looked up: NODATA is true of a zone's inner nodes or
         // harmless.
         None if spelled.whole().is_none() && spelled.excess == 0 => {
@@ -91,17 +92,20 @@ pub(super) fn resolve(zone: &Zone, name: &Name, qtype: Type) -> Verdict {
 impl Question<'_> {
     /// Answers with one PTR to the Service that has the address, else with one to each of its endpoints.
     fn pointers<'c>(&self, claims: impl Iterator<Item = &'c Claim>) -> Verdict {
-        let (mut records, mut reason) = (Vec::new(), Reason::ReverseEndpoints);
+        let (mut records, mut reason) = (Vec::new(), Reason::UnknownAddress);
         for claim in claims {
-            let (service, endpoint) = match claim {
-                Claim::Service(service) => (service, None),
-                Claim::Endpoint(service, label) => (service, Some(&**label)),
-            };
-            let Some(target) = service_name(self.zone.origin(), service, endpoint) else { continue };
-            records.push(self.record(Data::Ptr(target)));
-            if endpoint.is_none() {
-                reason = Reason::ReverseClusterIp(service.clone());
-                break;
+            match claim {
+                Claim::Service(service, target) => {
+                    records.push(self.record(Data::Ptr(target.clone())));
+                    reason = Reason::ReverseClusterIp(service.clone());
+                    break;
+                }
+                Claim::Endpoint(service, target) => {
+                    if records.is_empty() {
+                        reason = Reason::ReverseEndpoints(service.clone());
+                    }
+                    records.push(self.record(Data::Ptr(target.clone())));
+                }
             }
         }
         if self.qtype != Type::PTR {

@@ -4,21 +4,16 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::task::JoinSet;
 
 use super::forward::{ForwardSettings, Forwarder};
 use super::listen::Pair;
 use super::name::InvalidName;
 use super::responder::Responder;
-use super::{Counters, Name, Zone};
-
-/// How long a TCP connection may be silent, or not take what we send.
-const TCP_IDLE: Duration = Duration::from_secs(10);
-/// Replies that wait for a TCP client to read.
-const TCP_WAITING_REPLIES: usize = 32;
+use super::tcp::{self, Connections, TcpLimits};
+use super::{Counters, Name, Zone, loops, udp};
 
 /// What the server needs to start.
 #[derive(Clone)]
@@ -29,8 +24,10 @@ pub struct ServerSettings {
     pub zone: Arc<ArcSwap<Zone>>,
     /// What becomes of other names.
     pub forward: ForwardSettings,
-    /// Other names have no AAAA: for clusters without IPv6.
-    pub aaaa_nodata: bool,
+    /// Log each question with its answer's code.
+    pub log_queries: bool,
+    /// What connections may cost.
+    pub tcp: TcpLimits,
 }
 
 /// Why the server does not start.
@@ -92,7 +89,10 @@ impl std::error::Error for Error {
 
 /// A running DNS server; stops when dropped.
 pub struct Server {
-    shell: hickory_server::Server<Responder>,
+    /// A task for each socket, which ends only if the socket breaks.
+    sockets: JoinSet<String>,
+    /// Looks for upstreams that lead back to us.
+    _watch: JoinSet<()>,
     addresses: Vec<SocketAddr>,
 }
 
@@ -104,20 +104,25 @@ impl Server {
     pub fn start(settings: ServerSettings, counters: Arc<Counters>) -> Result<Self, Error> {
         let pairs = settings.listen.into_iter().map(Pair::bind).collect::<Result<Vec<_>, _>>()?;
         let addresses: Vec<SocketAddr> = pairs.iter().map(|pair| pair.address).collect();
+        let probe_loops = settings.forward.probe_loops && !pairs.is_empty();
         let forwarder = Forwarder::new(settings.forward, &addresses, settings.zone.load().origin())?;
-        let responder = Responder {
-            zone: settings.zone,
-            forwarder,
-            aaaa_nodata: settings.aaaa_nodata,
-            counters,
-            turn: AtomicUsize::new(0),
-        };
-        let mut shell = hickory_server::Server::new(responder);
-        for pair in pairs {
-            shell.register_socket(pair.udp);
-            shell.register_listener(pair.tcp, TCP_IDLE, TCP_WAITING_REPLIES);
+        let forwarder = Arc::new(forwarder);
+        counters.show_upstreams(forwarder.upstreams().map(|one| Arc::clone(&one.counters)).collect());
+        let (mut sockets, mut watch) = (JoinSet::new(), JoinSet::new());
+        if probe_loops {
+            watch.spawn(loops::watch(Arc::clone(&forwarder), Arc::clone(&counters)));
         }
-        Ok(Self { shell, addresses })
+        let responder = Arc::new(Responder::new(settings.zone, forwarder, counters, settings.log_queries));
+        let (connections, limits) = (Arc::new(Connections::default()), settings.tcp);
+        for Pair { udp, tcp, address } in pairs {
+            let (responder, connections) = (Arc::clone(&responder), Arc::clone(&connections));
+            let same = Arc::clone(&responder);
+            sockets.spawn(async move { format!("{address} (udp): {}", udp::serve(udp, same).await) });
+            sockets.spawn(async move {
+                format!("{address} (tcp): {}", tcp::serve(tcp, responder, connections, limits).await)
+            });
+        }
+        Ok(Self { sockets, _watch: watch, addresses })
     }
 
     /// Returns the addresses in use, in the order of the settings.
@@ -128,16 +133,15 @@ impl Server {
 
     /// Waits until a socket has failed for good, and says how; pending as long as all is well.
     pub async fn failed(&mut self) -> String {
-        match self.shell.block_until_done().await {
-            Ok(()) => "the DNS server ended".into(),
-            Err(error) => format!("the DNS server ended: {error}"),
+        match self.sockets.join_next().await {
+            Some(Ok(how)) => format!("the DNS server ended: {how}"),
+            Some(Err(error)) => format!("the DNS server ended: {error}"),
+            None => std::future::pending().await,
         }
     }
 
     /// Stops listening and closes all sockets; questions in flight are dropped, clients ask again.
     pub async fn shutdown(mut self) {
-        if let Err(error) = self.shell.shutdown_gracefully().await {
-            tracing::warn!(%error, "the DNS server did not end cleanly");
-        }
+        self.sockets.shutdown().await;
     }
 }

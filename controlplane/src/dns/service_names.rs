@@ -8,13 +8,17 @@ use tidegate_dataplane::net::Protocol;
 use tracing::warn;
 
 use super::Name;
-use crate::cluster::{EndpointSlice, ObjectName, Service, ServiceKind};
+use crate::cluster::{self, EndpointSlice, ObjectName, Service, ServiceKind};
 
 /// One Service with its ready endpoints, in the form that questions are answered from.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct ServiceNames {
     pub(super) name: ObjectName,
+    /// The bare name, to which SRV and PTR point.
+    pub(super) domain_name: Name,
     pub(super) kind: Kind,
+    /// It has no ready endpoint, and such Services are not to be named.
+    pub(super) hidden: bool,
     /// Addresses of the bare name without duplicates: ClusterIPs, or ready endpoints if headless.
     pub(super) addresses: Box<[IpAddr]>,
     /// Ports of a Service with ClusterIPs; empty for other kinds.
@@ -44,6 +48,7 @@ struct Port {
 #[derive(PartialEq, Eq, Debug)]
 struct Endpoint {
     label: Arc<str>,
+    domain_name: Name,
     address: IpAddr,
     slice: usize,
 }
@@ -62,8 +67,8 @@ pub(super) enum Part<'q> {
 /// An address and port under a name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Place<'s> {
-    /// The endpoint's label, or `None` for a ClusterIP.
-    pub(super) label: Option<&'s Arc<str>>,
+    /// Whose address it is: the Service itself, or one of its endpoints.
+    pub(super) target: &'s Name,
     pub(super) address: IpAddr,
     /// `None` where no port is declared: addresses but no SRV.
     pub(super) port: Option<u16>,
@@ -72,8 +77,17 @@ pub(super) struct Place<'s> {
 /// A reason for an address to have a PTR; a Service orders before endpoints, as it is answered before them.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Claim {
-    Service(ObjectName),
-    Endpoint(ObjectName, Arc<str>),
+    Service(ObjectName, Name),
+    Endpoint(ObjectName, Name),
+}
+
+/// What decides about names besides the objects.
+pub(super) struct Rules<'z> {
+    pub(super) origin: &'z Name,
+    /// An endpoint without hostname is named by its Pod.
+    pub(super) endpoint_pod_names: bool,
+    /// A Service with ClusterIPs but without a ready endpoint has no names.
+    pub(super) hide_empty: bool,
 }
 
 impl Port {
@@ -100,13 +114,13 @@ impl ServiceNames {
     pub(super) fn build<'c>(
         service: &Service,
         slices: impl Iterator<Item = &'c Arc<EndpointSlice>>,
-        origin: &Name,
+        rules: &Rules<'_>,
     ) -> Option<Self> {
         let name = service.name.clone();
-        if service_name(origin, &name, None).is_none() {
+        let Some(domain_name) = service_name(rules.origin, &name, None) else {
             warn!(service = %name, "metadata.name makes no domain name: the Service gets none");
             return None;
-        }
+        };
         let kind = match &service.kind {
             ServiceKind::ClusterIp(_) => Kind::ClusterIp,
             ServiceKind::Headless => Kind::Headless,
@@ -114,17 +128,20 @@ impl ServiceNames {
         };
         let mut names = Self {
             name,
+            domain_name,
             kind,
+            hidden: false,
             addresses: [].into(),
             ports: [].into(),
             endpoints: [].into(),
             slices: [].into(),
         };
         if !matches!(names.kind, Kind::ExternalName(_)) {
-            names.read_slices(slices, origin);
+            names.read_slices(slices, rules);
         }
         match &service.kind {
             ServiceKind::ClusterIp(addresses) => {
+                names.hidden = rules.hide_empty && names.endpoints.is_empty();
                 names.addresses = distinct(addresses.iter().copied());
                 let port = |p: &crate::cluster::ServicePort| Port::new(&p.name, p.protocol, p.port);
                 names.ports = service.ports.iter().map(port).collect();
@@ -135,17 +152,18 @@ impl ServiceNames {
         Some(names)
     }
 
-    fn read_slices<'c>(&mut self, slices: impl Iterator<Item = &'c Arc<EndpointSlice>>, origin: &Name) {
+    fn read_slices<'c>(&mut self, slices: impl Iterator<Item = &'c Arc<EndpointSlice>>, rules: &Rules<'_>) {
         let (mut endpoints, mut ports) = (Vec::new(), Vec::new());
         for slice in slices {
             let named = endpoints.len();
             for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.ready) {
-                let label = endpoint_label(endpoint.hostname.as_deref(), endpoint.address);
-                if service_name(origin, &self.name, Some(&label)).is_none() {
+                let label = endpoint_label(endpoint, rules.endpoint_pod_names);
+                let Some(domain_name) = service_name(rules.origin, &self.name, Some(&label)) else {
                     warn!(slice = %slice.name, hostname = %label, "hostname makes no domain name: left out");
                     continue;
-                }
-                endpoints.push(Endpoint { label, address: endpoint.address, slice: ports.len() });
+                };
+                let (address, slice) = (endpoint.address, ports.len());
+                endpoints.push(Endpoint { label, domain_name, address, slice });
             }
             if endpoints.len() > named {
                 ports.push(slice.ports.iter().map(|p| Port::new(&p.name, p.protocol, p.port)).collect());
@@ -165,7 +183,7 @@ impl ServiceNames {
             (Kind::ExternalName(_), _) => {}
             (Kind::ClusterIp, Part::Whole | Part::Port { .. }) => {
                 for &address in &self.addresses {
-                    extend(&mut places, None, address, &self.ports, part);
+                    extend(&mut places, &self.domain_name, address, &self.ports, part);
                 }
             }
             (Kind::Headless, Part::Whole | Part::Port { .. }) | (_, Part::Endpoint(_)) => {
@@ -175,7 +193,7 @@ impl ServiceNames {
                 };
                 for endpoint in self.endpoints.iter().filter(asked) {
                     let ports = &self.slices[endpoint.slice];
-                    extend(&mut places, Some(&endpoint.label), endpoint.address, ports, part);
+                    extend(&mut places, &endpoint.domain_name, endpoint.address, ports, part);
                 }
             }
         }
@@ -189,10 +207,11 @@ impl ServiceNames {
 
     /// Returns the reverse names that this Service asks for.
     pub(super) fn claims(&self) -> BTreeSet<(IpAddr, Claim)> {
-        let endpoint = |e: &Endpoint| (e.address, Claim::Endpoint(self.name.clone(), e.label.clone()));
+        let endpoint = |e: &Endpoint| (e.address, Claim::Endpoint(self.name.clone(), e.domain_name.clone()));
         let mut claims: BTreeSet<_> = self.endpoints.iter().map(endpoint).collect();
-        if self.kind == Kind::ClusterIp {
-            claims.extend(self.addresses.iter().map(|&address| (address, Claim::Service(self.name.clone()))));
+        if self.kind == Kind::ClusterIp && !self.hidden {
+            let claim = || Claim::Service(self.name.clone(), self.domain_name.clone());
+            claims.extend(self.addresses.iter().map(|&address| (address, claim())));
         }
         claims
     }
@@ -206,16 +225,16 @@ impl Port {
 
 fn extend<'s>(
     places: &mut Vec<Place<'s>>,
-    label: Option<&'s Arc<str>>,
+    target: &'s Name,
     address: IpAddr,
     ports: &[Port],
     part: Part<'_>,
 ) {
     if ports.is_empty() && !matches!(part, Part::Port { .. }) {
-        places.push(Place { label, address, port: None });
+        places.push(Place { target, address, port: None });
     }
     for port in ports.iter().filter(|port| port.matches(part)) {
-        places.push(Place { label, address, port: Some(port.number) });
+        places.push(Place { target, address, port: Some(port.number) });
     }
 }
 
@@ -230,12 +249,14 @@ pub(super) fn service_name(origin: &Name, service: &ObjectName, endpoint: Option
     origin.below(endpoint.map(str::as_bytes).into_iter().chain(tail))
 }
 
-/// Names an endpoint: its hostname, else its address with dashes (S12).
-fn endpoint_label(hostname: Option<&str>, address: IpAddr) -> Arc<str> {
-    match hostname {
-        Some(hostname) if !hostname.is_empty() => hostname.to_ascii_lowercase().into(),
-        _ => {
-            let mut label = address.to_string().replace(['.', ':'], "-");
+/// Names an endpoint: its hostname, else its Pod's name if that is wanted and a label, else its address with dashes
+/// (S12).
+fn endpoint_label(endpoint: &cluster::Endpoint, pod_names: bool) -> Arc<str> {
+    let pod = endpoint.pod.as_deref().filter(|pod| pod_names && pod.len() < 64 && !pod.contains('.'));
+    match endpoint.hostname.as_deref().filter(|hostname| !hostname.is_empty()).or(pod) {
+        Some(label) => label.to_ascii_lowercase().into(),
+        None => {
+            let mut label = endpoint.address.to_string().replace(['.', ':'], "-");
             if label.ends_with('-') {
                 // A label should end in a letter or digit; a leading dash is what CoreDNS leaves too.
                 label.push('0');
@@ -259,12 +280,35 @@ fn external_name(service: &ObjectName, target: &str) -> Option<Name> {
 mod tests {
     use super::*;
 
+    fn endpoint(address: &str) -> cluster::Endpoint {
+        cluster::Endpoint {
+            address: address.parse().expect("an address"),
+            hostname: None,
+            ready: true,
+            serving: true,
+            terminating: false,
+            node: None,
+            zone: None,
+            pod: Some("Web-abc".into()),
+        }
+    }
+
     #[test]
     fn an_endpoint_without_hostname_is_named_by_its_dashed_address() {
-        let label = |text: &str| endpoint_label(None, text.parse().expect("an address")).to_string();
+        let label = |text: &str| endpoint_label(&endpoint(text), false).to_string();
         assert_eq!(label("10.1.2.3"), "10-1-2-3");
         assert_eq!(label("fd00:1::"), "fd00-1--0");
         assert_eq!(label("::1:2"), "--1-2");
-        assert_eq!(&*endpoint_label(Some("Web-0"), IpAddr::from([10, 1, 2, 3])), "web-0");
+        let named = cluster::Endpoint { hostname: Some("Web-0".into()), ..endpoint("10.1.2.3") };
+        assert_eq!(&*endpoint_label(&named, false), "web-0");
+        assert_eq!(&*endpoint_label(&named, true), "web-0");
+    }
+
+    #[test]
+    fn an_endpoint_may_be_named_by_its_pod_where_that_is_a_label() {
+        let pod = |name: &str| cluster::Endpoint { pod: Some(name.into()), ..endpoint("10.1.2.3") };
+        assert_eq!(&*endpoint_label(&pod("Web-abc"), true), "web-abc");
+        assert_eq!(&*endpoint_label(&pod(&"p".repeat(64)), true), "10-1-2-3");
+        assert_eq!(&*endpoint_label(&pod("a.b"), true), "10-1-2-3");
     }
 }

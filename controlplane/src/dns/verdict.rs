@@ -62,13 +62,17 @@ pub enum Reason {
     NoSuchName,
     /// The namespace does not exist.
     NoSuchNamespace,
+    /// The namespace is not among those that names are served of.
+    HiddenNamespace,
+    /// AAAA is switched off.
+    AaaaOff,
     /// The namespace has no such Service.
     NoSuchService,
     /// A Service by its ClusterIPs (S2, S3).
     ClusterIp(ObjectName),
     /// A headless Service by its ready endpoints (S7).
     Endpoints(ObjectName),
-    /// A headless Service without a ready endpoint (S7).
+    /// A headless Service without a ready endpoint (S7), or another one if such are not to be named.
     NoReadyEndpoint(ObjectName),
     /// Ports of a Service (S4, S9).
     Ports(ObjectName),
@@ -84,12 +88,16 @@ pub enum Reason {
     InvalidExternalName(ObjectName),
     /// An address spelled as the name of a pod.
     Pod,
-    /// No address is spelled, or pod names are off.
+    /// The address of a Pod that is there.
+    VerifiedPod(ObjectName),
+    /// No address is spelled, or no Pod of the namespace has it.
     NoSuchPod,
+    /// Names of pods are switched off.
+    PodNamesOff,
     /// A reverse name of a ClusterIP (S5, S6).
     ReverseClusterIp(ObjectName),
-    /// A reverse name of endpoints (S10).
-    ReverseEndpoints,
+    /// A reverse name of endpoints (S10): the Service of the first.
+    ReverseEndpoints(ObjectName),
     /// An address in a service CIDR that no Service has.
     UnknownAddress,
 }
@@ -105,9 +113,14 @@ impl Reason {
             Self::ReverseClusterIp(_) => Some("S5, S6"),
             Self::Endpoints(_) | Self::NoReadyEndpoint(_) => Some("S7"),
             Self::Endpoint(_) => Some("S8"),
-            Self::ReverseEndpoints => Some("S10"),
+            Self::ReverseEndpoints(_) => Some("S10"),
             Self::ExternalName(_) | Self::DanglingAlias(_) | Self::InvalidExternalName(_) => Some("S11"),
-            Self::Pod | Self::Apex | Self::NameServer => Some("S13"),
+            Self::Pod
+            | Self::VerifiedPod(_)
+            | Self::NoSuchPod
+            | Self::PodNamesOff
+            | Self::Apex
+            | Self::NameServer => Some("S13"),
             _ => None,
         }
     }

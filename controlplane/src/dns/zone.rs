@@ -1,62 +1,18 @@
 //! The immutable table of all names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use ipnet::IpNet;
-
-use super::name::InvalidName;
-use super::service_names::{Claim, ServiceNames, service_name};
+use super::name::{InvalidName, NameRef};
+use super::service_names::{Claim, Rules, ServiceNames, service_name};
 use super::trie::Trie;
-use super::{Data, Name, Owner, Record};
-use crate::cluster::{Cluster, Dirty, ObjectName};
+use super::{Data, Name, Owner, PodNames, Record, ZoneSettings};
+use crate::cluster::{Cluster, Dirty, ObjectName, Pod, ServiceKind};
 
 /// Longest that the SOA itself may be kept, seconds; CoreDNS' limit.
 const MAX_SOA_TTL: u32 = 300;
-
-/// What `<address>.<namespace>.pod` names say.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PodNames {
-    /// They do not exist.
-    Disabled,
-    /// Each stands for the address it spells, in every namespace that exists.
-    Insecure,
-}
-
-/// What a zone needs to know besides the cluster.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ZoneSettings {
-    /// The cluster domain, `cluster.local`.
-    pub domain: String,
-    /// TTL of records and of negative answers, seconds.
-    pub ttl: u32,
-    /// The first serial; by convention Unix time, so that it grows over restarts.
-    pub serial: u32,
-    /// Addresses whose reverse names are ours alone: what is unknown there does not exist.
-    pub service_cidrs: Vec<IpNet>,
-    /// Where the server listens: the addresses of the name server's name.
-    pub servers: Vec<IpAddr>,
-    /// What pod names say.
-    pub pods: PodNames,
-}
-
-impl Default for ZoneSettings {
-    /// Returns the defaults of the command line, with the present time as serial.
-    fn default() -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs() as u32);
-        Self {
-            domain: "cluster.local".into(),
-            ttl: 30,
-            serial: now,
-            service_cidrs: Vec::new(),
-            servers: Vec::new(),
-            pods: PodNames::Insecure,
-        }
-    }
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Namespace {
@@ -77,6 +33,11 @@ pub struct Zone {
     namespaces: Trie<Arc<str>, Namespace>,
     services: Trie<ObjectName, Arc<ServiceNames>>,
     reverse: Trie<IpAddr, Arc<BTreeSet<Claim>>>,
+    /// Pods that may be named, and the same by address; empty unless names of pods are verified.
+    pods: Trie<ObjectName, Arc<Pod>>,
+    pods_at: Trie<IpAddr, Arc<BTreeSet<ObjectName>>>,
+    /// The Services that have our listen addresses, also of namespaces that are not served.
+    listening: Arc<BTreeMap<ObjectName, BTreeSet<IpAddr>>>,
 }
 
 struct Fixed {
@@ -107,6 +68,9 @@ impl Zone {
             namespaces: Trie::new(),
             services: Trie::new(),
             reverse: Trie::new(),
+            pods: Trie::new(),
+            pods_at: Trie::new(),
+            listening: Arc::default(),
         })
     }
 
@@ -118,15 +82,28 @@ impl Zone {
     pub fn updated(&self, cluster: &Cluster, dirty: &Dirty) -> Self {
         let mut next = self.clone();
         let mut changed = false;
-        for name in &dirty.namespaces {
+        let settings = &self.fixed.settings;
+        for name in dirty.namespaces.iter().filter(|name| settings.exposes(name.as_bytes())) {
             let declared = cluster.has_namespace(name);
             changed |= next.change_namespace(name, |namespace| namespace.declared = declared);
         }
+        let rules = Rules {
+            origin: &self.fixed.origin,
+            endpoint_pod_names: settings.endpoint_pod_names,
+            hide_empty: settings.hide_empty,
+        };
         for name in &dirty.services {
-            let names = cluster.service(name).and_then(|service| {
-                ServiceNames::build(service, cluster.slices_of(name), &self.fixed.origin).map(Arc::new)
-            });
-            changed |= next.replace(name, names);
+            changed |= next.change_listening(cluster, name);
+            if settings.exposes(name.namespace.as_bytes()) {
+                let build = |service| ServiceNames::build(service, cluster.slices_of(name), &rules);
+                let names = cluster.service(name).and_then(|service| build(service)).map(Arc::new);
+                changed |= next.replace(name, names);
+            }
+        }
+        if settings.pods == PodNames::Verified {
+            for name in &dirty.pods {
+                changed |= next.replace_pod(name, cluster.pod(name));
+            }
         }
         if changed {
             next.serial = next.serial.wrapping_add(1);
@@ -164,15 +141,19 @@ impl Zone {
     }
 
     /// Returns the SOA of the zone, or of a reverse zone, whose apex is `apex`.
-    pub(super) fn soa(&self, apex: &Name) -> Record {
-        let ttl = self.fixed.settings.ttl;
+    ///
+    /// DEVIATION: CoreDNS' serial is the time of the last change in seconds; this one grows with each change.
+    pub(super) fn soa(&self, apex: NameRef<'_>) -> Record {
+        let minimum = self.fixed.settings.negative_ttl;
         let data = Data::Soa {
             server: self.fixed.server.clone(),
             mailbox: self.fixed.mailbox.clone(),
             serial: self.serial,
-            minimum: ttl,
+            minimum,
         };
-        Record { owner: Owner::Name(apex.clone()), ttl: ttl.min(MAX_SOA_TTL), data }
+        let is_ours = apex == self.fixed.origin.as_name_ref();
+        let owner = if is_ours { self.fixed.origin.clone() } else { apex.to_name() };
+        Record { owner: Owner::Name(owner), ttl: minimum.min(MAX_SOA_TTL), data }
     }
 
     pub(super) fn namespace_exists(&self, name: &[u8]) -> bool {
@@ -190,24 +171,20 @@ impl Zone {
         self.reverse.lookup(self.hash_address(address), |own| *own == address).map(|claims| &**claims)
     }
 
+    /// Returns a Pod of a namespace that has an address; `None` unless names of pods are verified.
+    pub(super) fn pod_at(&self, namespace: &[u8], address: IpAddr) -> Option<&ObjectName> {
+        let pods = self.pods_at.lookup(self.hash_address(address), |own| *own == address)?;
+        pods.iter().find(|pod| pod.namespace.as_bytes() == namespace)
+    }
+
     /// Returns the name servers with their addresses: the Services that listen where we do, else our own
     /// name.
     pub(super) fn name_servers(&self) -> Vec<(Name, Vec<IpAddr>)> {
-        let mut servers: Vec<(Name, Vec<IpAddr>)> = Vec::new();
-        for &address in &self.fixed.settings.servers {
-            let Some(Claim::Service(service)) = self.claims(address).and_then(BTreeSet::first) else {
-                continue;
-            };
-            let Some(name) = service_name(self.origin(), service, None) else { continue };
-            match servers.iter_mut().find(|(own, _)| *own == name) {
-                Some((_, addresses)) => addresses.push(address),
-                None => servers.push((name, vec![address])),
-            }
-        }
-        if servers.is_empty() {
-            servers.push((self.fixed.server.clone(), self.server_addresses()));
-        }
-        servers
+        let server = |(service, addresses): (&ObjectName, &BTreeSet<IpAddr>)| {
+            Some((service_name(self.origin(), service, None)?, addresses.iter().copied().collect()))
+        };
+        let servers: Vec<(Name, Vec<IpAddr>)> = self.listening.iter().filter_map(server).collect();
+        if servers.is_empty() { vec![(self.fixed.server.clone(), self.server_addresses())] } else { servers }
     }
 
     /// Returns the addresses of `ns.dns.<zone>`: where we listen, but not loopback.
@@ -269,6 +246,57 @@ impl Zone {
         true
     }
 
+    /// Notes whether a Service listens where we do, and says whether that changed.
+    fn change_listening(&mut self, cluster: &Cluster, name: &ObjectName) -> bool {
+        let own = &self.fixed.settings.servers;
+        let listens: BTreeSet<IpAddr> = match cluster.service(name).map(|service| &service.kind) {
+            Some(ServiceKind::ClusterIp(addresses)) => {
+                addresses.iter().filter(|address| own.contains(address)).copied().collect()
+            }
+            _ => BTreeSet::new(),
+        };
+        if self.listening.get(name).cloned().unwrap_or_default() == listens {
+            return false;
+        }
+        let listening = Arc::make_mut(&mut self.listening);
+        if listens.is_empty() {
+            listening.remove(name);
+        } else {
+            listening.insert(name.clone(), listens);
+        }
+        true
+    }
+
+    /// Puts a Pod in the place of what it was, and says whether that changed a name.
+    fn replace_pod(&mut self, name: &ObjectName, pod: Option<&Arc<Pod>>) -> bool {
+        let exposed = self.fixed.settings.exposes(name.namespace.as_bytes());
+        let pod = pod.filter(|_| exposed);
+        let hash = self.hash(&[name.namespace.as_bytes(), name.name.as_bytes()]);
+        let before = self.pods.lookup(hash, |own| own == name).cloned();
+        let addresses = |pod: Option<&Arc<Pod>>| -> BTreeSet<IpAddr> {
+            pod.into_iter().flat_map(|pod| pod.addresses.iter().copied()).collect()
+        };
+        let (old, new) = (addresses(before.as_ref()), addresses(pod));
+        for &address in old.symmetric_difference(&new) {
+            let at = self.hash_address(address);
+            let mut pods = self.pods_at.lookup(at, |own| *own == address).cloned().unwrap_or_default();
+            let changed = Arc::make_mut(&mut pods);
+            if !changed.remove(name) {
+                changed.insert(name.clone());
+            }
+            if changed.is_empty() {
+                self.pods_at.remove(at, &address);
+            } else {
+                self.pods_at.insert(at, address, pods);
+            }
+        }
+        match pod {
+            Some(pod) => self.pods.insert(hash, name.clone(), Arc::clone(pod)),
+            None => self.pods.remove(hash, name),
+        }
+        old != new
+    }
+
     fn change_claims(&mut self, address: IpAddr, change: impl FnOnce(&mut BTreeSet<Claim>) -> bool) {
         let hash = self.hash_address(address);
         let mut claims = self.claims(address).cloned().unwrap_or_default();
@@ -288,166 +316,4 @@ impl Namespace {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::cluster::{Endpoint, EndpointSlice, Event, Service, ServiceKind, ServicePort, SlicePort};
-    use tidegate_dataplane::net::Protocol;
-
-    type Contents = (
-        BTreeMap<Arc<str>, Namespace>,
-        BTreeMap<ObjectName, Arc<ServiceNames>>,
-        BTreeMap<IpAddr, Arc<BTreeSet<Claim>>>,
-    );
-
-    fn contents(zone: &Zone) -> Contents {
-        let mut all = Contents::default();
-        zone.namespaces.for_each(|key, value| assert!(all.0.insert(key.clone(), *value).is_none()));
-        zone.services.for_each(|key, value| assert!(all.1.insert(key.clone(), value.clone()).is_none()));
-        zone.reverse.for_each(|key, value| assert!(all.2.insert(*key, value.clone()).is_none()));
-        all
-    }
-
-    fn empty() -> Zone {
-        Zone::new(ZoneSettings { serial: 7, ..ZoneSettings::default() }).expect("a zone")
-    }
-
-    fn everything(cluster: &Cluster) -> Dirty {
-        Dirty {
-            services: cluster.services().map(|service| service.name.clone()).collect(),
-            namespaces: cluster.namespaces().cloned().collect(),
-        }
-    }
-
-    fn object(number: u8) -> ObjectName {
-        ObjectName::new(["dev", "prod"][usize::from(number % 2)], ["a", "b", "c"][usize::from(number % 3)])
-    }
-
-    /// Few addresses, so that Services and endpoints collide on them.
-    fn address(number: u8) -> IpAddr {
-        IpAddr::from([10, 0, 0, number % 4])
-    }
-
-    fn service_event(number: u8, shape: u8) -> Event {
-        let kind = match shape % 3 {
-            0 => ServiceKind::ClusterIp(vec![address(shape / 3)]),
-            1 => ServiceKind::Headless,
-            _ => ServiceKind::ExternalName("example.org".into()),
-        };
-        let ports = vec![ServicePort {
-            name: "http".into(),
-            protocol: Protocol::Tcp,
-            port: u16::from(shape) + 1,
-            node_port: None,
-        }];
-        Event::ServiceApplied(Arc::new(Service {
-            name: object(number),
-            kind,
-            ports,
-            foreign_proxy: false,
-            traffic: crate::traffic::Traffic::default(),
-        }))
-    }
-
-    fn slice_name(number: u8, of: u8) -> (ObjectName, ObjectName) {
-        let service = object(of);
-        let name = format!("{}-{}", service.name, number % 2);
-        (ObjectName::new(&service.namespace, &name), service)
-    }
-
-    fn slice_event(number: u8, of: u8, shapes: &[u8]) -> Event {
-        let (name, service) = slice_name(number, of);
-        let endpoint = |&shape: &u8| Endpoint {
-            address: address(shape),
-            hostname: (shape & 8 != 0).then(|| "host".into()),
-            ready: shape & 16 == 0,
-            serving: true,
-            terminating: false,
-            node: None,
-            zone: None,
-            pod: None,
-            hints: None,
-        };
-        let endpoints = shapes.iter().map(endpoint).collect();
-        let ports = vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80 }];
-        Event::SliceApplied(Arc::new(EndpointSlice { name, service, endpoints, ports }))
-    }
-
-    fn event() -> impl Strategy<Value = Event> {
-        let namespace = |number: u8| -> Arc<str> { ["dev", "prod", "empty"][usize::from(number % 3)].into() };
-        prop_oneof![
-            3 => (any::<u8>(), any::<u8>()).prop_map(|(number, shape)| service_event(number, shape)),
-            2 => any::<u8>().prop_map(|number| Event::ServiceDeleted(object(number))),
-            4 => (any::<u8>(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..4))
-                .prop_map(|(number, of, shapes)| slice_event(number, of, &shapes)),
-            1 => (any::<u8>(), any::<u8>()).prop_map(|(number, of)| {
-                let (name, service) = slice_name(number, of);
-                Event::SliceDeleted { name, service }
-            }),
-            1 => any::<u8>().prop_map(move |number| Event::NamespaceApplied(namespace(number))),
-            1 => any::<u8>().prop_map(move |number| Event::NamespaceDeleted(namespace(number))),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn updates_step_by_step_equal_a_fresh_build(
-            batches in prop::collection::vec(prop::collection::vec(event(), 1..5), 1..20),
-        ) {
-            let (mut cluster, mut zone) = (Cluster::default(), empty());
-            for batch in batches {
-                let mut dirty = Dirty::default();
-                batch.into_iter().for_each(|event| cluster.apply(event, &mut dirty));
-                let (before, serial) = (contents(&zone), zone.serial());
-                let next = zone.updated(&cluster, &dirty);
-                let after = contents(&next);
-                prop_assert_eq!(&after, &contents(&empty().updated(&cluster, &everything(&cluster))));
-                prop_assert_eq!(&contents(&zone), &before, "the old zone has changed");
-                let names = |all: &Contents| (all.0.keys().cloned().collect::<Vec<_>>(), all.1.clone());
-                prop_assert_eq!(next.serial(), serial + u32::from(names(&after) != names(&before)));
-                zone = next;
-            }
-        }
-    }
-
-    #[test]
-    fn a_change_that_no_name_shows_keeps_the_serial() {
-        let (mut cluster, mut dirty) = (Cluster::default(), Dirty::default());
-        cluster.apply(service_event(0, 1), &mut dirty);
-        cluster.apply(slice_event(0, 0, &[1]), &mut dirty);
-        let zone = empty().updated(&cluster, &dirty);
-        assert_eq!(zone.serial(), 8);
-        let mut dirty = Dirty::default();
-        cluster.apply(slice_event(1, 0, &[16]), &mut dirty);
-        assert!(!dirty.is_empty());
-        // A slice more without a ready endpoint: its ports are names of nothing.
-        assert_eq!(zone.updated(&cluster, &dirty).serial(), zone.serial());
-    }
-
-    #[test]
-    fn a_domain_without_room_below_it_is_refused() {
-        let domain = vec!["a".repeat(63); 3].join(".") + "." + &"b".repeat(60);
-        assert!(Zone::new(ZoneSettings { domain, ..ZoneSettings::default() }).is_err());
-    }
-
-    #[test]
-    fn an_endpoint_whose_name_would_be_too_long_is_left_out() {
-        let domain = vec!["d".repeat(63); 3].join(".");
-        let mut cluster = Cluster::default();
-        let mut dirty = Dirty::default();
-        cluster.apply(service_event(0, 1), &mut dirty);
-        let mut slice = match slice_event(0, 0, &[1, 2]) {
-            Event::SliceApplied(slice) => (*slice).clone(),
-            other => panic!("{other:?} is no slice"),
-        };
-        slice.endpoints[0].hostname = Some("h".repeat(63).into());
-        cluster.apply(Event::SliceApplied(Arc::new(slice)), &mut dirty);
-        let zone = Zone::new(ZoneSettings { domain, ..ZoneSettings::default() }).expect("a zone");
-        let zone = zone.updated(&cluster, &dirty);
-        let names = zone.service(b"dev", b"a").expect("the Service");
-        assert_eq!(*names.addresses, [address(2)]);
-    }
-}
+mod tests;

@@ -54,6 +54,8 @@ pub struct Settings {
     pub service_cidrs: Vec<IpNet>,
     /// The file that keeps assigned ClusterIPs over a restart.
     pub state_file: Option<PathBuf>,
+    /// Pods are of interest by themselves, not only as endpoints: `--dns-pods verified`.
+    pub pods: bool,
 }
 
 /// Why a directory cannot be followed at all.
@@ -130,7 +132,10 @@ impl Manifests {
             held: BTreeSet::new(),
             settling: BTreeMap::new(),
             inventory: Inventory::default(),
-            projection: Projection::new(ClusterIps::new(settings.service_cidrs, remembered.clone())),
+            projection: Projection::new(
+                ClusterIps::new(settings.service_cidrs, remembered.clone()),
+                settings.pods,
+            ),
             saved: remembered,
             missing: None,
             state_file_fault: None,

@@ -29,13 +29,15 @@ pub(super) struct Projection {
     pods: LabelIndex,
     /// Slices that are in the files, under their Service.
     written: BTreeMap<ObjectName, BTreeMap<ObjectName, Arc<EndpointSlice>>>,
+    /// Pods are sent too.
+    follows_pods: bool,
     /// All events so far.
     sent: Cluster,
 }
 
 impl Projection {
     /// Makes a projection of nothing.
-    pub(super) fn new(cluster_ips: ClusterIps) -> Self {
+    pub(super) fn new(cluster_ips: ClusterIps, follows_pods: bool) -> Self {
         Self {
             cluster_ips,
             accepted: BTreeMap::new(),
@@ -44,6 +46,7 @@ impl Projection {
             selectors: LabelIndex::default(),
             pods: LabelIndex::default(),
             written: BTreeMap::new(),
+            follows_pods,
             sent: Cluster::default(),
         }
     }
@@ -66,7 +69,7 @@ impl Projection {
         let mut touched = BTreeSet::new();
         let mut batch = Batch::default();
         for change in changes {
-            self.note_pod(change, &mut touched);
+            self.note_pod(change, &mut touched, &mut batch);
             self.note_written_slice(change, &mut touched);
             if change.key.kind == Kind::Endpoints {
                 touched.insert(change.key.name.clone());
@@ -89,7 +92,7 @@ impl Projection {
         events
     }
 
-    fn note_pod(&mut self, change: &Change, touched: &mut BTreeSet<ObjectName>) {
+    fn note_pod(&mut self, change: &Change, touched: &mut BTreeSet<ObjectName>, batch: &mut Batch) {
         if let Some(Object::Pod(pod)) = &change.before {
             self.pods.remove(&pod.name, pod.labels.iter());
             self.touch_selecting(pod, touched);
@@ -97,6 +100,26 @@ impl Projection {
         if let Some(Object::Pod(pod)) = &change.after {
             self.pods.insert(&pod.name, pod.labels.iter());
             self.touch_selecting(pod, touched);
+        }
+        if self.follows_pods && change.key.kind == Kind::Pod {
+            self.compare_pod(&change.key.name, &change.after, batch);
+        }
+    }
+
+    /// A Pod that has ended, or is about to, has no name of its own any more.
+    fn compare_pod(&self, name: &ObjectName, after: &Option<Object>, batch: &mut Batch) {
+        let named = match after {
+            Some(Object::Pod(pod)) if !(pod.terminating || pod.finished || pod.addresses.is_empty()) => {
+                Some(cluster::Pod { name: name.clone(), addresses: pod.addresses.clone() })
+            }
+            _ => None,
+        };
+        match (self.sent.pod(name), named) {
+            (before, Some(pod)) if before.map(|before| &**before) != Some(&pod) => {
+                batch.pods.push(Event::PodApplied(Arc::new(pod)));
+            }
+            (Some(_), None) => batch.pods.push(Event::PodDeleted(name.clone())),
+            _ => {}
         }
     }
 

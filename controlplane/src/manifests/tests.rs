@@ -78,6 +78,7 @@ fn settings(root: &Path) -> Settings {
     Settings {
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
         state_file: Some(root.join("state/clusterips.json")),
+        pods: false,
     }
 }
 

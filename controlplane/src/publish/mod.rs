@@ -123,6 +123,8 @@ pub struct Publication<S> {
     retry_at: Option<Instant>,
     /// Changes that could not be put in force, and workers that did not acknowledge in time.
     pub errors: u64,
+    /// How long the changes took whose names have come since this was last emptied.
+    pub took: Vec<Duration>,
 }
 
 impl<S: Steering> Publication<S> {
@@ -149,6 +151,7 @@ impl<S: Steering> Publication<S> {
             short: BTreeSet::new(),
             retry_at: None,
             errors: 0,
+            took: Vec::new(),
         }
     }
 
@@ -163,6 +166,11 @@ impl<S: Steering> Publication<S> {
     /// made of it at the end. Costs the Services in `dirty`.
     pub fn apply(&mut self, cluster: &Cluster, dirty: &Dirty, now: Instant) {
         debug_assert!(self.is_settled(), "the change before has no names yet");
+        // No packet is carried by a Pod's name: it need not wait.
+        self.update_names(cluster, &Dirty { pods: dirty.pods.clone(), ..Dirty::default() });
+        if dirty.services.is_empty() && dirty.namespaces.is_empty() {
+            return;
+        }
         self.departures.note(cluster, &dirty.services, now);
         let reported: BTreeSet<ObjectName> = dirty.services.intersection(&self.short).cloned().collect();
         self.short.retain(|name| !reported.contains(name));
@@ -297,7 +305,7 @@ impl<S: Steering> Publication<S> {
             self.retry_at = None;
             self.endpoints.forget_refusals();
             let services = self.short.clone();
-            self.apply(cluster, &Dirty { services, namespaces: BTreeSet::new() }, now);
+            self.apply(cluster, &Dirty { services, ..Dirty::default() }, now);
         }
     }
 
@@ -333,12 +341,13 @@ impl<S: Steering> Publication<S> {
         self.withdraw_names(&refused);
         let changed = services.len();
         let services = services.difference(&refused).cloned().collect();
-        self.update_names(cluster, &Dirty { services, namespaces });
+        self.update_names(cluster, &Dirty { services, namespaces, ..Dirty::default() });
         lost.into_iter().for_each(|address| self.let_linger(address, now));
         if !refused.is_empty() {
             self.try_again(refused, now);
         }
         tracing::info!(services = changed, "in force after {:?}", now - began);
+        self.took.push(now - began);
     }
 
     /// Lets an address go on for the linger time; a Service that waits for it may have it at once.
@@ -493,7 +502,7 @@ impl<S: Steering> Publication<S> {
 
     /// Takes all names of these Services away, whatever the cluster says of them.
     fn withdraw_names(&self, services: &BTreeSet<ObjectName>) {
-        let dirty = Dirty { services: services.clone(), namespaces: BTreeSet::new() };
+        let dirty = Dirty { services: services.clone(), ..Dirty::default() };
         self.update_names(&Cluster::default(), &dirty);
     }
 

@@ -5,12 +5,14 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hickory_proto::op::{Edns, Message, Query};
 use hickory_proto::rr::{Name, RecordType};
-use tidegate::dns::{Counters, Error, ForwardSettings, Server, ServerSettings, Zone};
+use tidegate::dns::{
+    Counters, Error, ForwardSettings, Sample, Server, ServerSettings, TcpLimits, Value, Zone,
+};
 use tokio::sync::oneshot;
 
 /// Longer than any answer takes, upstreams' time-outs included.
@@ -28,18 +30,26 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(zone: Zone, forward: ForwardSettings) -> Self {
-        Self::try_start(zone, forward, vec![ANY_PORT], false).expect("the server starts")
+        Self::try_start(zone, forward, vec![ANY_PORT]).expect("the server starts")
     }
 
     pub(crate) fn try_start(
         zone: Zone,
         forward: ForwardSettings,
         listen: Vec<SocketAddr>,
-        aaaa_nodata: bool,
+    ) -> Result<Self, Error> {
+        Self::try_start_with(zone, forward, listen, TcpLimits::default())
+    }
+
+    pub(crate) fn try_start_with(
+        zone: Zone,
+        forward: ForwardSettings,
+        listen: Vec<SocketAddr>,
+        tcp: TcpLimits,
     ) -> Result<Self, Error> {
         let zone = Arc::new(ArcSwap::from_pointee(zone));
         let counters = Arc::new(Counters::default());
-        let settings = ServerSettings { listen, zone: zone.clone(), forward, aaaa_nodata };
+        let settings = ServerSettings { listen, zone: zone.clone(), forward, log_queries: false, tcp };
         let (started, start) = std::sync::mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let shared = counters.clone();
@@ -61,11 +71,27 @@ impl Running {
         Ok(Self { address, zone, counters, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Reads a counter by its name and the value of its first label.
+    /// Reads a counter by its name and the value of one of its labels; empty stands for any.
     pub(crate) fn count(&self, name: &str, label: &str) -> u64 {
         let samples = self.counters.snapshot();
-        let found = samples.iter().filter(|sample| sample.name == name && sample.labels[0].1 == label);
-        found.map(|sample| sample.value).sum()
+        let is = |sample: &&Sample| {
+            sample.name == name && (label.is_empty() || sample.labels.iter().any(|(_, value)| value == label))
+        };
+        let value = |sample: &Sample| match &sample.value {
+            Value::Count(value) | Value::Level(value) => *value,
+            Value::Spread(buckets, _) => buckets.iter().map(|(_, count)| count).sum(),
+        };
+        samples.iter().filter(is).map(value).sum()
+    }
+
+    /// Waits until a counter has a value; what is counted may come after what a client sees.
+    #[track_caller]
+    pub(crate) fn await_count(&self, name: &str, label: &str, value: u64) {
+        let start = Instant::now();
+        while self.count(name, label) != value {
+            assert!(start.elapsed() < PATIENCE, "{name} {label} is {}, not {value}", self.count(name, label));
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     pub(crate) fn udp(&self, message: &Message) -> Message {
@@ -86,9 +112,27 @@ impl Running {
     }
 
     pub(crate) fn tcp(&self, message: &Message) -> Message {
+        Message::from_vec(&self.tcp_octets(&message.to_vec().expect("encodes"))).expect("decodes")
+    }
+
+    pub(crate) fn tcp_octets(&self, octets: &[u8]) -> Vec<u8> {
         let mut stream = self.tcp_stream();
-        send_tcp(&mut stream, &message.to_vec().expect("encodes"));
-        Message::from_vec(&receive_tcp(&mut stream).expect("a reply")).expect("decodes")
+        send_tcp(&mut stream, octets);
+        receive_tcp(&mut stream).expect("a reply")
+    }
+
+    /// Returns all counters as `name{labels} value`; of a histogram, the count.
+    pub(crate) fn metrics(&self) -> Vec<String> {
+        let line = |sample: Sample| {
+            let labels: Vec<String> =
+                sample.labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+            let value = match sample.value {
+                Value::Count(value) | Value::Level(value) => value,
+                Value::Spread(buckets, _) => buckets.iter().map(|(_, count)| count).sum(),
+            };
+            format!("{}{{{}}} {value}", sample.name, labels.join(","))
+        };
+        self.counters.snapshot().into_iter().map(line).collect()
     }
 
     pub(crate) fn tcp_stream(&self) -> TcpStream {

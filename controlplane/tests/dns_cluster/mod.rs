@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tidegate::cluster::{
     Cluster, Dirty, Endpoint, EndpointSlice, Event, ObjectName, Service, ServiceKind, ServicePort, SlicePort,
 };
-use tidegate::dns::{Data, Name, Outcome, PodNames, Record, Type, Verdict, Zone, ZoneSettings, resolve};
+use tidegate::dns::{Data, Name, Outcome, Record, Type, Verdict, Zone, ZoneSettings, resolve};
 use tidegate_dataplane::net::Protocol;
 
 /// `name/8080/TCP`; the name may be empty.
@@ -81,7 +81,7 @@ pub(crate) fn settings() -> ZoneSettings {
             "fd00:96::/112".parse().expect("a CIDR"),
         ],
         servers: vec!["10.96.0.10".parse().expect("an address")],
-        pods: PodNames::Insecure,
+        ..ZoneSettings::default()
     }
 }
 
@@ -133,7 +133,7 @@ pub(crate) fn zone() -> Zone {
 }
 
 pub(crate) fn ask(zone: &Zone, name: &str, qtype: Type) -> Verdict {
-    resolve(zone, &Name::parse(name).expect("a name"), qtype)
+    resolve(zone, Name::parse(name).expect("a name").as_name_ref(), qtype)
 }
 
 /// Returns `NODATA`, `NXDOMAIN`, ... or the answer's records as sorted text, joined by `, `.

@@ -14,13 +14,20 @@ use crate::wait_for;
 const PEER: &str = "10.9.0.2";
 const PEER_MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0x02]);
 
-/// A gateway and a peer that answers ARP with [`PEER_MAC`].
+/// All addresses of the peer: a router's is often its link-local one.
+const PEERS: [&str; 3] = [PEER, "fd09::2", "fe80::2"];
+
+/// A gateway and a peer that answers ARP and Neighbor Solicitations with [`PEER_MAC`].
 fn linked() -> Option<(Namespace, Namespace)> {
     let (gateway, peer) = (Namespace::new()?, Namespace::new()?);
     gateway.join("lan", &peer, "peer");
     peer.ip(&format!("link set peer address {PEER_MAC}"));
     peer.ip(&format!("addr add {PEER}/24 dev peer"));
     gateway.ip("addr add 10.9.0.1/24 dev lan");
+    for address in &PEERS[1..] {
+        peer.ip(&format!("-6 addr add {address}/64 dev peer nodad"));
+    }
+    gateway.ip("-6 addr add fd09::1/64 dev lan nodad");
     Some((gateway, peer))
 }
 
@@ -48,18 +55,21 @@ fn an_unresolved_next_hop_becomes_reachable_by_event_and_stays_managed() {
     let Some((gateway, _peer)) = linked() else { return };
     gateway.enter_async(async || {
         let (netlink, mut events) = (Netlink::connect().unwrap(), KernelEvents::subscribe().unwrap());
-        let next_hop = on_lan(&netlink, PEER).await;
-        assert_eq!(entry(&gateway, PEER), None);
-        netlink.resolve(next_hop).await.unwrap();
-        resolved(&mut events, next_hop).await;
-        let shown = entry(&gateway, PEER).expect("it is listed");
-        assert!(is_managed(&shown), "{shown}");
-        assert_eq!(shown["protocol"], tidegate::netlink::NEIGHBOUR_PROTOCOL.to_string());
+        for peer in PEERS {
+            let next_hop = on_lan(&netlink, peer).await;
+            assert_eq!(entry(&gateway, peer), None);
+            netlink.resolve(next_hop).await.unwrap();
+            resolved(&mut events, next_hop).await;
+            let shown = entry(&gateway, peer).expect("it is listed");
+            assert!(is_managed(&shown), "{shown}");
+            assert_eq!(shown["protocol"], tidegate::netlink::NEIGHBOUR_PROTOCOL.to_string());
 
-        netlink.release(next_hop).await.unwrap();
-        let shown = entry(&gateway, PEER).expect("what was learnt stays");
-        assert!(!is_managed(&shown), "{shown}");
-        assert_eq!((&shown["lladdr"], &shown["protocol"]), (&PEER_MAC.to_string().into(), &"kernel".into()));
+            netlink.release(next_hop).await.unwrap();
+            let shown = entry(&gateway, peer).expect("what was learnt stays");
+            assert!(!is_managed(&shown), "{shown}");
+            let learnt = (&shown["lladdr"], &shown["protocol"]);
+            assert_eq!(learnt, (&PEER_MAC.to_string().into(), &"kernel".into()));
+        }
     });
 }
 

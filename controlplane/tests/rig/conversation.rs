@@ -1,4 +1,4 @@
-//! A TCP connection that a client holds while other things happen.
+//! TCP connections that a client holds while other things happen.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -16,8 +16,13 @@ impl Conversation {
     /// Connects the client to a line server.
     #[track_caller]
     pub(crate) fn open(rig: &Rig, address: &str, port: &str) -> Self {
+        Self::begin(rig, &["hold", address, port])
+    }
+
+    #[track_caller]
+    fn begin(rig: &Rig, client: &[&str]) -> Self {
         let mut program = rig
-            .command("jump", &["python3", PEER, "hold", address, port])
+            .command("jump", &[&["python3", PEER], client].concat())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -46,5 +51,21 @@ impl Drop for Conversation {
     fn drop(&mut self) {
         let _may_have_ended = self.program.kill();
         let _no_use_for_its_status = self.program.wait();
+    }
+}
+
+/// Many connections of the client to a line server.
+pub(crate) struct Many(Conversation);
+
+impl Many {
+    /// Connects the client so many times.
+    #[track_caller]
+    pub(crate) fn open(rig: &Rig, address: &str, port: &str, count: u32) -> Self {
+        Self(Conversation::begin(rig, &["hold-many", address, port, &count.to_string()]))
+    }
+
+    /// Sends a line over each connection and counts the right answers.
+    pub(crate) fn say(&mut self, line: &str) -> u32 {
+        self.0.say(line).parse().unwrap()
     }
 }

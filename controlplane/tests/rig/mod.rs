@@ -27,7 +27,7 @@ pub(crate) const ENT_DEV: &str = "10.96.1.10";
 /// ClusterIP of the Service `ent` in `prod`, which has the pods `prod-1` and `prod-2`.
 pub(crate) const ENT_PROD: &str = "10.96.2.10";
 /// ClusterIPs of the Service `both` in `dev`, which has the pods `dev-1` and `dev-2` in both families.
-pub(crate) const BOTH: [&str; 2] = ["10.96.1.40", "fd00:96::140"];
+pub(crate) const BOTH: [&str; 2] = ["10.96.7.10", "fd00:96::710"];
 /// ClusterIP of the Service `hollow` in `dev`, which selects no pod.
 pub(crate) const HOLLOW: &str = "10.96.1.20";
 /// Address of cluster DNS.
@@ -45,7 +45,8 @@ pub(crate) const PODS: [(&str, &str); 4] = [
 ];
 
 const PREFIX: &str = "tgtest";
-const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rig/peer.py");
+/// The programs at the ends of the rig.
+pub(crate) const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rig/peer.py");
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tools/rig");
 
 /// How the gateway is wired.
@@ -223,6 +224,11 @@ impl Rig {
     /// Lets the gateway's kernel route what passes to it.
     pub(crate) fn let_the_kernel_forward(&self) {
         self.output("gw", &["sysctl", "-w", "net.ipv4.ip_forward=1"]);
+    }
+
+    /// A directory of the rig's own, gone with it.
+    pub(crate) fn scratch(&self) -> &std::path::Path {
+        self.scratch.path()
     }
 
     /// Directory of the flow table.

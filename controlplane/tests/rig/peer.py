@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import os
 import random
 import socket
 import socketserver
@@ -119,6 +120,53 @@ def serve_dns(address):
         peer.sendto(header + query[12:end] + record, client)
 
 
+def resolve(server, name):
+    """Asks for the first A record of a name; None without one."""
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    number = struct.pack("!H", random.getrandbits(16))
+    with client_udp(server) as peer:
+        peer.connect((server, 53))
+        peer.settimeout(1.0)
+        peer.send(number + struct.pack("!HHHHH", 0x0100, 1, 0, 0, 0) + labels + struct.pack("!BHH", 0, 1, 1))
+        reply = peer.recv(4096)
+    answers = struct.unpack("!H", reply[6:8])[0]
+    # The first record's owner is a pointer.
+    start = 12 + len(labels) + 5 + 12
+    return socket.inet_ntoa(reply[start : start + 4]) if reply[:2] == number and answers else None
+
+
+def soak(server, domain, port, linger, stop):
+    """Resolves the Services soak-0 to soak-3 in turn and connects to each at once and again later, until a file STOP is
+    there. Prints answers, connects that failed though begun within `linger` of their answer, and unanswered questions."""
+    answers = failures = unanswered = 0
+    turn = 0
+    held = []
+    while not os.path.exists(stop):
+        turn += 1
+        asked = time.monotonic()
+        try:
+            address = resolve(server, f"soak-{turn % 4}.{domain}")
+        except TimeoutError:
+            unanswered += 1
+            continue
+        if address is not None:
+            answers += 1
+            held.append((asked, address))
+        # Half of them at once, the others as late as they still must work.
+        due = [one for one in held if turn % 2 or time.monotonic() - one[0] > float(linger) / 2]
+        held = [one for one in held if one not in due]
+        for answered, address in due:
+            begun = time.monotonic()
+            try:
+                socket.create_connection((address, int(port)), 3.0).close()
+            except OSError as error:
+                if begun - answered < float(linger):
+                    failures += 1
+                    print(f"{address}: {error} {begun - answered:.3f} s after its answer", file=sys.stderr)
+        time.sleep(0.002)
+    print(answers, failures, unanswered)
+
+
 def udp(address, port, text, own_port="0"):
     """Sends one datagram and prints the reply, or `refused`, or `nothing`."""
     with client_udp(address, int(own_port)) as peer:
@@ -213,6 +261,85 @@ def hold(address, port):
                 print(f"{type(error).__name__}", flush=True)
 
 
+def hold_many(address, port, count):
+    """Holds TCP connections: each line of stdin goes over all of them, the number of right answers to stdout."""
+    peers = [socket.create_connection((address, int(port)), REPLY_SECONDS) for _ in range(int(count))]
+    answers = [peer.makefile("r") for peer in peers]
+    print("connected", flush=True)
+    for line in sys.stdin:
+        right = 0
+        for peer, answer in zip(peers, answers):
+            try:
+                peer.sendall(line.encode())
+                right += answer.readline().endswith(line)
+            except OSError:
+                pass
+        print(right, flush=True)
+
+
+def crc32c(octets):
+    """Source: RFC 9260 Appendix A, one bit after another."""
+    remainder = 0xFFFFFFFF
+    for octet in octets:
+        remainder ^= octet
+        for _ in range(8):
+            remainder = remainder >> 1 ^ (0x82F63B78 if remainder & 1 else 0)
+    return struct.pack("<I", ~remainder & 0xFFFFFFFF)
+
+
+def sctp_packet(source, destination, chunk, value):
+    header = struct.pack("!HH4s4x", source, destination, b"tag.")
+    body = struct.pack("!BBH", chunk, 0, 4 + len(value)) + value + bytes(-len(value) % 4)
+    return header[:8] + crc32c(header + body) + body
+
+
+def sctp_received(peer, family):
+    """Returns sender, ports, chunk and value of the next SCTP packet, or None if its checksum is wrong."""
+    packet, sender = peer.recvfrom(65535)
+    if family == socket.AF_INET:
+        packet = packet[(packet[0] & 15) * 4 :]
+    if crc32c(packet[:8] + bytes(4) + packet[12:]) != packet[8:12]:
+        return None
+    source, destination = struct.unpack("!HH", packet[:4])
+    chunk, _, length = struct.unpack("!BBH", packet[12:16])
+    return sender[0], source, destination, chunk, packet[16 : 12 + length]
+
+
+def serve_sctp(port):
+    """Answers SCTP chunks over both families, the kernel having no SCTP of its own: each by the one that follows."""
+    follows = {0: 0, 1: 2, 10: 11}
+
+    def answer(family):
+        peer = socket.socket(family, socket.SOCK_RAW, 132)
+        while True:
+            seen = sctp_received(peer, family)
+            if seen and seen[2] == int(port) and seen[3] in follows:
+                sender, source, own, chunk, value = seen
+                peer.sendto(sctp_packet(own, source, follows[chunk], value), (sender, 0))
+
+    for family in (socket.AF_INET, socket.AF_INET6):
+        threading.Thread(target=answer, args=(family,), daemon=True).start()
+    print("listening", flush=True)
+    threading.Event().wait()
+
+
+def sctp(address, port):
+    """Opens an association and sends data; prints the chunks that came back whole from that address and port."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    peer = socket.socket(family, socket.SOCK_RAW, 132)
+    peer.settimeout(REPLY_SECONDS)
+    came = []
+    for chunk, value in ((1, b"init"), (10, b"cookie"), (0, b"some data"), (0, b"more data")):
+        peer.sendto(sctp_packet(40000, int(port), chunk, value), (address, 0))
+        try:
+            seen = sctp_received(peer, family)
+        except TimeoutError:
+            break
+        if seen and seen[:3] == (address, int(port), 40000) and seen[4] == value:
+            came.append(str(seen[3]))
+    print(*came)
+
+
 def noise(address, port, count, seed):
     """Sends datagrams of random octets, and DNS queries cut and bent at random."""
     chance = random.Random(int(seed))
@@ -271,11 +398,15 @@ def checksum(octets):
 PROGRAMS = {
     "serve": serve,
     "serve-dns": serve_dns,
+    "soak": soak,
     "udp": udp,
     "echoes": echoes,
     "probe": probe,
     "stream": stream,
     "hold": hold,
+    "hold-many": hold_many,
+    "serve-sctp": serve_sctp,
+    "sctp": sctp,
     "noise": noise,
     "frames": frames,
 }

@@ -85,7 +85,7 @@ fn k14_affinity_is_not_shared_between_ports_of_a_service_nor_between_clients() {
 
 #[test]
 fn with_maglev_affinity_sends_a_client_to_the_same_endpoint_on_every_gateway() {
-    let maglev = manifests(0).replace("choice: random", "choice: maglev");
+    let maglev = manifests(0).replace("choice: 'random'", "choice: 'maglev'");
     let (mut one, mut other) = (World::new(&maglev), World::new(&maglev));
     let mut endpoints = BTreeSet::new();
     for client in 100..130 {

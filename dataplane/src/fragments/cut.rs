@@ -2,7 +2,7 @@
 
 use super::BLOCK_BYTES;
 use crate::net::checksum::Sum;
-use crate::net::{ethernet, ipv4};
+use crate::net::{ethernet, ipv4, ipv6};
 use crate::verdict::DropReason;
 
 /// Most pieces of one packet; a packet of 3,500 octets gives 73 on the smallest link there is (68 octets).
@@ -53,7 +53,8 @@ impl Cut {
         let ethertype = link.last_chunk::<2>();
         if ethertype == Some(&ethernet::ETHERTYPE_IPV6) {
             // Only its sender may cut it (RFC 8200 §4.5).
-            return if packet.len() <= mtu { Ok(None) } else { Err(DropReason::ExceedsMtu) };
+            let header = ipv6::Header::parse(packet).ok_or(DropReason::MalformedIpv6)?;
+            return if header.total_bytes() <= mtu { Ok(None) } else { Err(DropReason::ExceedsMtu) };
         }
         let header = ipv4::Header::parse(packet).ok_or(DropReason::MalformedIpv4)?;
         if header.total_bytes() <= mtu {

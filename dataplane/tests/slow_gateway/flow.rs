@@ -1,10 +1,10 @@
-//! What the slow gateway remembers of a flow: the kernel's table of TCP states, spelled out.
+//! What the slow gateway remembers of a flow: the kernel's table of TCP states, spelled out; that of SCTP is in `sctp`.
 
 use std::collections::VecDeque;
 
 use super::datagram::Five;
 
-/// The states by the numbers of `enum tcp_conntrack`, with three of ours behind them.
+/// The states by the numbers of `enum tcp_conntrack`, with three of ours and SCTP's behind them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
     SynSent = 1,
@@ -19,6 +19,14 @@ pub enum State {
     UdpUnreplied = 10,
     UdpStream = 11,
     PickedUp = 12,
+    SctpClosed = 13,
+    SctpCookieWait = 14,
+    SctpCookieEchoed = 15,
+    SctpEstablished = 16,
+    SctpShutdownSent = 17,
+    SctpShutdownRecd = 18,
+    SctpShutdownAckSent = 19,
+    SctpHeartbeatSent = 20,
 }
 
 use State::*;
@@ -93,16 +101,23 @@ impl Places {
     }
 
     /// Finds the flow that gives way to another, as a place in the list.
-    pub fn next_to_go(&mut self, flows: &[Flow]) -> Option<usize> {
+    pub fn next_to_go(&mut self, flows: &[Flow], is_ipv6: bool) -> Option<usize> {
         for _ in 0..self.capacity.min(64) {
             let place = self.hand % self.capacity;
             self.hand = place + 1;
-            let found = flows.iter().position(|flow| flow.place == place && flow.state.gives_way());
+            let found = flows.iter().position(|flow| flow.at() == (is_ipv6, place) && flow.state.gives_way());
             if found.is_some() {
                 return found;
             }
         }
         None
+    }
+}
+
+impl Flow {
+    /// Which table it is in, and where.
+    pub fn at(&self) -> (bool, usize) {
+        (self.request.source.is_ipv6(), self.place)
     }
 }
 
@@ -134,7 +149,17 @@ impl State {
 
     /// Says whether the flow may be dropped for another: half-open, one-way or over (design decision 13).
     fn gives_way(self) -> bool {
-        matches!(self, SynSent | SynRecv | SynSent2 | UdpUnreplied | PickedUp | TimeWait | Close)
+        !matches!(
+            self,
+            Established
+                | FinWait
+                | CloseWait
+                | LastAck
+                | UdpStream
+                | SctpEstablished
+                | SctpShutdownSent
+                | SctpShutdownRecd
+        )
     }
 
     /// How many seconds of silence end the flow.
@@ -145,7 +170,11 @@ impl State {
             Established => 86_400,
             CloseWait => 3_600,
             LastAck | UdpUnreplied => 30,
-            Close => 10,
+            Close | SctpClosed => 10,
+            SctpEstablished => 210,
+            SctpHeartbeatSent => 30,
+            SctpCookieWait | SctpCookieEchoed => 3,
+            SctpShutdownSent | SctpShutdownRecd | SctpShutdownAckSent => 3,
             PickedUp => 300,
         }
     }

@@ -2,8 +2,11 @@
 //! that are too long for their link.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use super::datagram::{self, Datagram, Piece};
+use super::checksum::{set_word, word};
+use super::datagram::Datagram;
+use super::ip::{self, LINK, Piece};
 use super::links::{Hop, MTU, Station};
 use super::{Fate, Gateway, Sent};
 
@@ -14,13 +17,13 @@ const PATIENCE_NS: u64 = 30_000_000_000;
 /// For how long what became of a first fragment is known.
 const MEMORY_NS: u64 = 5_000_000_000;
 
-/// Source, destination, protocol and identification.
-type Id = ([u8; 4], [u8; 4], u8, u16);
+/// Source, destination, and what else groups the pieces of one datagram.
+type Id = (IpAddr, IpAddr, (u8, u32));
 
 /// What becomes of the later fragments.
 #[derive(Clone, Copy, Debug)]
 enum Lot {
-    Translate { source: [u8; 4], destination: [u8; 4], way: Way },
+    Translate { source: IpAddr, destination: IpAddr, way: Way },
     Turn,
     Punt,
     Drop(&'static str),
@@ -97,12 +100,7 @@ impl Pieces {
 
 impl Gateway {
     pub(super) fn carry_piece(&mut self, device: u32, piece: Piece, datagram: Datagram) -> Vec<Sent> {
-        let id = (
-            datagram.five.source,
-            datagram.five.destination,
-            datagram.five.protocol,
-            datagram::word(&datagram.octets, 18),
-        );
+        let id = (datagram.five.source, datagram.five.destination, piece.group);
         if let Err(reason) = self.note(id, piece, datagram.five.source) {
             return self.drop(reason).into_iter().collect();
         }
@@ -140,7 +138,7 @@ impl Gateway {
     }
 
     /// Notes that a piece came, unless it must not.
-    fn note(&mut self, id: Id, piece: Piece, source: [u8; 4]) -> Result<(), &'static str> {
+    fn note(&mut self, id: Id, piece: Piece, source: IpAddr) -> Result<(), &'static str> {
         let known = self.fragments.datagrams.iter().position(|known| known.id == id);
         let lot = known.and_then(|place| self.fragments.datagrams[place].lot);
         if let Some(Lot::Drop(reason @ ("drop_fragment_overlap" | "drop_fragment_contradiction"))) = lot {
@@ -148,7 +146,8 @@ impl Gateway {
         }
         if lot.is_none() && piece.start > 0 {
             let waiting = &self.fragments.waiting;
-            if waiting.iter().filter(|early| early.id.0 == source).count() == MOST_OF_SOURCE {
+            let of_source = waiting.iter().filter(|early| counted_by(early.id.0) == counted_by(source));
+            if of_source.count() == MOST_OF_SOURCE {
                 return Err("drop_fragment_source_full");
             }
             if waiting.len() == MOST_WAITING {
@@ -223,34 +222,39 @@ impl Gateway {
     }
 }
 
+/// What fragments are counted by: a host of IPv6 has a network of 64 bits to itself (RFC 7421).
+fn counted_by(source: IpAddr) -> Vec<u8> {
+    ip::octets_of(source).into_iter().take(8).collect()
+}
+
 fn lot_of(decided: &Result<Fate, &'static str>, before: &[u8]) -> Lot {
-    let translate = |octets: &[u8], way| Lot::Translate {
-        source: octets[26..30].try_into().unwrap(),
-        destination: octets[30..34].try_into().unwrap(),
-        way,
+    let ttl = ip::place_of_ttl(ip::is_ipv6(before));
+    let translate = |octets: &[u8], way| {
+        let (source, destination) = ip::addresses(&octets[LINK..], ip::is_ipv6(octets));
+        Lot::Translate { source, destination, way }
     };
     match decided {
         Ok(Fate::Forward(hop, station, octets)) => translate(octets, Way::Forward(*hop, *station)),
         Ok(Fate::Hold(hop, octets)) => translate(octets, Way::Hold(*hop)),
-        Ok(Fate::Punt(octets)) if octets[22] == before[22] => Lot::Punt,
+        Ok(Fate::Punt(octets)) if octets[ttl] == before[ttl] => Lot::Punt,
         Ok(Fate::Punt(octets)) => translate(octets, Way::Punt),
         Ok(Fate::Answer("answered_echo", _)) => Lot::Turn,
         Ok(Fate::Answer(..)) | Err(_) => Lot::Drop("drop_fragment_refused"),
     }
 }
 
-/// Cuts a packet that is longer than its link allows; one that is not stays as it is.
+/// Cuts a packet that is longer than its link allows; one that is not stays as it is. IPv6 is for its sender to cut.
 pub(super) fn cut(octets: &[u8]) -> Result<Vec<Vec<u8>>, &'static str> {
-    let total = usize::from(datagram::word(octets, 16));
+    let total = ip::length(octets);
     if total <= MTU {
         return Ok(vec![octets.to_vec()]);
     }
-    if octets[20] & 0x40 != 0 {
+    if ip::is_ipv6(octets) || octets[20] & 0x40 != 0 {
         return Err("drop_exceeds_mtu");
     }
     let header = 14 + usize::from(octets[14] & 15) * 4;
     let later_header = [&octets[..34], &copied_options(&octets[34..header])?].concat();
-    let (field, data) = (datagram::word(octets, 20), &octets[header..14 + total]);
+    let (field, data) = (word(octets, 20), &octets[header..14 + total]);
     let mut pieces: Vec<Vec<u8>> = vec![];
     let mut from = 0;
     while from < data.len() {
@@ -259,10 +263,10 @@ pub(super) fn cut(octets: &[u8]) -> Result<Vec<Vec<u8>>, &'static str> {
         let mut piece = [header, &data[from..to]].concat();
         piece[14] = 0x40 | ((header.len() - 14) / 4) as u8;
         let length = (piece.len() - 14) as u16;
-        datagram::set_word(&mut piece, 16, length);
+        set_word(&mut piece, 16, length);
         let more = if to < data.len() { 0x2000 } else { field & 0x2000 };
-        datagram::set_word(&mut piece, 20, (field & 0x8000) + more + (field & 0x1fff) + (from / 8) as u16);
-        datagram::mend_header(&mut piece);
+        set_word(&mut piece, 20, (field & 0x8000) + more + (field & 0x1fff) + (from / 8) as u16);
+        ip::mend(&mut piece);
         pieces.push(piece);
         from = to;
     }

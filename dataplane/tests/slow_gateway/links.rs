@@ -1,6 +1,7 @@
 //! Where packets leave, and those that wait for a next hop.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use super::{Gateway, Sent};
 
@@ -14,7 +15,7 @@ const PATIENCE_NS: u64 = 3_500_000_000;
 const ASK_AGAIN_NS: u64 = 1_000_000_000;
 
 /// A device and an address on its link.
-pub type Hop = (u32, [u8; 4]);
+pub type Hop = (u32, IpAddr);
 
 /// Where a route leads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,7 +23,7 @@ pub enum Lead {
     Here,
     Nowhere,
     Link(u32),
-    Router(u32, [u8; 4]),
+    Router(u32, IpAddr),
 }
 
 /// What is known of a next hop.
@@ -36,7 +37,7 @@ pub enum Station {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Route {
     pub is_local_table: bool,
-    pub network: [u8; 4],
+    pub network: IpAddr,
     pub length: u32,
     pub lead: Lead,
 }
@@ -49,21 +50,31 @@ pub struct Links {
     pub stations: BTreeMap<Hop, Station>,
     /// The devices that are served, with their addresses.
     pub devices: BTreeMap<u32, [u8; 6]>,
-    /// The gateway's own address on the link of each: of errors of ours, and of masqueraded flows.
-    pub own: BTreeMap<u32, [u8; 4]>,
+    /// The gateway's own addresses on the links: of errors of ours, and of masqueraded flows.
+    pub own: Vec<Hop>,
     /// Sender and receiver of what goes to the kernel.
     pub punt: ([u8; 6], [u8; 6]),
 }
 
 impl Links {
     /// The local table first, then the longest prefix.
-    pub fn lead(&self, destination: [u8; 4]) -> Option<Lead> {
+    pub fn lead(&self, destination: IpAddr) -> Option<Lead> {
         let covers = |route: &&Route| {
-            let differing = u32::from_be_bytes(route.network) ^ u32::from_be_bytes(destination);
-            differing.leading_zeros() >= route.length
+            let same_bits = match (route.network, destination) {
+                (IpAddr::V4(network), IpAddr::V4(to)) => (network.to_bits() ^ to.to_bits()).leading_zeros(),
+                (IpAddr::V6(network), IpAddr::V6(to)) => (network.to_bits() ^ to.to_bits()).leading_zeros(),
+                _ => return false,
+            };
+            same_bits >= route.length
         };
         let best = self.routes.iter().filter(covers).max_by_key(|route| (route.is_local_table, route.length));
         best.map(|route| route.lead)
+    }
+
+    /// Our own address of a version on the link of a device that is served.
+    pub fn own(&self, device: u32, is_ipv6: bool) -> IpAddr {
+        let is_it = |(at, address): &&Hop| *at == device && address.is_ipv6() == is_ipv6;
+        self.own.iter().find(is_it).unwrap().1
     }
 }
 

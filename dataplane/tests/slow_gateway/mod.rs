@@ -1,34 +1,39 @@
 //! A gateway that is slow and obviously right: lists, maps, and checksums computed in full. The oracle of the packet
 //! path; it shares no code with it and asks it nothing but the choice of a backend.
 //!
-//! Reading order: [`Gateway::carry`] here · `datagram` (octets) · `flow` (states) · `links` (next hops, waiting) ·
-//! `errors` (ICMP errors) · `fragments` (datagrams in pieces).
+//! Reading order: [`Gateway::carry`] here · `opening` (new flows) · `datagram`, `packets`, `ip`, `chain`, `sctp`, `checksum`
+//! (octets) · `flow` (states) · `links` (next hops, waiting) · `errors` (ICMP errors) · `fragments` (datagrams in pieces).
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "a test crate's module")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+pub mod chain;
+pub mod checksum;
 pub mod datagram;
 pub mod errors;
 pub mod flow;
 pub mod fragments;
+pub mod ip;
 pub mod links;
+mod opening;
+pub mod packets;
+pub mod sctp;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use datagram::{Datagram, Five, Kind, Unreadable};
+use datagram::{Datagram, Five, Kind};
 use errors::Allowance;
 use flow::{Flow, Places, State};
 use fragments::Fragments;
+use ip::Unreadable;
 use links::{Held, Hop, Lead, Links, Station};
-use tidegate_dataplane::flows::Key;
 use tidegate_dataplane::masquerade::Mode;
-use tidegate_dataplane::net::{Port, Protocol};
 use tidegate_dataplane::services::Backends;
 
-/// Addresses of Services come from 10.96.0.0/16.
-const SERVICE_CIDR: [u8; 2] = [10, 96];
+/// Addresses of Services come from 10.96.0.0/16 and fd00:a:60::/48.
+const SERVICE_CIDRS: [&[u8]; 2] = [&[10, 96], &[0xfd, 0, 0, 10, 0, 96]];
 
 /// The one port that masqueraded flows may get, so that which one they get is no secret of the flow table's.
 pub const MASQUERADE_PORT: u16 = 61_000;
@@ -70,9 +75,10 @@ enum Fate {
 
 pub struct Gateway {
     pub now_ns: u64,
-    pub places: Places,
+    /// Of the table for IPv4, then of that for IPv6.
+    pub places: [Places; 2],
     pub flows: Vec<Flow>,
-    pub services: BTreeMap<[u8; 4], Ports>,
+    pub services: BTreeMap<IpAddr, Ports>,
     pub links: Links,
     pub held: Vec<Held>,
     pub fragments: Fragments,
@@ -91,7 +97,7 @@ impl Gateway {
     pub fn new(capacity: usize, links: Links) -> Self {
         Self {
             now_ns: 100_000_000_000,
-            places: Places::new(capacity),
+            places: [Places::new(capacity), Places::new(capacity)],
             flows: vec![],
             services: BTreeMap::new(),
             links,
@@ -140,11 +146,8 @@ impl Gateway {
     fn decide(&mut self, device: u32, octets: &[u8]) -> Result<Fate, &'static str> {
         let datagram = match Datagram::read(octets) {
             Ok(datagram) => datagram,
-            Err(Unreadable::NotIpv4) => return Ok(Fate::Punt(octets.to_vec())),
-            Err(Unreadable::Ipv4) => return Err("drop_malformed_ipv4"),
-            Err(Unreadable::Transport) => return Err("drop_malformed_transport"),
-            Err(Unreadable::Fragment) => return Err("drop_malformed_fragment"),
-            Err(Unreadable::TinyFragment) => return Err("drop_tiny_fragment"),
+            Err(Unreadable::Foreign) => return Ok(Fate::Punt(octets.to_vec())),
+            Err(Unreadable::Lies(reason)) => return Err(reason),
         };
         if is_martian(datagram.five.source) {
             return Err("drop_martian_source");
@@ -162,16 +165,19 @@ impl Gateway {
         }
         let destination = datagram.five.destination;
         let Some(ports) = self.services.get(&destination) else {
-            let is_ours = destination[..2] == SERVICE_CIDR;
+            let is_ours = SERVICE_CIDRS.iter().any(|cidr| ip::octets_of(destination).starts_with(cidr));
             return if is_ours { Err("drop_unallocated_address") } else { Ok(Fate::Punt(datagram.octets)) };
         };
         match datagram.kind {
-            Kind::Echo | Kind::Tcp { .. } | Kind::Udp if datagram.ttl() <= 1 => Err("drop_ttl_exceeded"),
+            Kind::Hidden => Err("drop_header_chain_too_long"),
+            kind if (kind == Kind::Echo || kind.has_ports()) && datagram.ttl() <= 1 => {
+                Err("drop_ttl_exceeded")
+            }
             Kind::Echo => Ok(Fate::Answer("answered_echo", datagram.echo_reply())),
             Kind::IcmpError | Kind::OtherIcmp => Err("drop_unsupported_icmp"),
             Kind::Fragment => unreachable!("a later fragment has the lot of its first"),
             Kind::OtherProtocol => Err("drop_unsupported_protocol"),
-            Kind::Tcp { .. } | Kind::Udp => {
+            Kind::Tcp { .. } | Kind::Udp | Kind::Sctp { .. } => {
                 let backends = ports.get(&(datagram.five.protocol, datagram.five.destination_port)).cloned();
                 self.open(device, backends.as_deref(), datagram)
             }
@@ -180,8 +186,7 @@ impl Gateway {
 
     /// Finds the flow that has the packet's key, in whichever direction.
     fn flow_of(&self, datagram: &Datagram) -> Option<usize> {
-        let has_ports = matches!(datagram.kind, Kind::Tcp { .. } | Kind::Udp);
-        has_ports.then(|| self.owner(datagram.five)).flatten()
+        datagram.kind.has_ports().then(|| self.owner(datagram.five)).flatten()
     }
 
     fn owner(&self, key: Five) -> Option<usize> {
@@ -203,110 +208,28 @@ impl Gateway {
         let leaves_as = if is_reply { flow.request.reversed() } else { flow.reply.reversed() };
         let state = match datagram.kind {
             Kind::Tcp { flags } => flow.state.after(flags, is_reply),
+            Kind::Sctp { chunks } => flow.state.after_sctp(chunks, is_reply),
             _ if is_reply => State::UdpStream,
             _ => flow.state,
         };
-        let fate = self.leave(datagram, leaves_as)?;
+        // A client that goes on asking in vain is to be sent elsewhere some time.
+        let is_in_vain = state == State::SctpClosed && state == flow.state && !is_reply;
+        let keeps_alive = !matches!(datagram.kind, Kind::Sctp { chunks } if is_in_vain && chunks.is_init());
+        let exit = self.exit(&datagram, leaves_as.destination)?;
         let second = self.second();
         let flow = &mut self.flows[place];
         flow.state = state;
-        flow.last_second = second;
-        Ok(fate)
-    }
-
-    /// Opens a flow to a backend of the Service port, or refuses.
-    fn open(
-        &mut self,
-        device: u32,
-        backends: Option<&Backends>,
-        datagram: Datagram,
-    ) -> Result<Fate, &'static str> {
-        let request = datagram.five;
-        let state = match datagram.kind {
-            Kind::Tcp { flags } => State::of_first(flags),
-            _ => Some(State::UdpUnreplied),
-        };
-        let backend = backends.and_then(|backends| backends.choose(&key(request)));
-        let (Some(state), Some(backend)) = (state, backend) else { return self.refuse(&datagram) };
-        let IpAddr::V4(address) = backend.address else { return Err("drop_address_family") };
-        let mut leaves_as =
-            Five { destination: address.octets(), destination_port: backend.port.number(), ..request };
-        // No flow is opened for a packet that cannot leave.
-        let hop = match self.leave(datagram.clone(), leaves_as)? {
-            Fate::Forward(hop, ..) | Fate::Hold(hop, _) => Some(hop),
-            Fate::Answer(..) | Fate::Punt(_) => None,
-        };
-        let is_picked_up = matches!(state, State::PickedUp | State::FinWait);
-        let own = self.own_address(device, hop, leaves_as.destination == request.source)?;
-        let mut attempt = 0;
-        if let Some(own) = own {
-            (leaves_as.source, leaves_as.source_port) = (own, MASQUERADE_PORT);
-            if is_picked_up {
-                return self.refuse(&datagram);
-            }
-            if self.owner(leaves_as.reversed()).is_some() {
-                return Err("drop_masquerade_ports_exhausted");
-            }
+        if keeps_alive {
+            flow.last_second = second;
         }
-        while self.owner(leaves_as.reversed()).is_some() {
-            leaves_as.source_port = other_port(request.source_port, attempt);
-            attempt += 1;
-        }
-        if self.places.free.is_empty() {
-            let gone = self.places.next_to_go(&self.flows).ok_or("drop_flow_table_full")?;
-            self.remove(gone);
-            self.count("flows_evicted", 1);
-        }
-        let place = self.places.free.pop_front().unwrap();
-        let reply = leaves_as.reversed();
-        self.flows.push(Flow { request, reply, state, last_second: self.second(), place });
-        self.count("flows_inserted", 1);
-        self.count("flows_port_changed", u64::from(attempt > 0));
-        self.count("flows_masqueraded", u64::from(own.is_some()));
-        self.count("flows_picked_up", u64::from(is_picked_up));
-        self.leave(datagram, leaves_as)
-    }
-
-    /// RST for a segment, ICMP for a datagram; nothing for a RST.
-    fn refuse(&mut self, datagram: &Datagram) -> Result<Fate, &'static str> {
-        match datagram.kind {
-            Kind::Tcp { flags } if flags & 4 != 0 => Err("drop_stray_reset"),
-            Kind::Tcp { flags } => {
-                self.spend().map(|()| Fate::Answer("answered_reset", datagram.reset(flags)))
-            }
-            _ => {
-                self.spend().map(|()| Fate::Answer("answered_port_unreachable", datagram.port_unreachable()))
-            }
-        }
-    }
-
-    /// The address that a flow gets instead of its client's; none for what the kernel sends on.
-    fn own_address(
-        &self,
-        device: u32,
-        hop: Option<Hop>,
-        is_hairpin: bool,
-    ) -> Result<Option<[u8; 4]>, &'static str> {
-        let is_masqueraded = |(out, _): &Hop| match self.masquerade {
-            Mode::Auto => is_hairpin || *out == device,
-            Mode::Always => true,
-            Mode::Never => false,
-        };
-        match hop.filter(is_masqueraded) {
-            Some((out, _)) => Ok(Some(self.links.own[&out])),
-            None if is_hairpin => Err("drop_hairpin"),
-            None => Ok(None),
-        }
-    }
-
-    /// Translates a packet and finds its way out.
-    fn leave(&self, datagram: Datagram, leaves_as: Five) -> Result<Fate, &'static str> {
-        let exit = self.exit(&datagram, leaves_as.destination)?;
-        Ok(self.leave_by(exit, datagram.translated(leaves_as)))
+        Ok(self.leave_by(exit, datagram.translated(leaves_as)?))
     }
 
     /// Finds where a packet leaves for a destination; `None` is the kernel.
-    fn exit(&self, datagram: &Datagram, destination: [u8; 4]) -> Result<Option<Hop>, &'static str> {
+    fn exit(&self, datagram: &Datagram, destination: IpAddr) -> Result<Option<Hop>, &'static str> {
+        if is_of_its_link(datagram.five.source) {
+            return Err("drop_beyond_scope");
+        }
         if datagram.ttl() <= 1 {
             return Err("drop_ttl_exceeded");
         }
@@ -319,7 +242,7 @@ impl Gateway {
         if !self.links.devices.contains_key(&hop.0) {
             return Ok(None);
         }
-        if datagram.octets[20] & 0x40 != 0 && datagram.ip_length() > links::MTU {
+        if datagram.must_stay_whole() && datagram.ip_length() > links::MTU {
             return Err("drop_exceeds_mtu");
         }
         Ok(Some(hop))
@@ -352,19 +275,18 @@ impl Gateway {
     pub fn expire(&mut self) -> usize {
         let second = self.second();
         let is_over = |flow: &Flow| second - flow.last_second > flow.state.timeout();
-        let mut gone: Vec<usize> =
-            self.flows.iter().filter(|flow| is_over(flow)).map(|flow| flow.place).collect();
+        let mut gone: Vec<_> = self.flows.iter().filter(|flow| is_over(flow)).map(Flow::at).collect();
         gone.sort_unstable();
-        for place in &gone {
-            let flow = self.flows.iter().position(|flow| flow.place == *place).unwrap();
+        for at in &gone {
+            let flow = self.flows.iter().position(|flow| flow.at() == *at).unwrap();
             self.remove(flow);
         }
         gone.len()
     }
 
     fn remove(&mut self, flow: usize) {
-        let flow = self.flows.remove(flow);
-        self.places.free.push_back(flow.place);
+        let (is_ipv6, place) = self.flows.remove(flow).at();
+        self.places[usize::from(is_ipv6)].free.push_back(place);
     }
 
     fn second(&self) -> u64 {
@@ -388,30 +310,28 @@ impl Gateway {
     }
 }
 
-/// The source ports that are tried when the reply key is taken: strides of 7,919 through 1024..=65535.
-fn other_port(first: u16, attempt: u32) -> u16 {
-    1024 + ((u32::from(first) + 7919 * (attempt + 1)) % 64_512) as u16
+/// No host can have these.
+fn is_martian(source: IpAddr) -> bool {
+    match source {
+        IpAddr::V4(address) => {
+            matches!(address.octets(), [0, 0, 0, 0] | [127, ..] | [224..=239, ..] | [255, 255, 255, 255])
+        }
+        IpAddr::V6(address) => {
+            let is_mapped = address.octets().starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
+            let is_one_of_us = [Ipv6Addr::UNSPECIFIED, Ipv6Addr::LOCALHOST].contains(&address);
+            is_mapped || is_one_of_us || address.octets()[0] == 0xff
+        }
+    }
 }
 
-/// No host can have these.
-fn is_martian(source: [u8; 4]) -> bool {
-    matches!(source, [0, 0, 0, 0] | [127, ..] | [224..=239, ..] | [255, 255, 255, 255])
+/// Addresses that mean something on their own link only.
+fn is_of_its_link(source: IpAddr) -> bool {
+    matches!(source, IpAddr::V6(address) if address.segments()[0] & 0xffc0 == 0xfe80)
 }
 
 /// Writes sender and receiver, as far as the frame reaches.
 fn write_stations(octets: &mut [u8], (sender, receiver): ([u8; 6], [u8; 6])) {
     for (octet, station) in octets.iter_mut().zip(receiver.into_iter().chain(sender)) {
         *octet = station;
-    }
-}
-
-/// Puts a key into the form that the table of backends, and only it, is asked with.
-pub fn key(five: Five) -> Key {
-    Key {
-        source: Ipv4Addr::from(five.source),
-        destination: Ipv4Addr::from(five.destination),
-        source_port: Port::new(five.source_port),
-        destination_port: Port::new(five.destination_port),
-        protocol: Protocol::from_number(five.protocol).unwrap(),
     }
 }

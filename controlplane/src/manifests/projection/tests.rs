@@ -17,7 +17,7 @@ impl Source {
         let cidrs = vec!["10.96.0.0/16".parse().unwrap()];
         Self {
             inventory: Inventory::default(),
-            projection: Projection::new(ClusterIps::new(cidrs, Addresses::new())),
+            projection: Projection::new(ClusterIps::new(cidrs, Addresses::new()), false),
             cluster: Cluster::default(),
         }
     }
@@ -56,6 +56,8 @@ fn shown(event: &Event) -> String {
             format!("+slice {} of {}: {}", slice.name, slice.service, addresses.join(" "))
         }
         Event::SliceDeleted { name, service } => format!("-slice {name} of {service}"),
+        Event::PodApplied(pod) => format!("+pod {} {:?}", pod.name, pod.addresses),
+        Event::PodDeleted(name) => format!("-pod {name}"),
         Event::NamespaceApplied(name) => format!("+namespace {name}"),
         Event::NamespaceDeleted(name) => format!("-namespace {name}"),
         Event::NodeApplied(node) => format!("+node {}", node.name),
@@ -277,4 +279,18 @@ proptest! {
         }
         prop_assert_eq!(source.cluster, fresh.cluster);
     }
+}
+
+#[test]
+fn pods_are_sent_if_asked_for_and_only_while_they_may_be_named() {
+    let mut source = Source::new();
+    source.projection.follows_pods = true;
+    let one = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: dev}\nstatus: {podIPs: [{ip: 10.1.0.1}, \
+               {ip: 'fd00::1'}]PHASE}\n";
+    let running = one.replace("PHASE", "");
+    assert_eq!(source.apply("a.yaml", Some(&running)), ["+namespace dev", "+pod dev/a [10.1.0.1, fd00::1]"]);
+    let ended = one.replace("PHASE", ", phase: Succeeded");
+    assert_eq!(source.apply("a.yaml", Some(&ended)), ["-pod dev/a"]);
+    assert_eq!(source.apply("a.yaml", Some(&running)), ["+pod dev/a [10.1.0.1, fd00::1]"]);
+    assert_eq!(source.apply("a.yaml", None), ["-pod dev/a", "-namespace dev"]);
 }

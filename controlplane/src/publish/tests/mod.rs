@@ -97,7 +97,7 @@ pub(super) fn named(zone: &Zone, services: &[String]) -> BTreeMap<String, (bool,
     let mut named = BTreeMap::new();
     for service in services {
         let name = Name::parse(&format!("{service}.dev.svc.cluster.local")).unwrap();
-        let verdict = resolve(zone, &name, Type::A);
+        let verdict = resolve(zone, name.as_name_ref(), Type::A);
         let is_cluster_ip = matches!(verdict.reason, Reason::ClusterIp(_));
         match verdict.outcome {
             Outcome::Answer { records, .. } => {
