@@ -136,6 +136,10 @@ pub struct RunArguments {
     )]
     pub nodeport_addresses: Vec<IpNet>,
 
+    /// Count packets, octets, flows and drops for each endpoint of a Service port, not only for the port.
+    #[arg(long, env = "TIDEGATE_METRICS_ENDPOINTS")]
+    pub metrics_endpoints: bool,
+
     /// Which new flows take the gateway's address for the client's.
     #[arg(long, value_name = "WHEN", default_value = "auto", env = "TIDEGATE_MASQUERADE")]
     pub masquerade: masquerade::Setting,

@@ -183,6 +183,8 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
+    /// It is being deleted, or has the taint `ToBeDeletedByClusterAutoscaler` (K33).
+    pub is_leaving: bool,
 }
 
 /// A Pod that may be named by its addresses: neither ended nor about to be.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use ipnet::IpNet;
+use tidegate_dataplane::accounts::Row;
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::counters::Counters;
 use tidegate_dataplane::net::Prefix;
@@ -15,10 +16,12 @@ use tidegate_dataplane::xdp::AttachPreference;
 use tokio::net::UnixDatagram;
 use tokio::sync::mpsc;
 
+use crate::account_book::Owner;
 use crate::announce::{Announcer, announced};
 use crate::cluster::{Cluster, Dirty, Event};
 use crate::devices::{self, ServedDevices, Standing};
 use crate::dns;
+use crate::health_checks::HealthChecks;
 use crate::instance::Instance;
 use crate::manifests::Manifests;
 use crate::metrics::{Asked, Question, Reply, render};
@@ -55,6 +58,8 @@ pub struct Gateway {
     pub kernel_events: KernelEvents,
     /// What the kernel has told.
     pub topology: Topology,
+    /// Ports that load balancers ask.
+    pub health_checks: HealthChecks,
     /// Answers for virtual addresses on their links, if it is to.
     pub announcer: Option<Announcer>,
     /// What is in force.
@@ -117,9 +122,15 @@ impl Gateway {
         if self.publication.locality().resolved(&self.cluster) != before {
             dirty.services.extend(self.cluster.services().map(|service| service.name.clone()));
         }
+        self.follow_health_checks();
         if !dirty.is_empty() {
             self.publish(|publication, cluster, now| publication.apply(cluster, &dirty, now));
         }
+    }
+
+    fn follow_health_checks(&mut self) {
+        let is_healthy = self.health().good;
+        self.health_checks.follow(&self.cluster, self.publication.locality(), is_healthy);
     }
 
     /// Takes a step of publication, and ends the workers' sleep if it gave them a snapshot.
@@ -236,6 +247,7 @@ impl Gateway {
             bail!("worker {number} has ended unexpectedly");
         }
         self.publish(Publication::advance);
+        self.follow_health_checks();
         if !self.source.reports().borrow().directory_missing {
             self.dns_counters.note_source();
         }
@@ -265,13 +277,31 @@ impl Gateway {
                 Reply { good: true, text: render(families, spreads) }
             }
             Question::Health => self.health(),
+            Question::Live => self.liveness(),
             Question::Ready => self.readiness(),
         };
         // A client that went away does not want its reply.
         let _ = back.send(reply);
     }
 
+    /// Well while alive, unless the node is about to go (K33): then balancers are to leave it.
     fn health(&self) -> Reply {
+        let locality = self.publication.locality();
+        let node = locality.node.as_deref().and_then(|name| self.cluster.node(name));
+        match node {
+            Some(node) if node.is_leaving => Reply {
+                good: false,
+                text: format!(
+                    "Node {} is being deleted
+",
+                    node.name
+                ),
+            },
+            _ => self.liveness(),
+        }
+    }
+
+    fn liveness(&self) -> Reply {
         let workers = self.workers.published.len();
         let lost = self.workers.lost().map(|number| format!("worker {number} has ended\n"));
         let silent = || self.publication.steering.silent_worker(workers, Now::read());
@@ -302,6 +332,19 @@ impl Gateway {
         self.devices.standings(|index: DeviceIndex| up.iter().any(|device| device.index == index))
     }
 
+    /// What each Service port, or each of its endpoints, has carried so far, those that carried something.
+    fn service_rows(&self) -> Vec<(Owner, Row)> {
+        let sum = |number| {
+            let mut sum = Row::default();
+            self.workers.accounts.iter().for_each(|worker| sum += worker.row(number));
+            sum
+        };
+        let rows = self.publication.accounts().iter().map(|(owner, number)| (owner.clone(), sum(number)));
+        let mut rows: Vec<(Owner, Row)> = rows.filter(|(_, row)| *row != Row::default()).collect();
+        rows.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        rows
+    }
+
     fn status(&self) -> Status<'_> {
         Status {
             workers: self.workers.published.iter().map(|one| one.read()).collect::<Vec<Counters>>(),
@@ -312,6 +355,8 @@ impl Gateway {
             source: self.source.report(),
             dns: self.dns_counters.snapshot(),
             flows: (self.shared.flows.len(), self.shared.flows.capacity()),
+            services: self.service_rows(),
+            programming: self.publication.programming.clone(),
             published: self.publication.sizes(),
             generation: self.publication.publisher.current().generation,
             publication_errors: self.publication.errors,

@@ -7,6 +7,7 @@
 //! names, [`explain`] says why. [`metrics`] and [`status`] say how it goes; [`instance`], [`punt_device`] and [`offloads`] are what a run
 //! puts on the machine and takes away again.
 
+pub mod account_book;
 pub mod announce;
 pub mod check;
 pub mod cli;
@@ -19,6 +20,7 @@ pub mod endpoint_slices;
 pub mod explain;
 pub mod frontends;
 pub mod gateway;
+pub mod health_checks;
 pub mod instance;
 pub mod manifests;
 pub mod masquerade;
@@ -26,6 +28,7 @@ pub mod metrics;
 pub mod netlink;
 pub mod objects;
 pub mod offloads;
+pub mod programming;
 pub mod publish;
 pub mod punt_device;
 pub mod reserved_ports;

@@ -17,6 +17,7 @@ use tidegate_dataplane::xdp::{AttachPreference, Steering};
 use tokio::net::UnixDatagram;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::account_book::AccountBook;
 use crate::announce::Announcer;
 use crate::cli::{Announce, PodsMode, RunArguments, Source, XdpMode};
 use crate::cluster::{Cluster, Event};
@@ -24,6 +25,7 @@ use crate::devices::{self, ServedDevices};
 use crate::dns::{self, Zone};
 use crate::frontends::Frontends;
 use crate::gateway::Gateway;
+use crate::health_checks::HealthChecks;
 use crate::instance::{Change, Instance};
 use crate::manifests::{self, Manifests};
 use crate::netlink::{KernelEvents, Link, Netlink};
@@ -166,13 +168,15 @@ async fn start(
     let workers = Workers::start(plan, &mut steering.program, subscribers)?;
 
     let linger = arguments.vip_linger.0;
-    let compiler = Compiler::new(settings::locality(arguments));
+    let compiler = Compiler::new(settings::locality(arguments))
+        .with_accounts(AccountBook::new(arguments.metrics_endpoints));
     let mut gateway = Gateway {
         source,
         cluster: Cluster::default(),
         netlink: Arc::clone(netlink),
         kernel_events,
         topology,
+        health_checks: HealthChecks::default(),
         announcer: (arguments.announce == Announce::L2).then(Announcer::start),
         publication: Publication::new(steering, publisher, compiler, Arc::clone(&names), linger),
         workers,

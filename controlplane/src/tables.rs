@@ -10,6 +10,7 @@ use tidegate_dataplane::services::{
     Backend, Backends, Frontend, ServicePort, Terms, VirtualAddress, Without,
 };
 
+use crate::account_book::{AccountBook, Owner};
 use crate::cluster::{self, Cluster, Family, ObjectName, Service, ServiceKind};
 use crate::compile::{EndpointSets, Locality, endpoint_sets};
 use crate::traffic::{Policy, Traffic};
@@ -48,13 +49,17 @@ pub struct Compiled {
 #[derive(Debug, Default)]
 pub struct Compiler {
     locality: Locality,
+    /// The rows that Service ports are counted in.
+    pub accounts: AccountBook,
     shared: HashMap<Vec<(Backend, u16)>, Weak<Backends>>,
 }
 
-/// The backends of a Service port in one family.
+/// The backends of a Service port in one family, and where they are counted.
 struct Sets {
     cluster: Arc<Backends>,
     local: Arc<Backends>,
+    account: u32,
+    endpoint_accounts: Option<Arc<[(EndpointId, u32)]>>,
 }
 
 /// How clients reach a frontend.
@@ -72,7 +77,13 @@ impl Compiler {
     /// Makes a compiler for a gateway that stands there.
     #[must_use]
     pub fn new(locality: Locality) -> Self {
-        Self { locality, shared: HashMap::new() }
+        Self { locality, accounts: AccountBook::default(), shared: HashMap::new() }
+    }
+
+    /// Sets where rows of the workers' accounts come from.
+    #[must_use]
+    pub fn with_accounts(self, accounts: AccountBook) -> Self {
+        Self { accounts, ..self }
     }
 
     /// Returns where this gateway stands.
@@ -158,7 +169,23 @@ impl Compiler {
             });
             self.share(members.collect())
         };
-        Sets { cluster: share(cluster), local: share(local) }
+        let (cluster, local) = (share(cluster), share(local));
+        let owner = |endpoint| Owner {
+            service: service.name.clone(),
+            port: Arc::clone(&port.name),
+            protocol: port.protocol,
+            endpoint,
+        };
+        let endpoint_accounts = self.accounts.is_by_endpoint().then(|| {
+            let members = cluster.members().iter().chain(local.members());
+            let row = |member: &Backend| {
+                let Backend { address, port: number, id } = *member;
+                let key = EndpointKey { address, port: number, protocol: port.protocol };
+                (id, self.accounts.row(owner(Some(key))))
+            };
+            members.map(row).collect::<BTreeMap<_, _>>().into_iter().collect()
+        });
+        Sets { account: self.accounts.row(owner(None)), endpoint_accounts, cluster, local }
     }
 
     /// Makes a Service port as it is at one frontend: who may call, and which endpoints its policy gives (K19-K22).
@@ -189,6 +216,8 @@ impl Compiler {
                 keeps_client: is_local && is_external,
                 choice: traffic.choice,
                 affinity_seconds: traffic.affinity_seconds,
+                account: sets.account,
+                endpoint_accounts: sets.endpoint_accounts.clone(),
             },
         }
     }

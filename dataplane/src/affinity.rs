@@ -54,6 +54,7 @@ pub fn remember<A: Address>(
         ip_difference: 0,
         transport_difference: 0,
         state: State::UdpUnreplied,
+        account: 0,
     };
     // Not remembered, a client is sent where its address leads, as on every gateway.
     let _ = table.insert_evicting(&new, now, &mut 0);

@@ -8,6 +8,7 @@
 //! [`verdict`] and [`counters`] what it says. [`worker`] drives it with the sockets of [`xsk`], fed by the program of
 //! [`xdp`] and with tables from [`snapshot`].
 
+pub mod accounts;
 pub mod affinity;
 pub mod answer;
 pub mod choice;

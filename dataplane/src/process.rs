@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use crate::accounts::Accounts;
 use crate::clock::Now;
 use crate::counters::Counters;
 use crate::departed::Departure;
@@ -48,6 +49,8 @@ pub struct Context<'a, A: Family = Ipv4Addr> {
     pub limit: &'a mut RateLimit,
     /// The MTU of the link that the packet is too long for; says something only with [`DropReason::ExceedsMtu`].
     pub next_link_mtu: usize,
+    /// What Services carry is counted here.
+    pub accounts: &'a Accounts,
     /// A segment that is to leave besides.
     pub aside: Option<Draft>,
     /// Finds the ports of masqueraded flows.
@@ -93,7 +96,13 @@ fn decide<A: Family>(
     }
     match context.snapshot.called(key.destination.into(), key.protocol, key.destination_port) {
         Called::Port(_) | Called::UndefinedPort if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
-        Called::Port(port) => process_new(octets, packet, &key, port, context),
+        Called::Port(port) => {
+            let verdict = process_new(octets, packet, &key, port, context);
+            if !matches!(verdict, Ok(Egress::Forward { .. } | Egress::Hold(_) | Egress::Punt)) {
+                context.accounts.count_drop(port.terms.account);
+            }
+            verdict
+        }
         Called::UndefinedPort => answer::refuse(octets, packet, context),
         Called::UnallocatedAddress => Err(DropReason::UnallocatedAddress),
         Called::Nothing if tombstones::contains(context.tombstones, &key, context.now) => {
@@ -203,6 +212,7 @@ fn process_established<A: Family>(
     } else {
         context.flows.change_state(found.flow, found.state, state, context.now);
     }
+    context.accounts.count(found.account, found.direction, packet.ip_bytes());
     if egress.cache != found.next_hop {
         context.flows.cache_next_hop(found.flow, found.direction, egress.cache);
     }
@@ -261,7 +271,9 @@ fn process_new<A: Family>(
         ip_difference: rewrite.ip.0,
         transport_difference: rewrite.transport.0,
         state,
+        account: port.terms.account_of(backend.id),
     };
+    let account = flow.account;
     let (flow, rewrite) = match own {
         Some(_) => {
             let (ports, evicted) = (context.snapshot.masquerade.ports, &mut context.counters.flows_evicted);
@@ -271,6 +283,8 @@ fn process_new<A: Family>(
     };
     context.flows.cache_next_hop(flow, Direction::Request, egress.cache);
     choice::note(port, request, backend, context);
+    context.accounts.count_connection(account);
+    context.accounts.count(account, Direction::Request, packet.ip_bytes());
     context.counters.flows_inserted += 1;
     context.counters.flows_masqueraded += u64::from(own.is_some());
     context.counters.flows_picked_up += u64::from(is_picked_up);

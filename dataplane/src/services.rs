@@ -188,9 +188,23 @@ pub struct Terms {
     pub choice: Choice,
     /// Seconds without a new flow after which a client's endpoint is forgotten; `None` without affinity (K14).
     pub affinity_seconds: Option<u32>,
+    /// The row that is counted in ([`crate::accounts`]).
+    pub account: u32,
+    /// The rows of endpoints in the order of their identities, if each has its own.
+    pub endpoint_accounts: Option<Arc<[(EndpointId, u32)]>>,
 }
 
 impl Terms {
+    /// Returns the row that flows to an endpoint are counted in.
+    #[must_use]
+    pub fn account_of(&self, endpoint: EndpointId) -> u32 {
+        let own = self.endpoint_accounts.as_ref().and_then(|accounts| {
+            let place = accounts.binary_search_by_key(&endpoint, |(id, _)| *id).ok()?;
+            accounts.get(place)
+        });
+        own.map_or(self.account, |(_, row)| *row)
+    }
+
     /// Says whether a client may call.
     #[must_use]
     pub fn admit(&self, client: IpAddr) -> bool {

@@ -31,6 +31,7 @@ pub fn insert<A: Address>(table: &FlowTable<A>, reply: &Key<A>, endpoint: Endpoi
         ip_difference: 0,
         transport_difference: 0,
         state: State::UdpUnreplied,
+        account: 0,
     };
     let _ = table.insert_evicting(&new, now, &mut 0);
 }

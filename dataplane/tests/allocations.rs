@@ -494,8 +494,16 @@ fn masquerade_in_vain(rig: &mut Rig) {
         };
         let request = Key { source: [192, 0, 2, 1].into(), ..reply };
         let (service, endpoint, state) = (ServicePortId(1), EndpointId(1), State::UdpStream);
-        let taken =
-            NewFlow { request, reply, service, endpoint, state, ip_difference: 0, transport_difference: 0 };
+        let taken = NewFlow {
+            request,
+            reply,
+            service,
+            endpoint,
+            state,
+            ip_difference: 0,
+            transport_difference: 0,
+            account: 0,
+        };
         rig.flows.ipv4.insert(&taken, rig.now).unwrap();
     }
     let packet = [udp(FROM_CLIENT, ((CLIENT, 44_444), V), 64, b"x")];

@@ -40,9 +40,11 @@ use self::departures::Departures;
 pub use self::departures::Pair;
 use self::endpoints::Endpoints;
 use self::entries::Entries;
+use crate::account_book::AccountBook;
 use crate::cluster::{Cluster, Dirty, ObjectName};
 use crate::compile::Locality;
 use crate::dns::Zone;
+use crate::programming::Programming;
 use crate::tables::{Compiled, Compiler, EndpointKey};
 
 /// How long an addition waits for workers to acknowledge its snapshot. A stopped worker gets no packets after half
@@ -123,6 +125,8 @@ pub struct Publication<S> {
     retry_at: Option<Instant>,
     /// Changes that could not be put in force, and workers that did not acknowledge in time.
     pub errors: u64,
+    /// How long changes took.
+    pub programming: Programming,
     /// How long the changes took whose names have come since this was last emptied.
     pub took: Vec<Duration>,
 }
@@ -151,6 +155,7 @@ impl<S: Steering> Publication<S> {
             short: BTreeSet::new(),
             retry_at: None,
             errors: 0,
+            programming: Programming::default(),
             took: Vec::new(),
         }
     }
@@ -346,6 +351,7 @@ impl<S: Steering> Publication<S> {
         if !refused.is_empty() {
             self.try_again(refused, now);
         }
+        self.programming.note(now - began);
         tracing::info!(services = changed, "in force after {:?}", now - began);
         self.took.push(now - began);
     }
@@ -442,6 +448,11 @@ impl<S: Steering> Publication<S> {
         }
         self.departures.note_found(found, now);
         self.publish(Change::default(), now);
+    }
+
+    /// Returns the rows of the workers' accounts with what each counts.
+    pub const fn accounts(&self) -> &AccountBook {
+        &self.compiler.accounts
     }
 
     /// Returns where this gateway stands among nodes and zones.

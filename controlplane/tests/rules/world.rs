@@ -77,6 +77,7 @@ impl World {
         let settings = Settings {
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:a:60::/112".parse().unwrap()],
             state_file: None,
+            pods: false,
         };
         let source = {
             let _runtime = runtime.enter();

@@ -30,6 +30,8 @@ pub struct NewFlow<A = Ipv4Addr> {
     pub transport_difference: u16,
     /// State after the first packet.
     pub state: State,
+    /// The row that its packets are counted in ([`crate::accounts`]); the table keeps 24 bits.
+    pub account: u32,
 }
 
 /// Names one flow for as long as it lives; afterwards every use of it misses.
@@ -60,6 +62,8 @@ pub struct Found<A = Ipv4Addr> {
     pub next_hop: u64,
     /// Second of the last packet, or of the last change of state.
     pub last_seen: u32,
+    /// The row that its packets are counted in.
+    pub account: u32,
 }
 
 /// A flow that was met in going through the table.

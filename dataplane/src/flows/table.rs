@@ -105,6 +105,7 @@ impl<M: Memory> Table<M> {
             transport_difference,
             next_hop: record.cached_next_hop(direction, flow.generation),
             last_seen: seen as u32,
+            account: contents.account,
         })
     }
 

@@ -9,6 +9,7 @@ use foldhash::quality::RandomState;
 use super::PuntAddresses;
 use super::departures::Probing;
 use super::exchange::Exchange;
+use crate::accounts::Accounts;
 use crate::clock::Now;
 use crate::counters::Counters;
 use crate::family::Family;
@@ -69,6 +70,8 @@ pub struct Path {
     /// Pieces of a packet that is being cut; empty between packets.
     pub(super) pieces: Vec<Frame>,
     pub(super) punt: PuntAddresses,
+    /// What Services have carried; shared with the control thread.
+    pub accounts: Accounts,
     /// Segments that leave by themselves at the end of the burst.
     pub(super) drafts: Vec<Draft>,
     pub(super) probing: Probing,
@@ -97,6 +100,7 @@ impl Path {
             exchange: Exchange::alone(),
             pieces: Vec::with_capacity(PIECES_MAX),
             punt,
+            accounts: Accounts::default(),
             drafts: Vec::with_capacity(DRAFTS),
             probing: Probing::part(0, 1),
             parsed: Vec::with_capacity(BURST),
@@ -187,6 +191,7 @@ impl Path {
             arrived_by,
             limit,
             next_link_mtu,
+            accounts: &self.accounts,
             aside,
             ports,
             counters,

@@ -43,6 +43,7 @@ fn a_request_leaves_as_the_reply_comes_back_and_the_reply_as_the_request_came<A:
         transport_difference: new.transport_difference,
         next_hop: 0,
         last_seen: 1_000,
+        account: new.account,
     };
     let reply = Found {
         direction: Direction::Reply,

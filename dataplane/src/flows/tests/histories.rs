@@ -131,6 +131,7 @@ impl<A: Address> Model<A> {
                 transport_difference: flow.new.transport_difference,
                 next_hop: request_next_hop,
                 last_seen: flow.last_seen,
+                account: flow.new.account,
             };
             if key == flow.new.request {
                 return Some(request);
