@@ -1,5 +1,6 @@
 //! The control loop: one thread that follows the cluster and the kernel and keeps the workers and the names true.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,8 +10,10 @@ use ipnet::IpNet;
 use tidegate_dataplane::accounts::Row;
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::counters::Counters;
+use tidegate_dataplane::flows::{EndpointId, FlowTables};
 use tidegate_dataplane::net::Prefix;
 use tidegate_dataplane::routes::DeviceIndex;
+use tidegate_dataplane::services::Backends;
 use tidegate_dataplane::worker::Shared;
 use tidegate_dataplane::xdp::AttachPreference;
 use tokio::net::UnixDatagram;
@@ -252,8 +255,10 @@ impl Gateway {
             self.dns_counters.note_source();
         }
         let started = Instant::now();
-        if self.publication.has_leaving() && started >= self.sweep_at {
+        let loaded = self.publication.loaded();
+        if (self.publication.has_leaving() || !loaded.is_empty()) && started >= self.sweep_at {
             let flows = &self.shared.flows;
+            count_loads(&loaded, flows);
             let in_use = || {
                 let mut in_use = InUse::default();
                 flows.endpoints_in_use(|service, endpoint| {
@@ -362,6 +367,18 @@ impl Gateway {
             publication_errors: self.publication.errors,
             services_short: self.publication.short(),
         }
+    }
+}
+
+/// Counts the flows of endpoints whose choice goes by them; flows that come meanwhile are counted by the workers.
+fn count_loads(loaded: &[Arc<Backends>], flows: &FlowTables) {
+    if loaded.is_empty() {
+        return;
+    }
+    let mut loads = HashMap::<EndpointId, u32>::new();
+    flows.endpoints_in_use(|_, endpoint| *loads.entry(endpoint).or_default() += 1);
+    for backends in loaded {
+        backends.set_loads(|endpoint| loads.get(&endpoint).copied().unwrap_or_default());
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use tidegate_dataplane::flows::{EndpointId, ServicePortId};
 use tidegate_dataplane::net::{Port, Prefix, Protocol};
 use tidegate_dataplane::services::{
-    Backend, Backends, Frontend, ServicePort, Terms, VirtualAddress, Without,
+    Backend, Backends, Choice, Frontend, ServicePort, Terms, VirtualAddress, Without,
 };
 
 use crate::account_book::{AccountBook, Owner};
@@ -52,6 +52,8 @@ pub struct Compiler {
     /// The rows that Service ports are counted in.
     pub accounts: AccountBook,
     shared: HashMap<Vec<(Backend, u16)>, Weak<Backends>>,
+    /// Those whose choice goes by the flows that they have.
+    loaded: Vec<Weak<Backends>>,
 }
 
 /// The backends of a Service port in one family, and where they are counted.
@@ -77,7 +79,7 @@ impl Compiler {
     /// Makes a compiler for a gateway that stands there.
     #[must_use]
     pub fn new(locality: Locality) -> Self {
-        Self { locality, accounts: AccountBook::default(), shared: HashMap::new() }
+        Self { locality, ..Self::default() }
     }
 
     /// Sets where rows of the workers' accounts come from.
@@ -90,6 +92,12 @@ impl Compiler {
     #[must_use]
     pub const fn locality(&self) -> &Locality {
         &self.locality
+    }
+
+    /// Returns the lists whose choice goes by the flows that they have, and forgets those that nobody uses.
+    pub fn loaded(&mut self) -> Vec<Arc<Backends>> {
+        self.loaded.retain(|backends| backends.strong_count() > 0);
+        self.loaded.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Compiles all frontends of a Service, without these endpoints; none if packets are not ours to forward
@@ -170,6 +178,9 @@ impl Compiler {
             self.share(members.collect())
         };
         let (cluster, local) = (share(cluster), share(local));
+        if service.traffic.choice == Choice::LeastConnections {
+            self.loaded.extend([&cluster, &local].map(Arc::downgrade));
+        }
         let owner = |endpoint| Owner {
             service: service.name.clone(),
             port: Arc::clone(&port.name),

@@ -32,7 +32,7 @@ use tidegate_dataplane::departed::Socket;
 use tidegate_dataplane::flows::EndpointId;
 use tidegate_dataplane::neighbours::Neighbours;
 use tidegate_dataplane::routes::Routes;
-use tidegate_dataplane::services::{Frontend, VirtualAddress};
+use tidegate_dataplane::services::{Backends, Frontend, VirtualAddress};
 use tidegate_dataplane::snapshot::{Device, Publisher, Snapshot};
 
 use self::addresses::{Addresses, Claim};
@@ -448,6 +448,11 @@ impl<S: Steering> Publication<S> {
         }
         self.departures.note_found(found, now);
         self.publish(Change::default(), now);
+    }
+
+    /// Returns the lists of endpoints whose choice goes by the flows that they have.
+    pub fn loaded(&mut self) -> Vec<Arc<Backends>> {
+        self.compiler.loaded()
     }
 
     /// Returns the rows of the workers' accounts with what each counts.

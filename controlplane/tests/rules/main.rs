@@ -15,5 +15,8 @@ mod world;
 mod addresses;
 mod affinity;
 mod choice;
+mod model;
+mod objects;
 mod policies;
+mod property;
 mod state;
