@@ -5,7 +5,7 @@
 //! `benches/`, their figures in the README.
 //!
 //! And gateways on a network, between real devices in namespaces: [`traffic`] generates and counts, [`compare`] sets up
-//! contenders and measures them in turn, [`flow_entries`] is an experiment, [`netns`] what all need.
+//! contenders and measures them in turn, [`flow_entries`] is an experiment, [`netns`] and [`processor`] what all need.
 
 pub mod bursts;
 pub mod cluster;
@@ -16,4 +16,5 @@ pub mod names;
 pub mod netns;
 pub mod order;
 pub mod packet;
+pub mod processor;
 pub mod traffic;

@@ -187,7 +187,7 @@ fn pass_both_ways(ours: Memory, theirs: Memory) {
             steering.serve_queue(device("west"), queue, carrier.west.as_fd(), 0).unwrap();
             steering.serve_queue(device("east"), queue, carrier.east.as_fd(), 0).unwrap();
         }
-        steering.insert_vip(std::net::Ipv4Addr::new(10, 96, 0, 0), 16).unwrap();
+        steering.insert_vip(std::net::Ipv4Addr::new(10, 96, 0, 0).into(), 16).unwrap();
         let (mut client, mut backend) = (ports("client", theirs), ports("backend", theirs));
         let mut collectors = ["client", "backend"].map(|name| Collector::attach(name).unwrap());
         for (collector, ports) in collectors.iter_mut().zip([&client, &backend]) {

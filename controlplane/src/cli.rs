@@ -15,8 +15,12 @@ use crate::instance::DEFAULT_DIRECTORY;
 use crate::masquerade;
 
 mod names;
+mod pods;
+mod source;
 
 pub use names::{AaaaAnswer, DnsCommand, ExplainArguments, NameArguments, PodsMode};
+pub use pods::{EnvArguments, ResolvConfArguments};
+pub use source::{Source, SourceArguments};
 
 /// Kubernetes service gateway on AF_XDP: forwards Services to their pods and answers cluster DNS.
 #[derive(Parser, Debug)]
@@ -35,6 +39,10 @@ pub enum Command {
     /// Questions about cluster DNS.
     #[command(subcommand)]
     Dns(DnsCommand),
+    /// Prints the environment variables by which a pod finds Services, as kubelet makes them.
+    Env(Box<EnvArguments>),
+    /// Prints the resolv.conf of a pod, as kubelet makes it.
+    ResolvConf(ResolvConfArguments),
 }
 
 /// Everything `tidegate run` can be told.
@@ -58,9 +66,9 @@ pub struct RunArguments {
     #[arg(long, value_name = "LIST", env = "TIDEGATE_CORES")]
     pub cores: Option<CoreList>,
 
-    /// Where Services come from: `manifests:DIR`, YAML files as `kubectl apply` takes them, followed while they change.
-    #[arg(long, value_name = "SOURCE", env = "TIDEGATE_SOURCE")]
-    pub source: Source,
+    /// Where Services come from.
+    #[command(flatten)]
+    pub cluster: SourceArguments,
 
     /// The Node that this box is [default: none, so that no endpoint is local].
     #[arg(long, value_name = "NAME", env = "TIDEGATE_NODE_NAME")]
@@ -69,6 +77,11 @@ pub struct RunArguments {
     /// The zone that this box is in [default: the one that the Node's label says].
     #[arg(long, value_name = "NAME", env = "TIDEGATE_ZONE")]
     pub zone: Option<String>,
+
+    /// With `--source kubernetes`: the file of what is known, which a start without the API server goes on from
+    /// [default: `cluster` in --state-dir; name one on a disk to keep it over a reboot].
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CLUSTER_FILE")]
+    pub cluster_file: Option<PathBuf>,
 
     /// Zone of the cluster's names.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", env = "TIDEGATE_CLUSTER_DOMAIN")]
@@ -192,7 +205,7 @@ pub struct RunArguments {
     #[arg(long, value_name = "ADDR:PORT", env = "TIDEGATE_METRICS")]
     pub metrics: Option<SocketAddr>,
 
-    /// Directory of what outlives the process: flow table, lock, journal, assigned ClusterIPs.
+    /// Directory of what outlives the process: flow table, lock, journal, assigned ClusterIPs, the last known cluster.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_DIRECTORY, env = "TIDEGATE_STATE_DIR")]
     pub state_dir: PathBuf,
 
@@ -220,27 +233,6 @@ impl RunArguments {
             debug_assert!(set.is_ok(), "{set:?}");
         }
         timeouts
-    }
-}
-
-/// Where Services come from.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Source {
-    /// A directory of YAML files.
-    Manifests(PathBuf),
-}
-
-impl FromStr for Source {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            Some(("manifests", "")) => {
-                Err("`manifests:` needs a directory, as `manifests:/etc/tidegate`".into())
-            }
-            Some(("manifests", directory)) => Ok(Self::Manifests(directory.into())),
-            _ => Err("expected `manifests:DIR`; no other source is built in".into()),
-        }
     }
 }
 
@@ -481,7 +473,7 @@ mod tests {
         let config = file.path().to_str().unwrap();
         let both = run(&["--config", config, "--flows", "2048"]).unwrap();
         assert_eq!((both.interfaces, both.flows), (vec!["a".into(), "b".into()], 2048));
-        assert_eq!(both.source, Source::Manifests("/m".into()));
+        assert_eq!(both.cluster.source, Source::Manifests("/m".into()));
     }
 
     #[test]

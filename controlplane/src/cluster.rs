@@ -1,6 +1,6 @@
 //! The state of the cluster in plain values, and the pure fold of events into it.
 //!
-//! Sources (manifests, later the Kubernetes API and the embedded registry) send [`Event`]s; the compiler of
+//! Sources (manifests, the Kubernetes API, later the embedded registry) send [`Event`]s; the compiler of
 //! dataplane tables and the DNS zone read a [`Cluster`] and the names of what changed. Nothing here does I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,12 +8,13 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tidegate_dataplane::net::Protocol;
 
 use crate::traffic::Traffic;
 
 /// `namespace/name` of a namespaced object.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObjectName {
     /// Namespace, a DNS label in lower case.
     pub namespace: Arc<str>,
@@ -80,7 +81,7 @@ impl fmt::Display for Family {
 }
 
 /// How clients reach a Service.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ServiceKind {
     /// By one virtual address per family (`spec.clusterIPs`); NodePort and LoadBalancer Services too.
     ClusterIp(Vec<IpAddr>),
@@ -91,11 +92,12 @@ pub enum ServiceKind {
 }
 
 /// One entry of `spec.ports`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Empty for the unnamed port of a single-port Service (K4).
     pub name: Arc<str>,
     /// Transport protocol.
+    #[serde(with = "crate::cluster_file::protocol")]
     pub protocol: Protocol,
     /// The port that clients use, 1..=65535.
     pub port: u16,
@@ -104,7 +106,7 @@ pub struct ServicePort {
 }
 
 /// A Service, as far as packets and names need it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Service {
     /// `metadata.namespace` and `metadata.name`.
     pub name: ObjectName,
@@ -115,11 +117,12 @@ pub struct Service {
     /// `service.kubernetes.io/service-proxy-name` is set: names only, no packets (K1).
     pub foreign_proxy: bool,
     /// How packets to it are treated.
+    #[serde(default)]
     pub traffic: Traffic,
 }
 
 /// One address of an EndpointSlice with its conditions; absent conditions are filled in by K7.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Endpoint {
     /// `addresses[0]` (K7).
     pub address: IpAddr,
@@ -142,7 +145,7 @@ pub struct Endpoint {
 }
 
 /// Where an endpoint's traffic should come from (K11).
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Hints {
     /// `hints.forZones`.
     pub zones: Vec<Arc<str>>,
@@ -151,18 +154,19 @@ pub struct Hints {
 }
 
 /// One port of an EndpointSlice: what `targetPort` resolved to in this slice (K5).
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SlicePort {
     /// Joins with [`ServicePort::name`] (K4).
     pub name: Arc<str>,
     /// Transport protocol.
+    #[serde(with = "crate::cluster_file::protocol")]
     pub protocol: Protocol,
     /// The port that the endpoints listen on, 1..=65535.
     pub port: u16,
 }
 
 /// An EndpointSlice of addresses of one family.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct EndpointSlice {
     /// `metadata.namespace` and `metadata.name`.
     pub name: ObjectName,
@@ -175,7 +179,7 @@ pub struct EndpointSlice {
 }
 
 /// A Node: where endpoints run.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Node {
     /// `metadata.name`.
     pub name: Arc<str>,
@@ -184,11 +188,12 @@ pub struct Node {
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
     /// It is being deleted, or has the taint `ToBeDeletedByClusterAutoscaler` (K33).
+    #[serde(default)]
     pub is_leaving: bool,
 }
 
 /// A Pod that may be named by its addresses: neither ended nor about to be.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Pod {
     /// `metadata.namespace` and `metadata.name`.
     pub name: ObjectName,

@@ -3,11 +3,11 @@
 //! It makes the zone that a gateway with the same flags would serve once all is in force, and puts the question to
 //! it. No gateway need run, and none is asked. ClusterIPs that an earlier run assigned are not looked at.
 
-use crate::cli::ExplainArguments;
+use crate::cli::{ExplainArguments, PodsMode};
 use crate::cluster::{Cluster, Dirty};
 use crate::dns::{self, Name, Outcome, Type, Zone, resolve};
 use crate::settings::{self, BadConfiguration};
-use crate::start;
+use crate::source::{self, Source};
 
 /// Fewer dots than this and a pod's resolver tries its search list first. Source: kubelet's `ndots:5`.
 const NDOTS: usize = 5;
@@ -28,10 +28,18 @@ pub async fn run(arguments: &ExplainArguments) -> anyhow::Result<()> {
     })?;
     let candidates = candidates(&arguments.name, &arguments.namespace, &arguments.cluster_domain)
         .map_err(|error| BadConfiguration(error.to_string()))?;
-    let service_cidrs = arguments.service_cidrs.clone();
-    let mut source = start::open_manifests(&arguments.source, service_cidrs, None, names.dns_pods)?;
+    let mut source = Source::open(source::Settings {
+        arguments: &arguments.cluster,
+        service_cidrs: &arguments.service_cidrs,
+        pods: names.dns_pods == PodsMode::Verified,
+        node_name: None,
+        cluster_ips: None,
+        cluster_file: None,
+        run: false,
+    })
+    .await?;
     let (mut cluster, mut dirty) = (Cluster::default(), Dirty::default());
-    for event in source.next().await {
+    for event in source.next().await.events {
         cluster.apply(event, &mut dirty);
     }
     let mut zone = zone.updated(&cluster, &dirty);

@@ -21,16 +21,18 @@ use tokio::sync::mpsc;
 
 use crate::account_book::Owner;
 use crate::announce::{Announcer, announced};
-use crate::cluster::{Cluster, Dirty, Event};
+use crate::cluster::{Cluster, Dirty};
 use crate::devices::{self, ServedDevices, Standing};
 use crate::dns;
 use crate::health_checks::HealthChecks;
 use crate::instance::Instance;
-use crate::manifests::Manifests;
+use crate::latency::Latency;
+use crate::memory;
 use crate::metrics::{Asked, Question, Reply, render};
 use crate::netlink::{KernelEvent, KernelEvents, Link, Netlink};
 use crate::publish::{InUse, Publication};
 use crate::settings;
+use crate::source::{Source, Update};
 use crate::status::Status;
 use crate::steering::DeviceSteering;
 use crate::topology::{Changed, Topology};
@@ -38,6 +40,8 @@ use crate::workers::{AttachedDevice, SocketReport, Workers};
 
 /// How often the loop looks after things that tell it nothing: endpoints that leave, workers that died.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
+/// Services that change at once for which it is worth while to give memory back.
+const GREAT: usize = 500;
 /// At most this part of the time goes into looking through the flow table for the last flows of endpoints.
 const SWEEP_SHARE: u32 = 100;
 
@@ -52,7 +56,7 @@ pub struct Gateway {
     /// How the program is put on a device that comes back.
     pub attach_preference: AttachPreference,
     /// Where Services come from.
-    pub source: Manifests,
+    pub source: Source,
     /// What the source has said.
     pub cluster: Cluster,
     /// The kernel.
@@ -77,6 +81,10 @@ pub struct Gateway {
     pub asked: Option<mpsc::Receiver<Asked>>,
     /// When endpoints may be swept next.
     pub sweep_at: Instant,
+    /// How long changes take to reach packets.
+    pub latency: Latency,
+    /// A change was so great that memory of it is to be given back.
+    pub is_littered: bool,
 }
 
 impl Gateway {
@@ -91,7 +99,7 @@ impl Gateway {
             let deadline = self.publication.next_deadline(Instant::now());
             tokio::select! {
                 // The cluster stays as it is while names are about to be made of it.
-                events = self.source.next(), if self.publication.is_settled() => self.apply_events(events),
+                update = self.source.next(), if self.publication.is_settled() => self.apply_update(update),
                 event = self.kernel_events.next() => {
                     let event = event?;
                     self.apply_kernel(event).await;
@@ -116,16 +124,18 @@ impl Gateway {
     }
 
     /// Folds the source's events in and begins to put them in force.
-    pub fn apply_events(&mut self, events: Vec<Event>) {
+    pub fn apply_update(&mut self, update: Update) {
         let mut dirty = Dirty::default();
         let before = self.publication.locality().resolved(&self.cluster);
-        for event in events {
+        for event in update.events {
             self.cluster.apply(event, &mut dirty);
         }
         if self.publication.locality().resolved(&self.cluster) != before {
             dirty.services.extend(self.cluster.services().map(|service| service.name.clone()));
         }
         self.follow_health_checks();
+        self.latency.begin(update.origins);
+        self.is_littered |= dirty.services.len() >= GREAT;
         if !dirty.is_empty() {
             self.publish(|publication, cluster, now| publication.apply(cluster, &dirty, now));
         }
@@ -145,6 +155,9 @@ impl Gateway {
             self.announce();
         }
         self.publication.took.drain(..).for_each(|took| self.dns_counters.note_programming(took));
+        if self.publication.is_settled() {
+            self.latency.end(Instant::now());
+        }
     }
 
     /// Has virtual addresses answered for where they and the devices are now.
@@ -251,8 +264,11 @@ impl Gateway {
         }
         self.publish(Publication::advance);
         self.follow_health_checks();
-        if !self.source.reports().borrow().directory_missing {
+        if self.source.is_followed() {
             self.dns_counters.note_source();
+        }
+        if self.publication.is_settled() && std::mem::take(&mut self.is_littered) {
+            memory::give_back();
         }
         let started = Instant::now();
         let loaded = self.publication.loaded();
@@ -278,7 +294,8 @@ impl Gateway {
     fn answer(&self, (question, back): Asked) {
         let reply = match question {
             Question::Metrics => {
-                let (families, spreads) = self.status().families();
+                let (families, mut spreads) = self.status().families();
+                spreads.extend(self.latency.spreads());
                 Reply { good: true, text: render(families, spreads) }
             }
             Question::Health => self.health(),
@@ -327,7 +344,9 @@ impl Gateway {
             })
             .collect();
         let report = self.source.report();
-        let list: String = report.problems.iter().map(|problem| format!("refused: {problem}\n")).collect();
+        let troubles = self.source.troubles().into_iter();
+        let refused = report.problems.iter().map(|problem| format!("refused: {problem}"));
+        let list: String = troubles.chain(refused).map(|line| line + "\n").collect();
         let good = missing.is_empty();
         Reply { good, text: if good { format!("ok\n{list}") } else { missing + &list } }
     }
@@ -358,12 +377,14 @@ impl Gateway {
             device_changes: (self.devices.losses, self.devices.returns),
             steering: self.publication.steering.counters(),
             source: self.source.report(),
+            source_families: self.source.families(),
             dns: self.dns_counters.snapshot(),
             flows: (self.shared.flows.len(), self.shared.flows.capacity()),
             services: self.service_rows(),
             programming: self.publication.programming.clone(),
             published: self.publication.sizes(),
             generation: self.publication.publisher.current().generation,
+            publications: self.publication.changes,
             publication_errors: self.publication.errors,
             services_short: self.publication.short(),
         }
@@ -379,6 +400,25 @@ fn count_loads(loaded: &[Arc<Backends>], flows: &FlowTables) {
     flows.endpoints_in_use(|_, endpoint| *loads.entry(endpoint).or_default() += 1);
     for backends in loaded {
         backends.set_loads(|endpoint| loads.get(&endpoint).copied().unwrap_or_default());
+    }
+}
+
+/// Waits for the source to say everything, and answers questions meanwhile: a process that waits is healthy but not
+/// ready.
+pub async fn first_update(source: &mut Source, asked: &mut Option<mpsc::Receiver<Asked>>) -> Update {
+    loop {
+        let (question, back) = tokio::select! {
+            update = source.next() => return update,
+            Some(asked) = next_question(asked) => asked,
+        };
+        let waiting = || source.troubles().into_iter().map(|line| line + "\n").collect::<String>();
+        let reply = match question {
+            Question::Metrics => Reply { good: true, text: render(source.families(), Vec::new()) },
+            Question::Health | Question::Live => Reply { good: true, text: "ok\n".into() },
+            Question::Ready => Reply { good: false, text: waiting() },
+        };
+        // A client that went away does not want its reply.
+        let _ = back.send(reply);
     }
 }
 

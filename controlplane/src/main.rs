@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use tidegate::cli::{self, Command, DnsCommand, LogFormat};
+use tidegate::pod_environment;
 use tracing_subscriber::EnvFilter;
 
 /// Bad usage or configuration, as the design states.
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
     };
     let log_format = match &command_line.command {
         Command::Run(arguments) => arguments.log_format,
-        Command::Dns(_) => LogFormat::Text,
+        Command::Dns(_) | Command::Env(_) | Command::ResolvConf(_) => LogFormat::Text,
     };
     log_to_stderr(log_format);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -35,6 +36,8 @@ fn main() -> ExitCode {
             Command::Run(arguments) if arguments.check => tidegate::check::run(arguments).await,
             Command::Run(arguments) => tidegate::start::run(arguments).await,
             Command::Dns(DnsCommand::Explain(arguments)) => tidegate::explain::run(arguments).await,
+            Command::Env(arguments) => pod_environment::print_variables(arguments).await,
+            Command::ResolvConf(arguments) => pod_environment::print_resolv_conf(arguments),
         }
     });
     match outcome {

@@ -117,7 +117,13 @@ impl Collector for Families {
             let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Histogram)?;
             for (labels, buckets, sum) in &spread.series {
                 let count = buckets.iter().map(|(_, count)| count).sum();
-                metric.encode_family(labels)?.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)?;
+                if labels.is_empty() {
+                    metric.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)?;
+                } else {
+                    metric
+                        .encode_family(labels)?
+                        .encode_histogram::<NoLabelSet>(*sum, count, buckets, None)?;
+                }
             }
         }
         Ok(())

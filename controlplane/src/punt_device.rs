@@ -17,7 +17,6 @@
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -26,6 +25,7 @@ use tidegate_dataplane::routes::DeviceIndex;
 
 use crate::instance::{Change, Instance};
 use crate::netlink::{Link, Netlink, VethPair};
+use crate::sysctl;
 
 /// The end that workers send on.
 pub const TRANSMIT_END: &str = "tide0";
@@ -172,11 +172,11 @@ fn silence_ipv6(served: &[Link]) -> anyhow::Result<bool> {
 }
 
 fn has_ipv6_settings(device: &str) -> bool {
-    Path::new(&format!("/proc/sys/net/ipv6/conf/{device}")).exists()
+    sysctl::path(&format!("ipv6/conf/{device}")).exists()
 }
 
 fn is_ipv6_on(device: &str) -> bool {
-    let disabled = fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"));
+    let disabled = fs::read_to_string(sysctl::path(&format!("ipv6/conf/{device}/disable_ipv6")));
     disabled.is_ok_and(|disabled| disabled.trim() == "0")
 }
 
@@ -199,7 +199,8 @@ async fn remove_multicast_route(netlink: &Netlink, receive: &Link) -> anyhow::Re
 
 /// Writes a setting below `/proc/sys/net`, which shows the namespace of the calling thread.
 fn set_sysctl(name: &str, value: &str) -> io::Result<()> {
-    let path = format!("/proc/sys/net/{name}");
-    fs::write(&path, value)
-        .map_err(|error| io::Error::new(error.kind(), format!("{path}: cannot set {value}: {error}")))
+    let path = sysctl::path(name);
+    fs::write(&path, value).map_err(|error| {
+        io::Error::new(error.kind(), format!("{}: cannot set {value}: {error}", path.display()))
+    })
 }

@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use tidegate_dataplane::masquerade::PortRange;
 
 use crate::instance::{Change, Instance};
+use crate::sysctl;
 
 /// Shows the network namespace of the calling thread.
-const SYSCTL: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+const SYSCTL: &str = "ipv4/ip_local_reserved_ports";
 
 /// Longest list the kernel writes: every other port, five digits and a comma each.
 const LIST_BYTES: usize = 32_768 * 6;
@@ -108,7 +109,7 @@ pub(crate) fn release(added: &PortSet) -> anyhow::Result<()> {
 /// Source: kernel/sysctl.c, `proc_do_large_bitmap`.
 fn read() -> anyhow::Result<PortSet> {
     let mut text = vec![0; LIST_BYTES];
-    let read = File::open(SYSCTL).and_then(|mut file| file.read(&mut text));
+    let read = File::open(sysctl::path(SYSCTL)).and_then(|mut file| file.read(&mut text));
     text.truncate(read.with_context(|| format!("{SYSCTL}: cannot read it"))?);
     let text = String::from_utf8(text).with_context(|| format!("{SYSCTL}: not text"))?;
     text.parse().map_err(|error: String| anyhow::anyhow!("{SYSCTL}: {error}"))
@@ -116,7 +117,8 @@ fn read() -> anyhow::Result<PortSet> {
 
 /// Replaces the list; a line without ports empties it, where no octet at all would change nothing.
 fn write(ports: &PortSet) -> anyhow::Result<()> {
-    fs::write(SYSCTL, format!("{ports}\n")).with_context(|| format!("{SYSCTL}: cannot set {ports}"))
+    fs::write(sysctl::path(SYSCTL), format!("{ports}\n"))
+        .with_context(|| format!("{SYSCTL}: cannot set {ports}"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! From the command line to a gateway that serves, and back to a machine without a trace of it.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -19,19 +18,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::account_book::AccountBook;
 use crate::announce::Announcer;
-use crate::cli::{Announce, PodsMode, RunArguments, Source, XdpMode};
-use crate::cluster::{Cluster, Event};
+use crate::cli::{Announce, RunArguments, XdpMode};
+use crate::cluster::Cluster;
 use crate::devices::{self, ServedDevices};
 use crate::dns::{self, Zone};
 use crate::frontends::Frontends;
-use crate::gateway::Gateway;
+use crate::gateway::{self, Gateway};
 use crate::health_checks::HealthChecks;
 use crate::instance::{Change, Instance};
-use crate::manifests::{self, Manifests};
+use crate::latency::Latency;
 use crate::netlink::{KernelEvents, Link, Netlink};
 use crate::publish::Publication;
 use crate::punt_device::PuntDevice;
-use crate::settings::BadConfiguration;
+use crate::source::{self, Source, Update};
 use crate::steering::DeviceSteering;
 use crate::tables::Compiler;
 use crate::topology::{Changed, Topology};
@@ -119,6 +118,7 @@ async fn end(mut gateway: Gateway) {
         tracing::warn!("the DNS server did not end within {DNS_END:?}");
     }
     gateway.workers.end();
+    gateway.source.end().await;
 }
 
 /// Opens the doors for questions, which get SERVFAIL until the names are known; then carries packets; then
@@ -131,38 +131,31 @@ async fn start(
     instance: &mut Instance,
 ) -> anyhow::Result<Gateway> {
     let kernel_events = KernelEvents::subscribe()?;
-    let mut source = open_source(arguments, Some(instance.directory()))?;
-    let first_events = source.next().await;
-    let names = Arc::new(ArcSwap::from_pointee(Zone::new(settings::zone(arguments))?));
-    let dns_counters = Arc::default();
-    let dns = open_dns(arguments, netlink, instance, Arc::clone(&names), Arc::clone(&dns_counters)).await?;
-    let asked = match arguments.metrics {
+    let mut asked = match arguments.metrics {
         Some(address) => Some(metrics::serve(address).await?),
         None => None,
     };
+    let mut source = Source::open(source::Settings::of_run(arguments, true)).await?;
+    let first = gateway::first_update(&mut source, &mut asked).await;
+    let names = Arc::new(ArcSwap::from_pointee(Zone::new(settings::zone(arguments))?));
+    let dns_counters = Arc::default();
+    let dns = open_dns(arguments, netlink, instance, Arc::clone(&names), Arc::clone(&dns_counters)).await?;
 
     let (shared, wanted_bell) = share(arguments, instance)?;
-    let mut steering = DeviceSteering::new(
-        Steering::load().context("cannot load the XDP program")?,
-        Frontends::new(arguments.nodeport_addresses.clone()),
-    );
-    for listen in &arguments.dns_listen {
-        steering.insert_listener(listen.0)?;
-    }
+    let mut steering = load_program(arguments)?;
     let devices = attach(arguments, &mut steering, served, instance)?;
     let punt = PuntDevice::create(netlink, instance, cores.len() as u32, served).await?;
     instance.record(Change::ManagedNeighbours)?;
     let topology = Topology::read(netlink, served).await?;
-    let cidrs = settings::prefixes(&arguments.service_cidrs);
-    let pod_networks = settings::prefixes(&arguments.pod_cidrs);
     let masquerade = masquerade::policy(arguments);
     if let Some(ports) = masquerade::ports_in_use(&masquerade) {
         reserved_ports::reserve(ports, instance).context("--masquerade-ports")?;
         steering.program.set_masquerade_ports(Some(ports))?;
     }
-    let first =
-        Snapshot { masquerade, pod_networks, ..Snapshot::empty(Services::new(cidrs.iter().copied())) };
-    let (publisher, subscribers) = Publisher::new(first, cores.len());
+    let services = Services::new(settings::prefixes(&arguments.service_cidrs).iter().copied());
+    let pod_networks = settings::prefixes(&arguments.pod_cidrs);
+    let empty = Snapshot { masquerade, pod_networks, ..Snapshot::empty(services) };
+    let (publisher, subscribers) = Publisher::new(empty, cores.len());
     let plan =
         Plan { devices: &devices, cores, frames: arguments.frames, punt: &punt, shared: shared.clone() };
     let workers = Workers::start(plan, &mut steering.program, subscribers)?;
@@ -188,20 +181,32 @@ async fn start(
         dns_counters,
         asked,
         sweep_at: Instant::now(),
+        latency: Latency::default(),
+        is_littered: false,
     };
-    begin(&mut gateway, arguments, first_events, &names).await?;
+    begin(&mut gateway, arguments, first, &names).await?;
     Ok(gateway)
+}
+
+/// Loads the XDP program, which knows the listeners and nothing else.
+fn load_program(arguments: &RunArguments) -> anyhow::Result<DeviceSteering> {
+    let program = Steering::load().context("cannot load the XDP program")?;
+    let mut steering = DeviceSteering::new(program, Frontends::new(arguments.nodeport_addresses.clone()));
+    for listen in &arguments.dns_listen {
+        steering.insert_listener(listen.0)?;
+    }
+    Ok(steering)
 }
 
 /// Puts the first tables and names in force.
 async fn begin(
     gateway: &mut Gateway,
     arguments: &RunArguments,
-    first_events: Vec<Event>,
+    first: Update,
     names: &ArcSwap<Zone>,
 ) -> anyhow::Result<()> {
     gateway.publish_topology(Changed { links: true, own_addresses: true });
-    gateway.apply_events(first_events);
+    gateway.apply_update(first);
     gateway.publication.settle(&gateway.cluster).await;
     let flows = &gateway.shared.flows;
     let (found, late) = (flows.sockets_in_use(), flows.sockets_with_tombstones());
@@ -235,34 +240,6 @@ async fn open_dns(
     let listen = arguments.dns_listen.iter().map(|listen| listen.0).collect();
     let server = dns::Server::start(settings::dns(arguments, listen, names)?, counters);
     server.map(Some).map_err(settings::dns_fault)
-}
-
-/// Begins to follow the source; with a state directory, ClusterIPs that it assigns are kept there.
-///
-/// # Errors
-/// The directory cannot be read.
-pub(crate) fn open_source(arguments: &RunArguments, state: Option<&Path>) -> anyhow::Result<Manifests> {
-    let state_file = state.map(|state| state.join("clusterips.json"));
-    open_manifests(&arguments.source, arguments.service_cidrs.clone(), state_file, arguments.names.dns_pods)
-}
-
-/// Begins to follow a directory of manifests.
-///
-/// # Errors
-/// The directory cannot be read.
-pub(crate) fn open_manifests(
-    source: &Source,
-    service_cidrs: Vec<ipnet::IpNet>,
-    state_file: Option<PathBuf>,
-    pods: PodsMode,
-) -> anyhow::Result<Manifests> {
-    let Source::Manifests(directory) = source;
-    let pods = pods == PodsMode::Verified;
-    let settings = manifests::Settings { service_cidrs, state_file, pods };
-    Manifests::open(directory.clone(), settings).map_err(|error| match error {
-        manifests::Error::Directory(..) => BadConfiguration(error.to_string()).into(),
-        manifests::Error::Watch(_) => error.into(),
-    })
 }
 
 fn share(arguments: &RunArguments, instance: &Instance) -> anyhow::Result<(Shared, UnixDatagram)> {
@@ -321,6 +298,9 @@ fn announce(gateway: &Gateway, arguments: &RunArguments) {
         gateway.cluster.services().count(),
         served_devices(&gateway.workers.sockets)
     );
+    for trouble in gateway.source.troubles() {
+        tracing::warn!("{trouble}");
+    }
 }
 
 /// Names each device with the modes that its sockets are in, as `eth1 (zero-copy), eth2 (copy)`.

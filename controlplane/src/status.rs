@@ -31,6 +31,8 @@ pub struct Status<'a> {
     pub steering: Vec<(&'static str, u64)>,
     /// What the source says.
     pub source: Report,
+    /// What only this source says.
+    pub source_families: Vec<Family>,
     /// What the DNS server counted.
     pub dns: Vec<dns::Sample>,
     /// Flows in the table, and its capacity.
@@ -43,6 +45,8 @@ pub struct Status<'a> {
     pub published: (usize, usize),
     /// Generation of the snapshot in force.
     pub generation: u64,
+    /// Changes that were put in force.
+    pub publications: u64,
     /// Changes that could not be put in force.
     pub publication_errors: u64,
     /// Services that are not in force now, or not with all their endpoints.
@@ -76,18 +80,7 @@ impl Status<'_> {
                 self.services_short as u64
             }),
             ("snapshot_generation", "Generation of the tables in force", self.generation),
-            ("manifest_files", "Files that hold manifests", self.source.files as u64),
-            ("manifest_file_errors", "Files that do not parse; their last good content is in force", {
-                self.source.file_errors as u64
-            }),
-            ("manifest_directory_missing", "1 while the manifest directory is not there", {
-                u64::from(self.source.directory_missing)
-            }),
-            (
-                "manifest_problems",
-                "Objects and files that are refused now",
-                self.source.problems.len() as u64,
-            ),
+            ("problems", "Objects and files that are refused now", self.source.problems.len() as u64),
         ];
         families.extend(gauges.map(|(name, help, value)| Family::single(name, help, true, value)));
         let (losses, returns) = self.device_changes;
@@ -95,9 +88,22 @@ impl Status<'_> {
             ("device_losses", "Served devices that were deleted", losses),
             ("device_returns", "Served devices that came back and are served again", returns),
             ("object_errors", "Objects refused since the start", self.source.object_errors_total),
+            ("publications", "Changes of the cluster that were put in force", self.publications),
             ("publication_errors", "Changes that could not be put in force", self.publication_errors),
         ];
         families.extend(totals.map(|(name, help, value)| Family::single(name, help, false, value)));
+        families.push(Family {
+            name: "objects".into(),
+            help: "Objects in force, by kind".into(),
+            gauge: true,
+            series: self
+                .source
+                .objects
+                .iter()
+                .map(|(kind, n)| (vec![label("kind", kind.as_str())], *n as u64))
+                .collect(),
+        });
+        families.extend(self.source_families);
         let (of_dns, mut spreads) = dns_families(self.dns);
         families.extend(of_dns);
         spreads.push(changes);
@@ -105,8 +111,14 @@ impl Status<'_> {
     }
 }
 
+/// Values by direction.
+type Directed = Vec<(Option<&'static str>, u64)>;
+
 /// Shows what Services have carried: packets and octets by direction, flows and drops.
 fn service_families(rows: &[(Owner, Row)]) -> Vec<Family> {
+    fn both(request: u64, reply: u64) -> Directed {
+        vec![(Some("request"), request), (Some("reply"), reply)]
+    }
     let labels = |owner: &Owner, direction: Option<&str>| {
         let mut labels = vec![
             label("namespace", &owner.service.namespace),
@@ -120,7 +132,7 @@ fn service_families(rows: &[(Owner, Row)]) -> Vec<Family> {
         labels.extend(direction.map(|direction| label("direction", direction)));
         labels
     };
-    let family = |name: &str, help: &str, values: &dyn Fn(&Row) -> Vec<(Option<&'static str>, u64)>| Family {
+    let family = |name: &str, help: &str, values: fn(&Row) -> Directed| Family {
         name: name.into(),
         help: help.into(),
         gauge: false,
@@ -131,16 +143,15 @@ fn service_families(rows: &[(Owner, Row)]) -> Vec<Family> {
             })
             .collect(),
     };
-    let both = |request, reply| vec![(Some("request"), request), (Some("reply"), reply)];
     vec![
-        family("service_packets", "Packets of a Service port", &|row| {
+        family("service_packets", "Packets of a Service port", |row| {
             both(row.request_packets, row.reply_packets)
         }),
-        family("service_bytes", "Octets of the IP packets of a Service port", &|row| {
+        family("service_bytes", "Octets of the IP packets of a Service port", |row| {
             both(row.request_bytes, row.reply_bytes)
         }),
-        family("service_connections", "Flows opened to a Service port", &|row| vec![(None, row.connections)]),
-        family("service_drops", "Packets to a Service port that were refused or dropped", &|row| {
+        family("service_connections", "Flows opened to a Service port", |row| vec![(None, row.connections)]),
+        family("service_drops", "Packets to a Service port that were refused or dropped", |row| {
             vec![(None, row.drops)]
         }),
     ]
@@ -267,12 +278,14 @@ mod tests {
             device_changes: (2, 1),
             steering: vec![("taken", 7)],
             source: Report::default(),
+            source_families: Report::default().families(),
             dns: Vec::new(),
             services: Vec::new(),
             programming: Programming::default(),
             flows: (3, 1024),
             published: (2, 1),
             generation: 8,
+            publications: 9,
             publication_errors: 6,
             services_short: 1,
         };
@@ -296,6 +309,7 @@ mod tests {
             "tidegate_flows_capacity 1024",
             "tidegate_services_short 1",
             "tidegate_publication_errors_total 6",
+            "tidegate_publications_total 9",
         ] {
             assert!(text.lines().any(|own| own == line), "no {line} in {text}");
         }

@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
+use ipnet::IpNet;
 use tidegate_dataplane::flows::{EndpointId, ServicePortId};
 use tidegate_dataplane::net::{Port, Prefix, Protocol};
 use tidegate_dataplane::services::{
-    Backend, Backends, Choice, Frontend, ServicePort, Terms, VirtualAddress, Without,
+    Backend, Backends, Frontend, ServicePort, Terms, VirtualAddress, Without,
 };
 
 use crate::account_book::{AccountBook, Owner};
 use crate::cluster::{self, Cluster, Family, ObjectName, Service, ServiceKind};
 use crate::compile::{EndpointSets, Locality, endpoint_sets};
-use crate::traffic::{Policy, Traffic};
+use crate::traffic::{Choice, Policy, Traffic};
 
 /// An endpoint as the XDP program knows it: the source of replies.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -225,7 +226,7 @@ impl Compiler {
                 without: if is_bound && !none_anywhere { Without::Drop } else { Without::Refuse },
                 sources: matches!(reach, Reach::Balancer).then(|| sources(service, address)).flatten(),
                 keeps_client: is_local && is_external,
-                choice: traffic.choice,
+                choice: traffic.choice.into(),
                 affinity_seconds: traffic.affinity_seconds,
                 account: sets.account,
                 endpoint_accounts: sets.endpoint_accounts.clone(),
@@ -278,8 +279,9 @@ fn external_addresses(service: &Service, cluster_ip: IpAddr) -> BTreeMap<IpAddr,
 /// Those of the other family do not count, and a family without any is not restricted; a network of length 0 means no
 /// restriction, too (K22).
 fn sources(service: &Service, address: IpAddr) -> Option<Arc<[Prefix]>> {
-    let of_family = |range: &&Prefix| Family::of(&range.address) == Family::of(&address);
-    let ranges: Vec<Prefix> = service.traffic.source_ranges.iter().filter(of_family).copied().collect();
+    let of_family = |range: &&IpNet| range.addr().is_ipv4() == address.is_ipv4();
+    let prefix = |range: &IpNet| Prefix { address: range.network(), length: range.prefix_len() };
+    let ranges: Vec<Prefix> = service.traffic.source_ranges.iter().filter(of_family).map(prefix).collect();
     let is_restricted = !ranges.is_empty() && ranges.iter().all(|range| range.length > 0);
     is_restricted.then(|| ranges.into())
 }
@@ -293,7 +295,7 @@ pub fn service_port_id(service: &ObjectName, port: &str, protocol: Protocol) -> 
 /// Hashes a text to 64 bits that never change between versions and machines (FNV-1a, then mixed).
 ///
 /// Source: RFC 9923 (FNV), the 64-bit parameters.
-fn stable_hash(text: &str) -> u64 {
+pub(crate) fn stable_hash(text: &str) -> u64 {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, octet| {
         (hash ^ u64::from(octet)).wrapping_mul(0x0000_0100_0000_01b3)
     });

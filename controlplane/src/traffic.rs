@@ -4,17 +4,40 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tidegate_dataplane::net::Prefix;
-use tidegate_dataplane::services::Choice;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use tidegate_dataplane::services;
 
 /// Which endpoints the packets of a traffic policy may go to (K19-K21).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub enum Policy {
     /// All of the Service.
     #[default]
     Cluster,
     /// Those on this node.
     Local,
+}
+
+/// How an endpoint is chosen (K13).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub enum Choice {
+    /// By the flow: the same on every gateway.
+    #[default]
+    Maglev,
+    /// Any.
+    Random,
+    /// The one with the fewest flows for its weight.
+    LeastConnections,
+}
+
+impl From<Choice> for services::Choice {
+    fn from(choice: Choice) -> Self {
+        match choice {
+            Choice::Maglev => Self::Maglev,
+            Choice::Random => Self::Random,
+            Choice::LeastConnections => Self::LeastConnections,
+        }
+    }
 }
 
 /// What the fields and annotations of a Service say about its packets.
@@ -25,14 +48,15 @@ pub enum Policy {
 /// | `tidegate.io/weights` | `10.244.0.11=3,10.244.0.12=1` | shares of endpoints, 1 to 100; 1 for those not named |
 /// | `tidegate.io/reset-after` | a time as `1s` or `250ms` (default 1s), `off` | when TCP connections to an endpoint are reset that is in no slice any more |
 /// | `tidegate.io/repick` | `on` (default), `off` | whether UDP and SCTP flows leave an endpoint that no longer serves |
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Traffic {
     /// `spec.externalIPs` (K17).
     pub external_addresses: Vec<IpAddr>,
     /// Addresses of `status.loadBalancer.ingress` that are not a proxy's (K18).
     pub balancer_addresses: Vec<IpAddr>,
     /// `spec.loadBalancerSourceRanges` (K22).
-    pub source_ranges: Vec<Prefix>,
+    pub source_ranges: Vec<IpNet>,
     /// `spec.internalTrafficPolicy` (K21).
     pub internal: Policy,
     /// `spec.externalTrafficPolicy` (K20).

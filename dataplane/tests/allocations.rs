@@ -5,6 +5,7 @@
 #![allow(missing_docs, unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod chain_rig;
 mod fragment_rig;
 mod path_rig;
 
@@ -15,6 +16,9 @@ use std::hint::black_box;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
+use chain_rig::{
+    authentication, chained, chained_packet, destination_options, fragment, hop_by_hop, routing,
+};
 use fragment_rig::{cut, fragmentable, piece, raw_piece};
 use path_rig::*;
 use tidegate_dataplane::clock::Now;
@@ -138,116 +142,156 @@ fn a_vector_of_one_octet_would_be_noticed() {
 
 #[test]
 fn new_and_established_datagrams_of_both_directions_ask_nothing_of_the_allocator() {
-    let mut rig = warm_rig(1024);
-    let requests = many(300, |n| udp(FROM_CLIENT, ((CLIENT, 1000 + n), V), 64, b"question"));
-    let replies = many(300, |n| udp(FROM_POD, (P, (CLIENT, 1000 + n)), 64, b"answer"));
-    for round in 0..3 {
-        rig.now = Now::from_seconds(200 + round);
-        assert_eq!(carry(&mut rig, CLIENT_SIDE, &requests), 300);
-        assert_eq!(carry(&mut rig, POD_SIDE, &replies), 300);
-    }
-    assert_eq!(rig.path.counters.flows_inserted, 301);
+    over_both_families(|| {
+        let mut rig = warm_rig(1024);
+        let requests = many(300, |n| udp(FROM_CLIENT, ((CLIENT, 1000 + n), V), 64, b"question"));
+        let replies = many(300, |n| udp(FROM_POD, (P, (CLIENT, 1000 + n)), 64, b"answer"));
+        for round in 0..3 {
+            rig.now = Now::from_seconds(200 + round);
+            assert_eq!(carry(&mut rig, CLIENT_SIDE, &requests), 300);
+            assert_eq!(carry(&mut rig, POD_SIDE, &replies), 300);
+        }
+        assert_eq!(rig.path.counters.flows_inserted, 301);
+    });
 }
 
 #[test]
 fn connections_ask_nothing_of_the_allocator_from_syn_to_reopening() {
-    let mut rig = warm_rig(1024);
-    let from_client = |flags, port| tcp(FROM_CLIENT, ((CLIENT, port), V), 64, flags, b"");
-    let from_pod = |flags, port| tcp(FROM_POD, (P, (CLIENT, port)), 64, flags, b"");
-    for (requests, flags) in [
-        (true, "S"),
-        (false, "SA"),
-        (true, "A"),
-        (false, "A"),
-        (false, "FA"),
-        (true, "FA"),
-        (false, "A"),
-        (true, "S"),
-        (false, "RA"),
-        (true, "S"),
-    ] {
-        let (device, packets) = match requests {
-            true => (CLIENT_SIDE, many(100, |n| from_client(flags, 2000 + n))),
-            false => (POD_SIDE, many(100, |n| from_pod(flags, 2000 + n))),
-        };
-        assert_eq!(carry(&mut rig, device, &packets), 100, "{flags}");
-    }
-    assert_eq!(rig.path.counters.flows_inserted, 301, "the last two SYNs opened anew");
-    assert_eq!(carry(&mut rig, CLIENT_SIDE, &many(50, |n| from_client("A", 3000 + n))), 50);
-    assert_eq!(rig.path.counters.flows_picked_up, 50);
+    over_both_families(|| {
+        let mut rig = warm_rig(1024);
+        let from_client = |flags, port| tcp(FROM_CLIENT, ((CLIENT, port), V), 64, flags, b"");
+        let from_pod = |flags, port| tcp(FROM_POD, (P, (CLIENT, port)), 64, flags, b"");
+        for (requests, flags) in [
+            (true, "S"),
+            (false, "SA"),
+            (true, "A"),
+            (false, "A"),
+            (false, "FA"),
+            (true, "FA"),
+            (false, "A"),
+            (true, "S"),
+            (false, "RA"),
+            (true, "S"),
+        ] {
+            let (device, packets) = match requests {
+                true => (CLIENT_SIDE, many(100, |n| from_client(flags, 2000 + n))),
+                false => (POD_SIDE, many(100, |n| from_pod(flags, 2000 + n))),
+            };
+            assert_eq!(carry(&mut rig, device, &packets), 100, "{flags}");
+        }
+        assert_eq!(rig.path.counters.flows_inserted, 301, "the last two SYNs opened anew");
+        assert_eq!(carry(&mut rig, CLIENT_SIDE, &many(50, |n| from_client("A", 3000 + n))), 50);
+        assert_eq!(rig.path.counters.flows_picked_up, 50);
+    });
 }
 
 #[test]
 fn echoes_refusals_and_what_goes_to_the_kernel_ask_nothing_of_the_allocator() {
-    let mut rig = warm_rig(64);
-    let empty = (EMPTY_VIP, 80);
-    let packets = [
-        ping(FROM_CLIENT, CLIENT, VIP, 64, false),
-        tcp(FROM_CLIENT, (C, empty), 64, "S", b""),
-        tcp(FROM_CLIENT, (C, (VIP, 81)), 64, "FA", b"data"),
-        udp(FROM_CLIENT, (C, empty), 64, b"short"),
-        udp(FROM_CLIENT, (C, (VIP, 81)), 64, &[7; 1400]),
-        udp(FROM_CLIENT, (C, V), 1, b"x"),
-        udp(FROM_CLIENT, (C, V), 64, &[7; 1480]),
-        udp(FROM_CLIENT, (C, (LOCAL_VIP, 80)), 64, b"x"),
-        udp(FROM_CLIENT, (C, (ELSEWHERE_VIP, 80)), 64, b"x"),
-        udp(FROM_POD, (P, C), 64, b"of no flow"),
-        [&FROM_POD.1.0[..], &FROM_POD.0.0, &[8, 6], &[0; 28]].concat(),
-    ];
-    for _ in 0..3 {
-        assert_eq!(carry(&mut rig, CLIENT_SIDE, &packets), packets.len());
-    }
-    let counters = &rig.path.counters;
-    assert_eq!((counters.answered_echo, counters.answered_reset), (3, 6));
-    assert_eq!((counters.answered_port_unreachable, counters.punted), (6, 12));
-    assert_eq!((counters.answered_time_exceeded, counters.answered_fragmentation_needed), (3, 3));
+    over_both_families(|| {
+        let mut rig = warm_rig(64);
+        let empty = (EMPTY_VIP, 80);
+        let packets = [
+            ping(FROM_CLIENT, CLIENT, VIP, 64, false),
+            tcp(FROM_CLIENT, (C, empty), 64, "S", b""),
+            tcp(FROM_CLIENT, (C, (VIP, 81)), 64, "FA", b"data"),
+            udp(FROM_CLIENT, (C, empty), 64, b"short"),
+            udp(FROM_CLIENT, (C, (VIP, 81)), 64, &[7; 1400]),
+            udp(FROM_CLIENT, (C, V), 1, b"x"),
+            udp(FROM_CLIENT, (C, V), 64, &[7; 1480]),
+            udp(FROM_CLIENT, (C, (LOCAL_VIP, 80)), 64, b"x"),
+            udp(FROM_CLIENT, (C, (ELSEWHERE_VIP, 80)), 64, b"x"),
+            udp(FROM_POD, (P, C), 64, b"of no flow"),
+            [&FROM_POD.1.0[..], &FROM_POD.0.0, &[8, 6], &[0; 28]].concat(),
+        ];
+        for _ in 0..3 {
+            assert_eq!(carry(&mut rig, CLIENT_SIDE, &packets), packets.len());
+        }
+        let counters = &rig.path.counters;
+        assert_eq!((counters.answered_echo, counters.answered_reset), (3, 6));
+        assert_eq!((counters.answered_port_unreachable, counters.punted), (6, 12));
+        assert_eq!((counters.answered_time_exceeded, counters.answered_fragmentation_needed), (3, 3));
+    });
+}
+
+#[test]
+fn extension_headers_and_fragments_of_ipv6_ask_nothing_of_the_allocator() {
+    over_ipv6(|| {
+        let mut rig = warm_rig(64);
+        let chain = [hop_by_hop(1), destination_options(2), routing(0), authentication()];
+        let plain = udp(FROM_CLIENT, (C, V), 64, b"question");
+        let about = ip_of(&udp(TO_POD, ((CLIENT, 9), P), 62, b"first"));
+        let packets = [
+            chained(&plain, &chain),
+            chained(&plain, &[fragment(0, false, 7)]),
+            chained(&plain, &vec![destination_options(1); 8]),
+            chained(&ping(FROM_CLIENT, CLIENT, VIP, 64, false), &chain),
+            chained(&tcp(FROM_CLIENT, (C, (EMPTY_VIP, 80)), 64, "S", b""), &chain),
+            chained(&udp(FROM_CLIENT, (C, (EMPTY_VIP, 80)), 64, b""), &chain),
+            chained(&udp(FROM_CLIENT, (C, V), 1, b""), &chain),
+            chained(&udp(FROM_POD, (P, C), 64, b"of a flow"), &chain),
+            chained(&udp(FROM_POD, (P, (CLIENT, 5)), 64, b"of no flow"), &vec![destination_options(1); 9]),
+            icmp_error(FROM_POD, POD, CLIENT, 64, port_unreachable(), &chained_packet(&about, &chain)),
+        ];
+        for _ in 0..3 {
+            assert_eq!(carry(&mut rig, CLIENT_SIDE, &packets), packets.len());
+        }
+        let pieces = cut(&fragmentable(udp(FROM_CLIENT, (C, V), 64, &[7; 4000]), 8));
+        let early = [pieces[1].clone(), pieces[2].clone(), pieces[0].clone()];
+        assert_eq!(carry(&mut rig, CLIENT_SIDE, &early), 3);
+    });
 }
 
 #[test]
 fn errors_about_flows_ask_nothing_of_the_allocator() {
-    let mut rig = warm_rig(64);
-    let about = |ends| ip_of(&udp(TO_POD, ends, 62, b"first"));
-    let unreachable = Says(3, 3, [0; 4]);
-    let of_pod = icmp_error(FROM_POD, POD, CLIENT, 64, unreachable, &about(((CLIENT, 9), P)));
-    let of_client = icmp_error(FROM_CLIENT, CLIENT, VIP, 64, unreachable, &about((V, (CLIENT, 9))));
-    assert_eq!(carry(&mut rig, POD_SIDE, &vec![of_pod; 100]), 100);
-    assert_eq!(carry(&mut rig, CLIENT_SIDE, &vec![of_client; 100]), 100);
-    assert_eq!(rig.path.counters.forwarded, 201);
+    over_both_families(|| {
+        let mut rig = warm_rig(64);
+        let about = |ends| ip_of(&udp(TO_POD, ends, 62, b"first"));
+        let unreachable = port_unreachable();
+        let of_pod = icmp_error(FROM_POD, POD, CLIENT, 64, unreachable, &about(((CLIENT, 9), P)));
+        let of_client = icmp_error(FROM_CLIENT, CLIENT, VIP, 64, unreachable, &about((V, (CLIENT, 9))));
+        assert_eq!(carry(&mut rig, POD_SIDE, &vec![of_pod; 100]), 100);
+        assert_eq!(carry(&mut rig, CLIENT_SIDE, &vec![of_client; 100]), 100);
+        assert_eq!(rig.path.counters.forwarded, 201);
+    });
 }
 
 #[test]
 fn holding_and_releasing_packets_asks_nothing_of_the_allocator() {
-    let mut rig = warm_rig(64);
-    let quiet = next_hop(POD_SIDE, QUIET_POD);
-    let waiting = many(40, |n| udp(FROM_CLIENT, ((CLIENT, n % 8), (QUIET_VIP, 80)), 64, b"wait"));
-    for seconds in 0..3 {
-        rig.now = Now::from_seconds(300 + seconds * 10);
-        assert_eq!(carry(&mut rig, CLIENT_SIDE, &waiting), 0);
-        assert_eq!(rig.path.held(), 32);
-        assert_eq!(release(&mut rig), 0);
-        let mut known = neighbours();
-        known.push((quiet, NeighbourState::Reachable(POD_MAC)));
-        rig.learn(&known);
-        assert_eq!(release(&mut rig), 32);
-        rig.learn(&neighbours());
-    }
-    assert_eq!(rig.wire.wanted.len(), 3);
+    over_both_families(|| {
+        let mut rig = warm_rig(64);
+        let quiet = next_hop(POD_SIDE, QUIET_POD);
+        let waiting = many(40, |n| udp(FROM_CLIENT, ((CLIENT, n % 8), (QUIET_VIP, 80)), 64, b"wait"));
+        for seconds in 0..3 {
+            rig.now = Now::from_seconds(300 + seconds * 10);
+            assert_eq!(carry(&mut rig, CLIENT_SIDE, &waiting), 0);
+            assert_eq!(rig.path.held(), 32);
+            assert_eq!(release(&mut rig), 0);
+            let mut known = neighbours();
+            known.push((quiet, NeighbourState::Reachable(POD_MAC)));
+            rig.learn(&known);
+            assert_eq!(release(&mut rig), 32);
+            rig.learn(&neighbours());
+        }
+        assert_eq!(rig.wire.wanted.len(), 3);
+    });
 }
 
 #[test]
 fn the_expiry_of_flows_asks_nothing_of_the_allocator() {
-    let mut rig = warm_rig(1024);
-    carry(&mut rig, CLIENT_SIDE, &many(500, |n| udp(FROM_CLIENT, ((CLIENT, 1000 + n), V), 64, b"")));
-    let (mut cursor, timeouts) = (Cursors::part(0, 1), Timeouts::default());
-    let flows = Arc::clone(&rig.flows);
-    let expire = |seconds, cursor: &mut _| {
-        without_allocator(|| flows.expire(cursor, Now::from_seconds(seconds), 2048, &timeouts))
-    };
-    assert_eq!(expire(110, &mut cursor), 0);
-    assert_eq!(expire(1000, &mut cursor), 501);
-    assert!(flows.is_empty());
-    carry(&mut rig, CLIENT_SIDE, &many(500, |n| udp(FROM_CLIENT, ((CLIENT, 1000 + n), V), 64, b"")));
-    assert_eq!(flows.len(), 500);
+    over_both_families(|| {
+        let mut rig = warm_rig(1024);
+        carry(&mut rig, CLIENT_SIDE, &many(500, |n| udp(FROM_CLIENT, ((CLIENT, 1000 + n), V), 64, b"")));
+        let (mut cursor, timeouts) = (Cursors::part(0, 1), Timeouts::default());
+        let flows = Arc::clone(&rig.flows);
+        let expire = |seconds, cursor: &mut _| {
+            without_allocator(|| flows.expire(cursor, Now::from_seconds(seconds), 2048, &timeouts))
+        };
+        assert_eq!(expire(110, &mut cursor), 0);
+        assert_eq!(expire(1000, &mut cursor), 501);
+        assert!(flows.is_empty());
+        carry(&mut rig, CLIENT_SIDE, &many(500, |n| udp(FROM_CLIENT, ((CLIENT, 1000 + n), V), 64, b"")));
+        assert_eq!(flows.len(), 500);
+    });
 }
 
 #[test]
@@ -355,24 +399,15 @@ fn hopeless_packets() -> Vec<Vec<u8>> {
 /// Packets that can go nowhere because of what only IPv6 has.
 fn hopeless_ipv6_packets() -> Vec<Vec<u8>> {
     let plain = || udp(FROM_CLIENT, (C, V), 64, b"payload");
-    let with_chain = |kinds: &[u8], segments_left: u8| {
-        let mut packet = plain();
-        for &kind in kinds.iter().rev() {
-            let next_header = std::mem::replace(&mut packet[20], kind);
-            packet.splice(54..54, [next_header, 0, 0, segments_left, 0, 0, 0, 0]);
-            packet[19] += 8;
-        }
-        packet
-    };
     let link_local = |mut packet: Vec<u8>| {
         packet[22..24].copy_from_slice(&[0xfe, 0x80]);
         packet
     };
     vec![
         plain()[..60].to_vec(),
-        with_chain(&[60; 9], 0),
-        with_chain(&[60, 0], 0),
-        with_chain(&[43], 1),
+        chained(&plain(), &vec![destination_options(1); 9]),
+        chained(&plain(), &[destination_options(1), hop_by_hop(1)]),
+        chained(&plain(), &[routing(1)]),
         link_local(plain()),
     ]
 }
@@ -447,24 +482,26 @@ fn send_too_long_packets(rig: &mut Rig) {
 
 #[test]
 fn fragments_are_handed_to_their_worker_without_the_allocator() {
-    let mut rigs = [warm_rig(64), warm_rig(64)];
-    let bells: Vec<_> = (0..2).map(|_| Arc::new(Bell::new().unwrap())).collect();
-    for (rig, exchange) in rigs.iter_mut().zip(Exchange::between(&bells)) {
-        let (memory, pool) = FrameMemory::new(512).unwrap();
-        rig.path = Path::new(memory, pool, Arc::clone(&rig.flows), PUNT).with_exchange(exchange);
-        rig.path.counters.frames_total = 512;
-    }
-    let pieces: Vec<_> =
-        (0..100).flat_map(|n| cut(&fragmentable(udp(FROM_CLIENT, (C, V), 64, &[7; 2000]), n))).collect();
-    let [giver, taker] = &mut rigs;
-    carry(giver, CLIENT_SIDE, &pieces);
-    taker.wire.sent.reserve(BURST);
-    let Rig { path, snapshot, now, wire, .. } = taker;
-    assert_eq!(without_allocator(|| path.take_over(snapshot, *now, wire)), 32);
-    taker.collect();
-    without_allocator(|| giver.path.wake_takers());
-    assert!(bells[1].silence() && !bells[0].silence());
-    assert!(giver.path.counters.drops(DropReason::HandOverFull) > 0);
+    over_both_families(|| {
+        let mut rigs = [warm_rig(64), warm_rig(64)];
+        let bells: Vec<_> = (0..2).map(|_| Arc::new(Bell::new().unwrap())).collect();
+        for (rig, exchange) in rigs.iter_mut().zip(Exchange::between(&bells)) {
+            let (memory, pool) = FrameMemory::new(512).unwrap();
+            rig.path = Path::new(memory, pool, Arc::clone(&rig.flows), PUNT).with_exchange(exchange);
+            rig.path.counters.frames_total = 512;
+        }
+        let pieces: Vec<_> =
+            (0..100).flat_map(|n| cut(&fragmentable(udp(FROM_CLIENT, (C, V), 64, &[7; 2000]), n))).collect();
+        let [giver, taker] = &mut rigs;
+        carry(giver, CLIENT_SIDE, &pieces);
+        taker.wire.sent.reserve(BURST);
+        let Rig { path, snapshot, now, wire, .. } = taker;
+        assert_eq!(without_allocator(|| path.take_over(snapshot, *now, wire)), 32);
+        taker.collect();
+        without_allocator(|| giver.path.wake_takers());
+        assert!(bells[1].silence() && !bells[0].silence());
+        assert!(giver.path.counters.drops(DropReason::HandOverFull) > 0);
+    });
 }
 
 /// Asks so many Services with one backend from one client port that no other source port is tried for the last.

@@ -29,7 +29,8 @@ const LONGEST: usize = 160;
 const HISTORIES: u32 = 64;
 
 /// Drops for what histories lack: a second worker, a socket too few, few frames, wide ranges of ports, a device without
-/// an address, a thousand answers in a second, a hundred Services with one backend.
+/// an address, a flood of fragments or
+/// answers, a hundred Services with one backend.
 const OUT_OF_REACH: &[&str] = &[
     "drop_flow_contended",
     "drop_hand_over_full",
@@ -38,6 +39,7 @@ const OUT_OF_REACH: &[&str] = &[
     "drop_answer_too_long",
     "drop_masquerade_search_paused",
     "drop_no_masquerade_address",
+    "drop_fragment_evicted",
     "drop_icmp_rate_limited",
     "drop_no_source_port",
 ];

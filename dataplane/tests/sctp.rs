@@ -6,7 +6,7 @@ mod path_rig;
 
 use std::sync::Arc;
 
-use etherparse::{IpNumber, PacketBuilder};
+use etherparse::{IpNumber, PacketBuilder, PacketHeaders};
 use path_rig::*;
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::flows::{Cursors, EndpointId, ServicePortId, Timeouts};
@@ -228,6 +228,31 @@ fn an_error_about_an_association_quotes_what_its_sender_sent() {
             let (_, left) = rig.one(POD_SIDE, &sent);
             assert_eq!(left, icmp_error(TO_CLIENT, VIP, CLIENT, 63, too_big(1280), &expected), "{length}");
         }
+    });
+}
+
+#[test]
+fn octets_behind_a_quoted_packet_are_not_taken_for_its_checksum() {
+    over_both_families(|| {
+        let mut rig = rig();
+        converse(&mut rig, &OPENING);
+        // The quoted packet says that it ends behind its verification tag; the rest belongs to the error (RFC 4884).
+        let short = |ends| {
+            let mut frame = sctp(TO_POD, ends, 62, DATA, b"cut");
+            let header = 14 + ip_header_bytes();
+            frame[header + 8..].fill(0xee);
+            let (at, length) = if is_ipv6() { (18, 8_u16) } else { (16, 28) };
+            frame[at..at + 2].copy_from_slice(&length.to_be_bytes());
+            if !is_ipv6() {
+                let right = PacketHeaders::from_ethernet_slice(&frame[..header + 8]).unwrap();
+                let checksum = right.net.unwrap().ipv4_ref().unwrap().0.calc_header_checksum();
+                frame[24..26].copy_from_slice(&checksum.to_be_bytes());
+            }
+            ip_of(&frame)
+        };
+        let sent = icmp_error(FROM_POD, POD, CLIENT, 64, port_unreachable(), &short((C, P)));
+        let expected = icmp_error(TO_CLIENT, VIP, CLIENT, 63, port_unreachable(), &short((C, V)));
+        assert_eq!(rig.one(POD_SIDE, &sent).1, expected);
     });
 }
 

@@ -8,8 +8,10 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use tidegate_bench::compare::contender::{Carrier, Contender};
 use tidegate_bench::compare::difference::Difference;
-use tidegate_bench::compare::processor::{Work, load};
+use tidegate_bench::compare::record::Spread;
+use tidegate_bench::compare::report::table::in_thousands;
 use tidegate_bench::compare::setup::{Setup, Workshop};
+use tidegate_bench::processor::load;
 use tidegate_bench::traffic::plan::{Kind, Pace, Plan};
 use tidegate_bench::traffic::popularity::Popularity;
 
@@ -135,10 +137,8 @@ fn measure_links(programs: [&Path; 2], options: &Options, speeds: &mut Speeds) -
                     pace,
                     echo: false,
                 };
-                let before = Work::read()?;
                 let results = setup.generator()?.run(&plan, |_| {})?;
-                let divisor =
-                    if pace == Pace::Sleep { Work::read()?.ours_since(before) } else { results.seconds };
+                let divisor = if pace == Pace::Sleep { results.cpu_seconds } else { results.seconds };
                 speeds.entry(name.to_owned()).or_default()[side].push(results.completed as f64 / divisor);
             }
             setup.rest()?;
@@ -162,7 +162,18 @@ fn run(options: &Options) -> Result<()> {
     );
     for (name, [a, b]) in &speeds {
         match Difference::between(a, b) {
-            Some(difference) => println!("{name:50} {difference}"),
+            Some(difference) => {
+                // Nanoseconds where the unit is not in the name.
+                let shown = |speeds: &[f64]| {
+                    let median = Spread::of(speeds).map_or(0.0, |spread| spread.median);
+                    if name.ends_with("/s") || name.ends_with("-s") {
+                        in_thousands(median)
+                    } else {
+                        format!("{:.1} ns", 1.0 / median)
+                    }
+                };
+                println!("{name:42} A {:>9}  B {:>9}  {difference}", shown(a), shown(b));
+            }
             None => println!("{name:50} not measured in both"),
         }
     }

@@ -8,10 +8,10 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use tidegate_bench::compare::contender::Contender;
 use tidegate_bench::compare::measure::{Session, Thoroughness};
-use tidegate_bench::compare::processor::load;
 use tidegate_bench::compare::record::{Comparison, Machine};
 use tidegate_bench::compare::search::Durations;
 use tidegate_bench::compare::setup::Workshop;
+use tidegate_bench::processor::load;
 
 const QUICK: &[&str] = &["wire", "bare", "tidegate:5000", "kernel", "nftables:5000", "iptables:5000"];
 const ALL: &[&str] = &[

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::contender::{Carrier, Contender};
-use super::processor::Work;
 use super::record::{Cost, Findings, LatencyAt, Spread};
 use super::search::{Durations, Trial, highest_rate};
 use super::setup::{Setup, Workshop};
@@ -159,14 +158,10 @@ fn search(setup: &mut Setup, found: &mut Vec<f64>, kind: Kind, how: Thoroughness
 /// What a packet costs all processors, with a generator that sleeps between bursts.
 fn cost(setup: &mut Setup, findings: &mut Findings, how: Thoroughness, rate: f64) -> Result<Option<String>> {
     let plan = plan(Kind::EstablishedUdp, rate, how.run, Pace::Sleep, how);
-    // Once before, so that all flows are open and their opening is not in the time.
-    run(setup, &Plan { seconds: 0.2, ..plan })?;
-    let (start, before) = (Instant::now(), Work::read()?);
     let results = run(setup, &plan)?;
-    let (work, passed) = (Work::read()?.ours_since(before), start.elapsed().as_secs_f64());
     let cost = Cost {
-        packets_per_cpu_second: results.completed as f64 / work,
-        cpu_seconds_per_second: work / passed,
+        packets_per_cpu_second: results.completed as f64 / results.cpu_seconds,
+        cpu_seconds_per_second: results.cpu_seconds / results.seconds,
         loss: results.loss,
     };
     findings.costs.push(cost);

@@ -64,6 +64,8 @@ pub struct Findings {
     pub latencies: Vec<LatencyAt>,
     /// Bulk TCP with the kernel's segmentation offload, in bits per second.
     pub bulk_tcp: Vec<f64>,
+    /// What could not be measured, and why.
+    pub problems: Vec<String>,
 }
 
 /// What packets cost.
@@ -132,6 +134,7 @@ impl Findings {
             costs: Vec::new(),
             latencies: Vec::new(),
             bulk_tcp: Vec::new(),
+            problems: Vec::new(),
         }
     }
 

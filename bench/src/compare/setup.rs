@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail};
 use super::contender::{Carrier, Contender};
 use super::kube_proxy::{iptables, nftables};
 use super::manifests::manifests;
-use super::processor::available_memory;
 use super::rig::{CLIENT_STATION, PODS_STATION, Rig, run, station};
+use crate::processor::available_memory;
 use crate::traffic::generator::Generator;
 use crate::traffic::targets::Targets;
 
@@ -217,13 +217,15 @@ fn serve_flow_entries(
 }
 
 fn serve_testpmd(workshop: &Workshop, rig: &Rig, scratch: &Path) -> Result<(Option<Child>, String)> {
-    let mut command = rig.command("gw", "dpdk-testpmd");
+    // Written to a file, its lines would else wait in its buffer.
+    let mut command = rig.command("gw", "stdbuf");
+    command.args(["-oL", "dpdk-testpmd"]);
     let cores = format!("{},{}", workshop.generator_core, workshop.worker_core);
     command
         .args(["-l", &cores, "--main-lcore", &workshop.generator_core.to_string()])
         .args(["--no-huge", "-m", "512", "--no-pci", "--no-shconf", "--no-telemetry"])
         .args(["--vdev", "net_af_xdp0,iface=client0", "--vdev", "net_af_xdp1,iface=pods0"])
-        .args(["--", "--nb-cores=1", "--forward-mode=mac", "--auto-start"])
+        .args(["--", "--nb-cores=1", "--total-num-mbufs=32768", "--forward-mode=mac", "--auto-start"])
         .args([&format!("--eth-peer=0,{}", station(CLIENT_STATION))])
         .args([&format!("--eth-peer=1,{}", station(PODS_STATION))]);
     let (program, _) = start(command, &scratch.join("log"), "Press enter to exit")?;

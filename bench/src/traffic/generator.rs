@@ -14,6 +14,7 @@ use super::port::{BURST, Port};
 use super::results::{Results, Tally};
 use super::targets::{Addressing, Protocol, Targets, flow_number};
 use crate::netns;
+use crate::processor::Work;
 
 /// The first of the flows that are opened while the clock runs; those opened before are below.
 const FIRST_NEW_FLOW: u32 = 1 << 24;
@@ -24,9 +25,9 @@ const OPENING_ROUNDS: u32 = 5;
 /// Time for what is under way at the end to arrive.
 const DRAIN: Duration = Duration::from_millis(100);
 /// Time for the last units to leave: more than a nap.
-const GRACE_NS: u64 = 200_000;
+const GRACE_NS: u64 = 400_000;
 /// A nap of [`Pace::Sleep`].
-const NAP: Duration = Duration::from_micros(50);
+const NAP: Duration = Duration::from_micros(200);
 /// First sequence number of a client's connection.
 const CLIENT_SEQUENCE: u32 = 1000;
 
@@ -95,6 +96,7 @@ impl Generator {
         self.ends.echo_below(if plan.echo { u32::MAX } else { 0 })?;
         prefer_short_sleeps();
         let (counts, buckets) = (self.ends.counts()?, self.ends.buckets()?);
+        let work = Work::read()?;
         let start = Now::read().ns() + 1_000_000;
         let mut run = Run {
             plan,
@@ -122,10 +124,11 @@ impl Generator {
             }
         }
         let seconds = (Now::read().ns().min(end) - start) as f64 / 1e9;
+        let cpu_seconds = Work::read()?.ours_since(work);
         run.drain(self)?;
         let sink = self.ends.counts()?.since(counts);
         let latency = self.ends.buckets()?.since(&buckets);
-        Ok(Results::new(*plan, seconds.max(plan.seconds), &run.tally, sink, &latency))
+        Ok(Results::new(*plan, (seconds.max(plan.seconds), cpu_seconds), &run.tally, sink, &latency))
     }
 
     /// Sees that the flows of a plan are open; returns the number of the first.

@@ -43,7 +43,7 @@ impl Kind {
 pub enum Pace {
     /// Looks at the clock: packets leave when they are due. For latencies.
     Spin,
-    /// Sleeps 50 µs: packets leave in small bursts, and the processor is free. For costs.
+    /// Sleeps 200 µs: packets leave in small bursts, and the processor is free. For costs.
     Sleep,
 }
 

@@ -49,6 +49,8 @@ pub struct Results {
     pub plan: Plan,
     /// How long units were sent.
     pub seconds: f64,
+    /// Work of all processors meanwhile, that of others' programs not counted.
+    pub cpu_seconds: f64,
     /// Units that were due.
     pub offered: u64,
     /// Units that left.
@@ -74,7 +76,13 @@ pub struct Results {
 impl Results {
     /// Puts together what both ends saw.
     #[must_use]
-    pub fn new(plan: Plan, seconds: f64, tally: &Tally, sink: Counts, latency: &Histogram<u64>) -> Self {
+    pub fn new(
+        plan: Plan,
+        (seconds, cpu_seconds): (f64, f64),
+        tally: &Tally,
+        sink: Counts,
+        latency: &Histogram<u64>,
+    ) -> Self {
         let offered = plan.offered();
         let completed = match plan.kind {
             super::plan::Kind::Connections => tally.closed,
@@ -83,6 +91,7 @@ impl Results {
         Self {
             plan,
             seconds,
+            cpu_seconds,
             offered,
             sent: tally.sent,
             completed,

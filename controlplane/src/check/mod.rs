@@ -1,9 +1,9 @@
 //! `tidegate run --check`: says what a run would do and what it could not, and changes nothing.
 //!
-//! What it prints starts with one of a few words: `kernel`, `device`, `worker`, `DNS`, `metrics`, `Service` for
-//! the plan; `limit` for what a run would not do for a Service or an endpoint; `refused` for what is wrong in
-//! manifests; `obstacle` for what would keep a run from starting now. `machine` looks at the box, this file at
-//! the cluster.
+//! What it prints starts with one of a few words: `kernel`, `device`, `worker`, `announce`, `DNS`, `metrics`,
+//! `Service` for the plan; `limit` for what a run would not do for a Service or an endpoint; `refused` for what is
+//! wrong in manifests; `obstacle` for what would keep a run from starting now. `machine` looks at the box, this file
+//! at the cluster.
 
 mod machine;
 
@@ -15,14 +15,14 @@ use tidegate_dataplane::net::Protocol;
 use tidegate_dataplane::routes::{RouteKind, Routes};
 use tidegate_dataplane::services::Frontend;
 
-use crate::cli::RunArguments;
+use crate::cli::{Announce, RunArguments};
 use crate::cluster::{Cluster, Dirty, Service, ServiceKind};
 use crate::compile::Locality;
-use crate::manifests::Manifests;
 use crate::netlink::{Link, Netlink};
+use crate::source::Source;
 use crate::tables::Compiler;
 use crate::traffic::Policy;
-use crate::{masquerade, offloads, settings, start};
+use crate::{masquerade, offloads, settings, source};
 
 /// Prints the plan.
 ///
@@ -36,9 +36,9 @@ pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let served = settings::served_links(arguments, &netlink).await?;
     settings::require_free_service_cidrs(arguments, &netlink).await?;
     settings::require_queues(&served, cores.len())?;
-    let mut source = start::open_source(arguments, None)?;
+    let mut source = Source::open(source::Settings::of_run(arguments, false)).await?;
     let mut cluster = Cluster::default();
-    for event in source.next().await {
+    for event in source.next().await.events {
         cluster.apply(event, &mut Dirty::default());
     }
 
@@ -92,6 +92,9 @@ fn print_doors(arguments: &RunArguments, own: &BTreeSet<IpAddr>) -> anyhow::Resu
             println!("masquerade: {mode}, ports {}-{}", ports.first(), ports.last());
         }
         None => println!("masquerade: never; a client that is itself chosen gets no answer"),
+    }
+    if arguments.announce == Announce::L2 {
+        println!("announce: virtual addresses in networks of served devices, by ARP and Neighbor Discovery");
     }
     for listen in arguments.dns_listen.iter().map(|listen| listen.0) {
         let added = if own.contains(&listen.ip()) { "" } else { "; a run would add the address to lo" };
@@ -185,7 +188,7 @@ fn passes_by(endpoint: IpAddr, routes: &Routes, served: &[Link]) -> Option<Strin
     }
 }
 
-fn print_refused(source: &Manifests) {
+fn print_refused(source: &Source) {
     for problem in &source.report().problems {
         println!("refused: {problem}");
     }

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use super::{DnsAddress, Source};
+use super::{DnsAddress, SourceArguments};
 
 /// How names are made of the cluster.
 #[derive(Args, Debug, Clone)]
@@ -93,9 +93,9 @@ pub struct ExplainArguments {
     #[arg(long, value_name = "NAMESPACE", default_value = "default")]
     pub namespace: String,
 
-    /// Where Services come from: `manifests:DIR`, as for `tidegate run`.
-    #[arg(long, value_name = "SOURCE", env = "TIDEGATE_SOURCE")]
-    pub source: Source,
+    /// Where Services come from, as for `tidegate run`.
+    #[command(flatten)]
+    pub cluster: SourceArguments,
 
     /// Zone of the cluster's names.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", env = "TIDEGATE_CLUSTER_DOMAIN")]

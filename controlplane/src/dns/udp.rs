@@ -33,6 +33,8 @@ pub(super) async fn serve(socket: UdpSocket, responder: Arc<Responder>) -> io::E
         if let Err(error) = socket.readable().await {
             return error;
         }
+        // Without more to read, the wait for the next question is other work's turn already.
+        let mut has_more = true;
         for _ in 0..BURST {
             match socket.try_recv_from(&mut datagram) {
                 Ok((length, address)) => {
@@ -40,7 +42,10 @@ pub(super) async fn serve(socket: UdpSocket, responder: Arc<Responder>) -> io::E
                     let message = datagram.get(..length).unwrap_or_default();
                     answer(&socket, &responder, message, address, &mut reply, &mut waiting);
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    has_more = false;
+                    break;
+                }
                 Err(error) => {
                     errors += 1;
                     if errors == MAX_ERRORS {
@@ -52,7 +57,9 @@ pub(super) async fn serve(socket: UdpSocket, responder: Arc<Responder>) -> io::E
             }
         }
         while waiting.try_join_next().is_some() {}
-        tokio::task::yield_now().await;
+        if has_more {
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -5,22 +5,22 @@ use crate::cluster::Event;
 /// Events by what they do: what adds comes before what removes, so that nothing is without endpoints in
 /// between.
 #[derive(Default, Debug)]
-pub(super) struct Batch {
-    pub(super) namespaces: Vec<Event>,
-    pub(super) nodes: Vec<Event>,
-    pub(super) services: Vec<Event>,
-    pub(super) pods: Vec<Event>,
-    pub(super) moved_slices: Vec<Event>,
-    pub(super) slices: Vec<Event>,
-    pub(super) gone_slices: Vec<Event>,
-    pub(super) gone_services: Vec<Event>,
-    pub(super) gone_nodes: Vec<Event>,
-    pub(super) gone_namespaces: Vec<Event>,
+pub(crate) struct Batch {
+    pub(crate) namespaces: Vec<Event>,
+    pub(crate) nodes: Vec<Event>,
+    pub(crate) services: Vec<Event>,
+    pub(crate) pods: Vec<Event>,
+    pub(crate) moved_slices: Vec<Event>,
+    pub(crate) slices: Vec<Event>,
+    pub(crate) gone_slices: Vec<Event>,
+    pub(crate) gone_services: Vec<Event>,
+    pub(crate) gone_nodes: Vec<Event>,
+    pub(crate) gone_namespaces: Vec<Event>,
 }
 
 impl Batch {
     /// Returns all events in their order.
-    pub(super) fn into_events(self) -> Vec<Event> {
+    pub(crate) fn into_events(self) -> Vec<Event> {
         let order = [
             self.namespaces,
             self.nodes,

@@ -29,10 +29,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tokio::time::Instant;
 
+pub(crate) use self::batch::Batch;
 use self::directory::{Identity, Look, Scope, Seen, Stamp, Task};
 use self::inventory::Inventory;
 pub use self::problem::{Problem, Report};
 use self::projection::Projection;
+pub(crate) use self::projection::{as_stated, named_pod};
 use self::watch::Watch;
 use crate::cluster::Event;
 use crate::cluster_ip::{Addresses, ClusterIps, state_file};

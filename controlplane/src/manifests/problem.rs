@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use crate::metrics::Family;
 use crate::objects::{Fault, Kind, ObjectKey, Refusal};
 
 /// Something that is wrong and to be mended by people; it stands until it is.
@@ -30,7 +31,7 @@ impl Problem {
     }
 
     /// Makes a problem of an object that is in force or would be.
-    pub(super) fn of_object(place: Option<(&Arc<str>, u64)>, key: &ObjectKey, fault: &Fault) -> Self {
+    pub(crate) fn of_object(place: Option<(&Arc<str>, u64)>, key: &ObjectKey, fault: &Fault) -> Self {
         Self {
             file: place.map(|(file, _)| file.clone()),
             line: place.map(|(_, line)| line),
@@ -42,12 +43,17 @@ impl Problem {
 
     /// Makes a problem of a document that was refused.
     pub(super) fn of_refusal(file: &Arc<str>, line: u64, refusal: &Refusal) -> Self {
+        Self { file: Some(file.clone()), line: Some(line), ..Self::of_refused(refusal) }
+    }
+
+    /// Makes a problem of an object that was refused, wherever it came from.
+    pub(crate) fn of_refused(refusal: &Refusal) -> Self {
         let kind = refusal.kind.map(Kind::as_str).unwrap_or("an object");
         let object =
             refusal.key().map_or_else(|| format!("{kind} without a usable name"), |key| key.to_string());
         Self {
-            file: Some(file.clone()),
-            line: Some(line),
+            file: None,
+            line: None,
             object: Some(object),
             field: Some(refusal.fault.field.clone()).filter(|field| !field.is_empty()),
             what: refusal.fault.what.clone(),
@@ -106,8 +112,22 @@ pub struct Report {
 }
 
 impl Report {
+    /// Lists the metrics that only a directory of files has.
+    pub(crate) fn families(&self) -> Vec<Family> {
+        let gauges = [
+            ("manifest_files", "Files that hold manifests", self.files as u64),
+            ("manifest_file_errors", "Files that do not parse; their last good content is in force", {
+                self.file_errors as u64
+            }),
+            ("manifest_directory_missing", "1 while the manifest directory is not there", {
+                u64::from(self.directory_missing)
+            }),
+        ];
+        gauges.map(|(name, help, value)| Family::single(name, help, true, value)).into()
+    }
+
     /// Puts newer figures in place, and logs what has become wrong and what has been mended.
-    pub(super) fn replace(&mut self, fresh: Self, looked: bool) {
+    pub(crate) fn replace(&mut self, fresh: Self, looked: bool) {
         let mut object_errors = 0;
         for problem in fresh.problems.difference(&self.problems) {
             problem.log();

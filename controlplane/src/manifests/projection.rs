@@ -106,14 +106,8 @@ impl Projection {
         }
     }
 
-    /// A Pod that has ended, or is about to, has no name of its own any more.
     fn compare_pod(&self, name: &ObjectName, after: &Option<Object>, batch: &mut Batch) {
-        let named = match after {
-            Some(Object::Pod(pod)) if !(pod.terminating || pod.finished || pod.addresses.is_empty()) => {
-                Some(cluster::Pod { name: name.clone(), addresses: pod.addresses.clone() })
-            }
-            _ => None,
-        };
+        let named = if let Some(Object::Pod(pod)) = after { named_pod(pod) } else { None };
         match (self.sent.pod(name), named) {
             (before, Some(pod)) if before.map(|before| &**before) != Some(&pod) => {
                 batch.pods.push(Event::PodApplied(Arc::new(pod)));
@@ -335,6 +329,21 @@ impl Projection {
             }
         }
     }
+}
+
+/// Returns what a Service is to packets and names if it has the addresses that it states.
+pub(crate) fn as_stated(service: &Service) -> cluster::Service {
+    let stated = match &service.reach {
+        Reach::ClusterIp(addresses) => addresses.clone(),
+        Reach::Headless | Reach::ExternalName(_) => Vec::new(),
+    };
+    plain(service, stated)
+}
+
+/// Returns what a Pod is to names; one that has ended, or is about to, has no name of its own any more.
+pub(crate) fn named_pod(pod: &Pod) -> Option<cluster::Pod> {
+    let named = !(pod.terminating || pod.finished || pod.addresses.is_empty());
+    named.then(|| cluster::Pod { name: pod.name.clone(), addresses: pod.addresses.clone() })
 }
 
 fn plain(service: &Service, addresses: Vec<IpAddr>) -> cluster::Service {

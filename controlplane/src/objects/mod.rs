@@ -167,6 +167,23 @@ pub fn read(document: &Value) -> Vec<Reading> {
     }
 }
 
+/// Reads one object where one of that kind is expected; items of a list do not say their kind themselves.
+#[must_use]
+pub fn read_item(document: &Value, kind: Kind) -> Reading {
+    let root = Field::root(document);
+    match read_one(&root, Some(&(kind.api_version().to_owned(), kind.as_str().to_owned()))) {
+        Reading::Object(key, _) if key.kind != kind => refuse_kind(kind, key.kind.as_str(), key.name),
+        Reading::Refused(refusal) => Reading::Refused(Refusal { kind: Some(kind), ..refusal }),
+        reading => reading,
+    }
+}
+
+fn refuse_kind(wanted: Kind, found: &str, name: ObjectName) -> Reading {
+    let fault =
+        Fault { field: "kind".to_owned(), what: format!("is {found} where a {wanted} was asked for") };
+    Reading::Refused(Refusal { kind: Some(wanted), name: Some(name), fault })
+}
+
 /// `apiVersion` and `kind`.
 type ObjectType = (String, String);
 

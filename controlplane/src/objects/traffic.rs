@@ -6,13 +6,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tidegate_dataplane::net::Prefix;
-use tidegate_dataplane::services::Choice;
 
 use super::Metadata;
 use super::field::{Fault, Field};
 use crate::cli::Span;
-use crate::traffic::{Policy, Traffic};
+use crate::traffic::{Choice, Policy, Traffic};
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` if it is not stated, and at most.
 ///
@@ -81,13 +79,13 @@ fn read_balancer_addresses(root: &Field<'_>) -> Result<Vec<IpAddr>, Fault> {
 }
 
 /// Reads the networks; blanks around them do not count (K22).
-fn read_source_ranges(list: &Field<'_>) -> Result<Vec<Prefix>, Fault> {
+fn read_source_ranges(list: &Field<'_>) -> Result<Vec<IpNet>, Fault> {
     let mut ranges = Vec::new();
     for item in list.items()? {
         let text = item.required_text()?;
         let range: IpNet =
             text.trim().parse().map_err(|_| item.fault(&format!("{text:?} is no network as 10.0.0.0/8")))?;
-        ranges.push(Prefix { address: range.network(), length: range.prefix_len() });
+        ranges.push(range.trunc());
     }
     Ok(ranges)
 }

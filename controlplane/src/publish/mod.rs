@@ -123,6 +123,8 @@ pub struct Publication<S> {
     /// Services that are not in force, or not with all their endpoints, and when to try again.
     short: BTreeSet<ObjectName>,
     retry_at: Option<Instant>,
+    /// Changes of the cluster that were begun to be put in force.
+    pub changes: u64,
     /// Changes that could not be put in force, and workers that did not acknowledge in time.
     pub errors: u64,
     /// How long changes took.
@@ -154,6 +156,7 @@ impl<S: Steering> Publication<S> {
             poll_until: None,
             short: BTreeSet::new(),
             retry_at: None,
+            changes: 0,
             errors: 0,
             programming: Programming::default(),
             took: Vec::new(),
@@ -176,6 +179,7 @@ impl<S: Steering> Publication<S> {
         if dirty.services.is_empty() && dirty.namespaces.is_empty() {
             return;
         }
+        self.changes += 1;
         self.departures.note(cluster, &dirty.services, now);
         let reported: BTreeSet<ObjectName> = dirty.services.intersection(&self.short).cloned().collect();
         self.short.retain(|name| !reported.contains(name));
@@ -352,7 +356,7 @@ impl<S: Steering> Publication<S> {
             self.try_again(refused, now);
         }
         self.programming.note(now - began);
-        tracing::info!(services = changed, "in force after {:?}", now - began);
+        tracing::debug!(services = changed, "in force after {:?}", now - began);
         self.took.push(now - began);
     }
 

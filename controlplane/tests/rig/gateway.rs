@@ -69,7 +69,18 @@ impl<'rig> Gateway<'rig> {
     /// As [`Gateway::start_with`], on the interfaces named.
     #[track_caller]
     pub(crate) fn start_on(rig: &'rig Rig, interfaces: &[&str], arguments: &[&str]) -> Self {
-        let mut program = run_command(rig, interfaces, arguments).stderr(Stdio::piped()).spawn().unwrap();
+        Self::spawn(rig, run_command(rig, &[], interfaces, arguments))
+    }
+
+    /// As [`Gateway::start_with`], by a program that replaces itself by it.
+    #[track_caller]
+    pub(crate) fn start_by(rig: &'rig Rig, wrapper: &[&str], arguments: &[&str]) -> Self {
+        Self::spawn(rig, run_command(rig, wrapper, &["client0", "pods0"], arguments))
+    }
+
+    #[track_caller]
+    fn spawn(rig: &'rig Rig, mut command: Command) -> Self {
+        let mut program = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Log::default());
         let stderr = BufReader::new(program.stderr.take().unwrap());
         let written = Arc::clone(&log);
@@ -176,7 +187,7 @@ impl Drop for Gateway<'_> {
 /// Runs it where it must not come to serve: its exit status and what it said on standard error.
 #[track_caller]
 pub(crate) fn refused_start(rig: &Rig, interfaces: &[&str], arguments: &[&str]) -> (i32, String) {
-    let mut program = run_command(rig, interfaces, arguments).stderr(Stdio::piped()).spawn().unwrap();
+    let mut program = run_command(rig, &[], interfaces, arguments).stderr(Stdio::piped()).spawn().unwrap();
     let start = Instant::now();
     while program.try_wait().unwrap().is_none() {
         if start.elapsed() > PATIENCE {
@@ -190,8 +201,8 @@ pub(crate) fn refused_start(rig: &Rig, interfaces: &[&str], arguments: &[&str]) 
     (output.status.code().unwrap_or_else(|| panic!("it did not end by itself: {errors}")), errors)
 }
 
-fn run_command(rig: &Rig, interfaces: &[&str], arguments: &[&str]) -> Command {
-    let mut command = rig.command("gw", &[BINARY, "run"]);
+fn run_command(rig: &Rig, wrapper: &[&str], interfaces: &[&str], arguments: &[&str]) -> Command {
+    let mut command = rig.command("gw", &[wrapper, &[BINARY, "run"]].concat());
     for interface in interfaces {
         command.args(["--interface", interface]);
     }
@@ -199,9 +210,10 @@ fn run_command(rig: &Rig, interfaces: &[&str], arguments: &[&str]) -> Command {
         let last_core = std::thread::available_parallelism().map_or(1, usize::from) - 1;
         command.args(["--cores", &last_core.to_string()]);
     }
+    if !arguments.contains(&"--source") {
+        command.arg("--source").arg(format!("manifests:{}", rig.manifests.directory().display()));
+    }
     command
-        .arg("--source")
-        .arg(format!("manifests:{}", rig.manifests.directory().display()))
         .args(["--dns-listen", DNS, "--service-cidr", "10.96.0.0/12", "--pod-cidr", "10.244.0.0/16"])
         .args(["--service-cidr", "fd00:96::/112", "--pod-cidr", "fd00:244::/64"])
         .args(["--metrics", METRICS, "--flows", "65536"])

@@ -217,7 +217,7 @@ fn plain(name: &ObjectName, service: &Service) -> cluster::Service {
             source_ranges: service
                 .ranges
                 .iter()
-                .map(|(network, bits)| Prefix { address: ip(*network), length: *bits as u8 })
+                .map(|(network, bits)| ipnet::IpNet::new(ip(*network), *bits as u8).unwrap())
                 .collect(),
             internal: policy(service.internal_local),
             external: policy(service.external_local),
@@ -329,7 +329,7 @@ fn any_cluster_is_served_as_a_slow_model_of_the_rules_says() {
             let expected = verdict(&cluster, call);
             let mut port = next_port.borrow_mut();
             *port += 1;
-            if *port % 20_000 == 0 {
+            if port.is_multiple_of(20_000) {
                 *rig = Rig::with_flows(65_536);
                 rig.learn(&neighbours);
                 compile(&mut rig, &cluster);

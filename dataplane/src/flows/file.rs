@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::mapping::{self, HEADER_WORDS, Layout, Mapping};
+use super::mapping::{self, HEADER_WORDS, Layout, Mapping, Placed};
 use crate::net::Address;
 
 /// The first eight octets of a table's file.
@@ -178,7 +178,7 @@ impl Header {
     }
 
     /// Writes the magic last, so that a header cut short is none.
-    fn write<A: Address>(&self, mapping: &Mapping<A>) {
+    fn write<A: Address, W: Placed>(&self, mapping: &Mapping<A, W>) {
         let Some([magic, rest @ ..]) = mapping.header() else { return };
         let [value, values @ ..] = self.0;
         for (word, value) in rest.iter().zip(values) {
@@ -189,15 +189,19 @@ impl Header {
 }
 
 /// An open, locked and mapped file.
-pub(super) struct OpenFile<A> {
-    pub(super) mapping: Mapping<A>,
+pub(super) struct OpenFile<A, W> {
+    pub(super) mapping: Mapping<A, W>,
     pub(super) lock: File,
     pub(super) secret: [u64; 2],
     pub(super) refusal: Option<Refusal>,
 }
 
 /// Opens the file of a table, or makes it; content that does not fit is thrown away and the reason given.
-pub(super) fn open<A: Address>(path: &Path, capacity: u32, boot: BootId) -> Result<OpenFile<A>, OpenError> {
+pub(super) fn open<A: Address, W: Placed>(
+    path: &Path,
+    capacity: u32,
+    boot: BootId,
+) -> Result<OpenFile<A, W>, OpenError> {
     let failed = |action| move |error| OpenError::System { path: path.to_owned(), action, error };
     let layout = Layout::new(capacity).ok_or(OpenError::Capacity(capacity))?;
     let mut options = OpenOptions::new();

@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release, SeqCst};
 
 use super::eviction;
 use super::index::{self, Slot};
-use super::memory::{IDENTITY_WORDS, Memory, Word};
+use super::memory::{FreeRecords, IDENTITY_WORDS, Memory, Word};
 use super::record::{Meta, Record, Status};
 use super::table::{Search, Table};
 use super::{Direction, FlowRef, InsertError, Key, KeyHash, NewFlow, State};
@@ -19,8 +19,8 @@ pub(super) struct Candidate<A> {
 }
 
 /// A record that this thread alone writes.
-struct Claim<'a, W> {
-    flow: FlowRef,
+pub(super) struct Claim<'a, W> {
+    pub(super) flow: FlowRef,
     record: Record<'a, W>,
     identity: &'a [W; IDENTITY_WORDS],
 }
@@ -39,7 +39,7 @@ impl<M: Memory> Table<M> {
         now: Now,
         evicted: &mut u64,
     ) -> Result<FlowRef, InsertError> {
-        let mut probes = eviction::PROBES;
+        let mut probes = eviction::PROBES.min(self.memory.capacity());
         self.insert_as(new, now, || {
             loop {
                 if let Some(claim) = self.claim() {
@@ -85,7 +85,7 @@ impl<M: Memory> Table<M> {
     }
 
     /// Takes a free record and makes it this thread's own.
-    fn claim(&self) -> Option<Claim<'_, M::Word>> {
+    pub(super) fn claim(&self) -> Option<Claim<'_, M::Word>> {
         while let Some(number) = self.free.pop() {
             let record = Record::of(&self.memory, number)?;
             let identity = self.memory.identity(number)?;
@@ -101,7 +101,11 @@ impl<M: Memory> Table<M> {
         None
     }
 
-    fn publish(&self, claim: &Claim<'_, M::Word>, key: &Candidate<M::Address>) -> Result<(), InsertError> {
+    pub(super) fn publish(
+        &self,
+        claim: &Claim<'_, M::Word>,
+        key: &Candidate<M::Address>,
+    ) -> Result<(), InsertError> {
         let own = key.slot(claim.flow.record);
         if !index::publish(&self.memory, key.hash, own) {
             return Err(InsertError::Full);
@@ -165,7 +169,7 @@ impl<M: Memory> Table<M> {
 }
 
 impl<W: Word> Claim<'_, W> {
-    fn build<A: Address>(&self, new: &NewFlow<A>, now: Now) {
+    pub(super) fn build<A: Address>(&self, new: &NewFlow<A>, now: Now) {
         self.record.write(new, self.flow.generation, now.seconds());
         let [service, endpoint] = self.identity;
         service.store(new.service.0, Relaxed);

@@ -12,13 +12,15 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-use super::memory::{BUCKET_SLOTS, IDENTITY_WORDS, Memory};
+use crossbeam::queue::ArrayQueue;
+
+use super::memory::{BUCKET_SLOTS, IDENTITY_WORDS, Memory, Word};
 use super::record;
 use crate::net::Address;
 
-type Bucket = [AtomicU64; BUCKET_SLOTS];
-type Line = [AtomicU64; LINE_WORDS];
-type Identity = [AtomicU64; IDENTITY_WORDS];
+type Bucket<W> = [W; BUCKET_SLOTS];
+type Line<W> = [W; LINE_WORDS];
+type Identity<W> = [W; IDENTITY_WORDS];
 
 /// Words of a cache line.
 const LINE_WORDS: usize = 8;
@@ -28,6 +30,18 @@ const HEADER_BYTES: usize = 4096;
 /// Slots per flow of capacity; each flow fills two, so the index is at most half full.
 const SLOTS_PER_FLOW: u32 = 4;
 const MOST_CAPACITY: u32 = 1 << 28;
+
+/// A word that may lie in a mapping.
+///
+/// # Safety
+/// The type is an [`AtomicU64`] and nothing else in memory: itself, or transparent around one.
+pub(super) unsafe trait Placed: Word {}
+
+// SAFETY: it is itself.
+unsafe impl Placed for AtomicU64 {}
+// SAFETY: it is declared transparent around its only field.
+#[cfg(test)]
+unsafe impl Placed for super::tests::HookedWord {}
 
 /// How many records and buckets a table has, and where they stand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,32 +70,34 @@ impl<A: Address> Layout<A> {
     }
 
     const fn records_at(self) -> usize {
-        self.index_at() + self.buckets as usize * size_of::<Bucket>()
+        self.index_at() + self.buckets as usize * size_of::<Bucket<AtomicU64>>()
     }
 
     const fn identities_at(self) -> usize {
-        self.records_at() + self.capacity as usize * Self::RECORD_LINES as usize * size_of::<Line>()
+        self.records_at()
+            + self.capacity as usize * Self::RECORD_LINES as usize * size_of::<Line<AtomicU64>>()
     }
 
     /// Returns the bytes of header and arrays.
     pub(super) const fn bytes(self) -> usize {
-        self.identities_at() + self.capacity as usize * size_of::<Identity>()
+        self.identities_at() + self.capacity as usize * size_of::<Identity<AtomicU64>>()
     }
 }
 
 /// A mapping of at least `layout.bytes()` bytes, shared by all threads, unmapped when dropped.
-pub(super) struct Mapping<A> {
+pub(super) struct Mapping<A, W = AtomicU64> {
     base: NonNull<u8>,
     bytes: usize,
     layout: Layout<A>,
+    word: PhantomData<W>,
 }
 
 // SAFETY: the mapping belongs to this value alone until it is dropped, and its octets are reached only as atomic words.
-unsafe impl<A: Send> Send for Mapping<A> {}
+unsafe impl<A: Send, W: Send> Send for Mapping<A, W> {}
 // SAFETY: as above; shared access to atomic words is what they are for.
-unsafe impl<A: Sync> Sync for Mapping<A> {}
+unsafe impl<A: Sync, W: Sync> Sync for Mapping<A, W> {}
 
-impl<A: Address> Mapping<A> {
+impl<A: Address, W: Placed> Mapping<A, W> {
     /// Maps private zeroed memory, all of it present.
     pub(super) fn anonymous(layout: Layout<A>) -> io::Result<Self> {
         Self::map(layout, layout.bytes(), libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
@@ -104,7 +120,7 @@ impl<A: Address> Mapping<A> {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let mapping = Self { base, bytes, layout };
+        let mapping = Self { base, bytes, layout, word: PhantomData };
         // Huge pages are welcome but not everywhere to be had (tmpfs: `shmem_enabled`), so a refusal is no error.
         let _ = mapping.advise(libc::MADV_HUGEPAGE);
         // Present before the first packet, and an error here instead of a SIGBUS there if the memory is not to be had.
@@ -125,46 +141,47 @@ impl<A: Address> Mapping<A> {
 
     /// Returns the words of the header.
     pub(super) fn header(&self) -> Option<&[AtomicU64; HEADER_WORDS]> {
-        self.array(0, 1).first()
+        self.array::<AtomicU64, HEADER_WORDS>(0, 1).first()
     }
 
-    fn index(&self) -> &[Bucket] {
+    fn index(&self) -> &[Bucket<W>] {
         self.array(self.layout.index_at(), self.layout.buckets)
     }
 
     /// Returns the cache lines of all records.
-    fn records(&self) -> &[Line] {
+    fn records(&self) -> &[Line<W>] {
         self.array(self.layout.records_at(), self.layout.capacity * Layout::<A>::RECORD_LINES)
     }
 
-    fn identities(&self) -> &[Identity] {
+    fn identities(&self) -> &[Identity<W>] {
         self.array(self.layout.identities_at(), self.layout.capacity)
     }
 
     /// Views `count` groups of words that begin `at` bytes into the mapping.
     #[inline]
-    fn array<const N: usize>(&self, at: usize, count: u32) -> &[[AtomicU64; N]] {
+    fn array<T: Placed, const N: usize>(&self, at: usize, count: u32) -> &[[T; N]] {
         debug_assert!(at.is_multiple_of(align_of::<AtomicU64>()));
         debug_assert!(at + count as usize * size_of::<[AtomicU64; N]>() <= self.bytes);
         // SAFETY: the four callers name the header page and the three arrays of `self.layout`, which lie one after the
         // other within `layout.bytes()`, and both constructors map at least that many; the base is page-aligned and
-        // every offset a multiple of 16. Zeroed or foreign octets are valid words. Threads change them through atomics
+        // every offset a multiple of 16. A word is an atomic one whatever its type ([`Placed`]). Zeroed or foreign octets are valid words. Threads change them through atomics
         // only. The file is ours alone while mapped (mode 0600, locked); should root cut it short nevertheless, access
         // ends in SIGBUS, not in wrong memory.
         unsafe { slice::from_raw_parts(self.base.as_ptr().add(at).cast(), count as usize) }
     }
 }
 
-impl<A> Drop for Mapping<A> {
+impl<A, W> Drop for Mapping<A, W> {
     fn drop(&mut self) {
         // SAFETY: the range was mapped by `map`, and no slice of it outlives the borrow of `self`.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
 }
 
-impl<A: Address> Memory for Mapping<A> {
-    type Word = AtomicU64;
+impl<A: Address, W: Placed> Memory for Mapping<A, W> {
+    type Word = W;
     type Address = A;
+    type Free = ArrayQueue<u32>;
 
     #[inline]
     fn capacity(&self) -> u32 {
@@ -177,19 +194,19 @@ impl<A: Address> Memory for Mapping<A> {
     }
 
     #[inline]
-    fn bucket(&self, number: u32) -> Option<&Bucket> {
+    fn bucket(&self, number: u32) -> Option<&Bucket<W>> {
         self.index().get(number as usize)
     }
 
     #[inline]
-    fn record(&self, number: u32) -> Option<&[AtomicU64]> {
+    fn record(&self, number: u32) -> Option<&[W]> {
         let lines = const { Layout::<A>::RECORD_LINES as usize };
         let first = number as usize * lines;
-        self.records().get(first..first + lines).map(<[Line]>::as_flattened)
+        self.records().get(first..first + lines).map(<[Line<W>]>::as_flattened)
     }
 
     #[inline]
-    fn identity(&self, number: u32) -> Option<&Identity> {
+    fn identity(&self, number: u32) -> Option<&Identity<W>> {
         self.identities().get(number as usize)
     }
 

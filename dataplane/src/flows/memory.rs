@@ -5,6 +5,8 @@
 
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
+use crossbeam::queue::ArrayQueue;
+
 use crate::net::Address;
 
 /// Slots of a bucket; one cache line.
@@ -37,11 +39,41 @@ impl Word for AtomicU64 {
     }
 }
 
+/// The numbers of the free records. It has room for every record, and each is in it once at most.
+pub(super) trait FreeRecords {
+    fn with_room_for(capacity: u32) -> Self;
+    fn push(&self, record: u32) -> Result<(), u32>;
+    fn pop(&self) -> Option<u32>;
+    fn len(&self) -> usize;
+}
+
+impl FreeRecords for ArrayQueue<u32> {
+    fn with_room_for(capacity: u32) -> Self {
+        Self::new(capacity as usize)
+    }
+
+    #[inline]
+    fn push(&self, record: u32) -> Result<(), u32> {
+        Self::push(self, record)
+    }
+
+    #[inline]
+    fn pop(&self) -> Option<u32> {
+        Self::pop(self)
+    }
+
+    fn len(&self) -> usize {
+        Self::len(self)
+    }
+}
+
 /// The three arrays of a table. Numbers out of range give `None`, so that a number read from memory is never trusted.
 pub(super) trait Memory {
     type Word: Word;
     /// The family of the flows; decides how long a record is.
     type Address: Address;
+    /// What keeps the free records.
+    type Free: FreeRecords;
 
     /// Returns the number of records; at least one.
     fn capacity(&self) -> u32;

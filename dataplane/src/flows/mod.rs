@@ -45,6 +45,7 @@ use crate::clock::Now;
 use crate::net::Address;
 use file::{BootId, OpenFile};
 use mapping::{Layout, Mapping};
+use memory::Memory;
 use table::Table;
 
 /// What [`FlowTable::open`] found.
@@ -231,7 +232,7 @@ impl<A: Address> FlowTable<A> {
     /// Returns the most flows the table can hold.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.table.free.capacity()
+        self.table.memory.capacity() as usize
     }
 
     /// Returns the bytes that the table takes: the mapping and the queue of free records.

@@ -7,12 +7,11 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
 use super::index;
 use super::key::KeyHasher;
-use super::memory::{Memory, Word};
+use super::memory::{FreeRecords, Memory, Word};
 use super::record::{Meta, Record, Status};
 use super::table::Table;
 use super::{Direction, FlowRef};
@@ -29,7 +28,7 @@ impl<M: Memory> Table<M> {
     ///
     /// Costs a pass over all records and an allocation of the queue of free ones.
     pub(super) fn start(memory: M, secret: [u64; 2]) -> (Self, Scan) {
-        let free = ArrayQueue::new(memory.capacity() as usize);
+        let free = M::Free::with_room_for(memory.capacity());
         let table = Self { memory, hasher: KeyHasher::new(secret), free, hand: CachePadded::default() };
         index::clear_all(&table.memory);
         let mut scan = Scan::default();

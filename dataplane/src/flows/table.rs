@@ -23,12 +23,11 @@
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
-use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
 use super::index::{self, Slot};
 use super::key::KeyHasher;
-use super::memory::{Memory, Word};
+use super::memory::{FreeRecords, Memory, Word};
 use super::record::{self, Contents, Glimpse, Meta, Record, Status};
 use super::{Cursor, Direction, EndpointId, FlowRef, Found, Key, KeyHash, Scanned, ServicePortId, State};
 use crate::clock::Now;
@@ -40,11 +39,11 @@ use crate::net::Address;
 const ROUNDS: usize = 8;
 
 /// A flow table on some memory, and the free records of it.
-pub(super) struct Table<M> {
+pub(super) struct Table<M: Memory> {
     pub(super) memory: M,
     pub(super) hasher: KeyHasher,
     /// Private to the process; a start fills it anew.
-    pub(super) free: ArrayQueue<u32>,
+    pub(super) free: M::Free,
     /// The record where the next search for one that gives way begins; private to the process, too.
     pub(super) hand: CachePadded<AtomicU32>,
 }
@@ -254,7 +253,7 @@ impl<M: Memory> Table<M> {
 
     /// Returns the number of records in use.
     pub(super) fn len(&self) -> usize {
-        self.free.capacity() - self.free.len()
+        self.memory.capacity() as usize - self.free.len()
     }
 }
 

@@ -196,7 +196,12 @@ pub fn over_both_families(case: impl Fn()) {
 
 /// Runs a case over IPv6.
 pub fn over_ipv6<T>(case: impl Fn() -> T) -> T {
-    IS_IPV6.set(true);
+    over_family(true, case)
+}
+
+/// Runs a case over one family.
+pub fn over_family<T>(is_ipv6: bool, case: impl FnOnce() -> T) -> T {
+    IS_IPV6.set(is_ipv6);
     let result = case();
     IS_IPV6.set(false);
     result
@@ -258,39 +263,74 @@ fn route(table: RouteTable, destination: [u8; 4], prefix_length: u8, kind: Route
     Route { table, destination, prefix_length, metric: 0, kind }
 }
 
-pub fn snapshot() -> Snapshot {
-    let services = Services::new([prefix([10, 96, 0, 0], 16)]).with([
-        (ip(VIP), Some(both(10, &[(POD, 8080)]))),
-        (ip(OTHER_VIP), Some(both(20, &[(POD, 8080)]))),
-        (ip(EMPTY_VIP), Some(both(30, &[]))),
-        (ip(ELSEWHERE_VIP), Some(both(40, &[([172, 16, 0, 5], 8080)]))),
-        (ip(LOCAL_VIP), Some(both(50, &[([10, 1, 0, 1], 8080)]))),
-        (ip(UNROUTED_VIP), Some(both(60, &[([203, 0, 113, 1], 8080)]))),
-        (ip(QUIET_VIP), Some(both(70, &[(QUIET_POD, 8080)]))),
-        (ip(HAIRPIN_VIP), Some(both(80, &[(CLIENT, 8080)]))),
-    ]);
+/// What a snapshot has of one family.
+struct Tables {
+    cidr: Prefix,
+    services: [(IpAddr, Option<VirtualAddress>); 8],
+    routes: [Route; 4],
+    devices: [Device; 2],
+    neighbours: Vec<(NextHop, NeighbourState)>,
+}
+
+fn tables() -> Tables {
     let link = |device| RouteKind::Unicast { device, gateway: None };
-    let routes = Routes::new([
-        route(RouteTable::Local, [10, 1, 0, 1], 32, RouteKind::Local),
-        route(RouteTable::Main, [10, 1, 0, 0], 24, link(CLIENT_SIDE)),
-        route(RouteTable::Main, [10, 244, 0, 0], 24, link(POD_SIDE)),
-        route(RouteTable::Main, [172, 16, 0, 0], 16, link(ELSEWHERE)),
-    ]);
     let device = |index, mac, address: [u8; 4]| Device {
         index,
         mac,
         mtu: 1500,
         addresses: Arc::new([prefix(address, 24)]),
     };
-    Snapshot {
-        links_generation: 1,
-        routes: Arc::new(routes),
-        neighbours: Arc::new(Neighbours::new(neighbours())),
-        devices: Arc::new([
+    Tables {
+        cidr: prefix([10, 96, 0, 0], 16),
+        services: [
+            (ip(VIP), Some(both(10, &[(POD, 8080)]))),
+            (ip(OTHER_VIP), Some(both(20, &[(POD, 8080)]))),
+            (ip(EMPTY_VIP), Some(both(30, &[]))),
+            (ip(ELSEWHERE_VIP), Some(both(40, &[([172, 16, 0, 5], 8080)]))),
+            (ip(LOCAL_VIP), Some(both(50, &[([10, 1, 0, 1], 8080)]))),
+            (ip(UNROUTED_VIP), Some(both(60, &[([203, 0, 113, 1], 8080)]))),
+            (ip(QUIET_VIP), Some(both(70, &[(QUIET_POD, 8080)]))),
+            (ip(HAIRPIN_VIP), Some(both(80, &[(CLIENT, 8080)]))),
+        ],
+        routes: [
+            route(RouteTable::Local, [10, 1, 0, 1], 32, RouteKind::Local),
+            route(RouteTable::Main, [10, 1, 0, 0], 24, link(CLIENT_SIDE)),
+            route(RouteTable::Main, [10, 244, 0, 0], 24, link(POD_SIDE)),
+            route(RouteTable::Main, [172, 16, 0, 0], 16, link(ELSEWHERE)),
+        ],
+        devices: [
             device(CLIENT_SIDE, CLIENT_SIDE_MAC, GATEWAY),
             device(POD_SIDE, POD_SIDE_MAC, POD_SIDE_GATEWAY),
-        ]),
-        ..Snapshot::empty(services)
+        ],
+        neighbours: neighbours(),
+    }
+}
+
+/// The tables of the family that is asked about.
+pub fn snapshot() -> Snapshot {
+    let Tables { cidr, services, routes, devices, neighbours } = tables();
+    Snapshot {
+        links_generation: 1,
+        routes: Arc::new(Routes::new(routes)),
+        neighbours: Arc::new(Neighbours::new(neighbours)),
+        devices: Arc::new(devices),
+        ..Snapshot::empty(Services::new([cidr]).with(services))
+    }
+}
+
+/// The tables of both families.
+pub fn dual_stack_snapshot() -> Snapshot {
+    let (ipv4, ipv6) = (over_family(false, tables), over_family(true, tables));
+    let services = ipv4.services.into_iter().chain(ipv6.services);
+    let addresses = |one: &Device, other: &Device| [one, other].map(|device| device.addresses[0]);
+    let pairs = ipv4.devices.into_iter().zip(ipv6.devices);
+    let devices = pairs.map(|(one, other)| Device { addresses: Arc::new(addresses(&one, &other)), ..one });
+    Snapshot {
+        links_generation: 1,
+        routes: Arc::new(Routes::new(ipv4.routes.into_iter().chain(ipv6.routes))),
+        neighbours: Arc::new(Neighbours::new(ipv4.neighbours.into_iter().chain(ipv6.neighbours))),
+        devices: devices.collect(),
+        ..Snapshot::empty(Services::new([ipv4.cidr, ipv6.cidr]).with(services))
     }
 }
 

@@ -179,7 +179,7 @@ fn rewrite_quote(octets: &mut [u8], quote: &Quote, came: Five) {
     if came.protocol == 132 && end - transport >= sctp::HEADER {
         // What is not here of the packet changes both sums alike, so zeros do as well.
         let of_whole = |ports: &[u8]| {
-            let rest = std::iter::repeat(0).take(total - transport - ports.len());
+            let rest = std::iter::repeat_n(0, total - transport - ports.len());
             sctp::crc(ports.iter().copied().chain(rest))
         };
         let ports = &octets[transport..transport + 4];

@@ -173,7 +173,7 @@ fn piece(
     more: bool,
     group: (u8, u32),
 ) -> Result<Piece, &'static str> {
-    if length == 0 || (more && length % 8 != 0) || before + start + length > 65_535 {
+    if length == 0 || (more && !length.is_multiple_of(8)) || before + start + length > 65_535 {
         return Err("drop_malformed_fragment");
     }
     Ok(Piece { start, end: start + length, more, group })

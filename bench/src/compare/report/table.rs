@@ -35,6 +35,10 @@ pub fn summary(comparison: &Comparison) -> String {
         let cells = [0.1, 0.5, 0.9].map(|load| latency_cell(findings, load));
         let _never_fails = writeln!(text, "| `{}` | {} |", findings.contender, cells.join(" | "));
     }
+    for findings in comparison.contenders.iter().filter(|findings| !findings.problems.is_empty()) {
+        let _never_fails =
+            writeln!(text, "\nNot measured of `{}`: {}.", findings.contender, findings.problems.join("; "));
+    }
     text += "\nMedians in the same run; above 1 we are ahead, below 1 we lose:\n\n| | beside | ours / theirs |\n|---|---|---|\n";
     for ratio in ratios(comparison) {
         let _never_fails = writeln!(text, "| {} | `{}` | {:.2} |", ratio.title, ratio.theirs, ratio.ratio);

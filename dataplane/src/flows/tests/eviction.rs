@@ -13,7 +13,6 @@ for_both_families! {
     a_flow_that_may_not_go_in_makes_nobody_give_way,
     a_search_is_bounded_and_the_next_goes_on_where_it_ended,
     who_came_last_gives_way_last,
-    a_flood_of_syns_drops_no_established_flow_and_stops_no_handshake,
     threads_that_flood_never_drop_what_was_established,
 }
 
@@ -117,8 +116,14 @@ fn who_came_last_gives_way_last<A: Address>() {
     assert_eq!(evicted, u64::from(9 * CAPACITY));
 }
 
+#[test]
+fn no_established_flow_is_dropped_in_a_flood_of_syns_and_handshakes_complete() {
+    a_flood_of_syns_drops_no_established_flow::<Ipv4Addr>();
+    a_flood_of_syns_drops_no_established_flow::<Ipv6Addr>();
+}
+
 /// Nine tenths of the table are established; a handshake takes as long as 100 SYNs of the flood.
-fn a_flood_of_syns_drops_no_established_flow_and_stops_no_handshake<A: Address>() {
+fn a_flood_of_syns_drops_no_established_flow<A: Address>() {
     const CAPACITY: u32 = 4_096;
     const ESTABLISHED: u32 = CAPACITY * 9 / 10;
     const HANDSHAKE: u32 = 100;

@@ -19,14 +19,20 @@ fn record_bytes<A: Address>() -> usize {
     super::super::record::words::<A>() * 8
 }
 
+/// Returns a directory in memory, where the state directory is in use, too.
+fn directory() -> PathBuf {
+    let tmpfs = PathBuf::from("/dev/shm");
+    if tmpfs.is_dir() { tmpfs } else { std::env::temp_dir() }
+}
+
 /// A file name that is free, and removed afterwards.
-struct Place(PathBuf);
+pub(super) struct Place(pub(super) PathBuf);
 
 impl Place {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         static PLACES: AtomicUsize = AtomicUsize::new(0);
         let place = PLACES.fetch_add(1, Relaxed);
-        let path = std::env::temp_dir().join(format!("tidegate-flows-{}-{place}-{name}", process::id()));
+        let path = directory().join(format!("tidegate-flows-{}-{place}-{name}", process::id()));
         let _ = fs::remove_file(&path);
         Self(path)
     }

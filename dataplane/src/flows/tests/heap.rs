@@ -3,6 +3,8 @@
 use core::cell::RefCell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use crossbeam::queue::ArrayQueue;
+
 use super::super::mapping::Layout;
 use super::super::memory::{BUCKET_SLOTS, IDENTITY_WORDS, Memory, Word};
 use super::super::record;
@@ -42,8 +44,10 @@ fn announce(access: Access) {
     }
 }
 
+/// A word that calls the hook before each access.
 #[derive(Default, Debug)]
-pub(super) struct HookedWord(AtomicU64);
+#[repr(transparent)]
+pub(in super::super) struct HookedWord(AtomicU64);
 
 impl Word for HookedWord {
     fn load(&self, order: Ordering) -> u64 {
@@ -85,6 +89,7 @@ impl<A: Address> Heap<A> {
 impl<A: Address> Memory for &Heap<A> {
     type Word = HookedWord;
     type Address = A;
+    type Free = ArrayQueue<u32>;
 
     fn capacity(&self) -> u32 {
         self.layout.capacity

@@ -282,7 +282,7 @@ fn live_through<A: Address>(steps: &[Step]) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if is_long() { 20_000 } else { 1_000 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_table_and_a_list_of_flows_agree_in_every_result(steps in prop::collection::vec(step(), 1..120)) {

@@ -3,6 +3,7 @@
 //! Finds what goes wrong in some interleaving; says nothing about the order in which a processor shows its writes.
 #![expect(clippy::disallowed_types, reason = "the scheduler of the test is not the packet path")]
 
+use core::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -11,7 +12,10 @@ use super::super::{Cursor, InsertError, Timeouts};
 use super::heap::{Heap, hooked};
 use super::*;
 
-const SEEDS: u64 = 210;
+/// Orders drawn for each test and family.
+fn seeds() -> Range<u64> {
+    0..if is_long() { 3_000 } else { 105 }
+}
 
 struct Turns {
     state: Mutex<TurnState>,
@@ -122,7 +126,7 @@ fn of_two_insertions_with_a_common_key_at_most_one_wins<A: Address>() {
         [flow(1, 2), flow(2, 3)],
     ];
     let mut outcomes = Vec::new();
-    for seed in 0..SEEDS {
+    for seed in seeds() {
         for pair in pairs {
             let heap = Heap::<A>::new(2);
             let (table, _) = Table::start(&heap, SECRET);
@@ -138,7 +142,7 @@ fn of_two_insertions_with_a_common_key_at_most_one_wins<A: Address>() {
 }
 
 fn a_look_up_finds_no_flow_whose_insertion_fails<A: Address>() {
-    for seed in 0..SEEDS {
+    for seed in seeds() {
         let heap = Heap::<A>::new(2);
         let (table, _) = Table::start(&heap, SECRET);
         let mut results = [Err(InsertError::Full); 2];
@@ -164,7 +168,7 @@ fn a_look_up_finds_no_flow_whose_insertion_fails<A: Address>() {
 }
 
 fn two_insertions_without_a_common_key_both_win<A: Address>() {
-    for seed in 0..SEEDS {
+    for seed in seeds() {
         let heap = Heap::<A>::new(2);
         let (table, _) = Table::start(&heap, SECRET);
         let results = insert_both(seed, &table, [flow(1, 2), flow(3, 4)]);
@@ -174,7 +178,7 @@ fn two_insertions_without_a_common_key_both_win<A: Address>() {
 }
 
 fn an_insertion_during_the_removal_of_its_key_ends_in_one_flow_or_none<A: Address>() {
-    for seed in 0..SEEDS {
+    for seed in seeds() {
         let heap = Heap::<A>::new(2);
         let (table, _) = Table::start(&heap, SECRET);
         let old = table.insert(&flow(1, 2), NOW).unwrap();
@@ -192,7 +196,7 @@ fn an_insertion_during_the_removal_of_its_key_ends_in_one_flow_or_none<A: Addres
 }
 
 fn a_flow_is_removed_by_one_of_those_who_try<A: Address>() {
-    for seed in 0..SEEDS {
+    for seed in seeds() {
         let heap = Heap::<A>::new(2);
         let (table, _) = Table::start(&heap, SECRET);
         let old = table.insert(&flow(1, 2), NOW).unwrap();
@@ -215,7 +219,7 @@ fn a_flow_is_removed_by_one_of_those_who_try<A: Address>() {
 }
 
 fn a_look_up_never_mixes_two_flows_of_one_record<A: Address>() {
-    for seed in 0..SEEDS {
+    for seed in seeds() {
         let heap = Heap::<A>::new(1);
         let (table, _) = Table::start(&heap, SECRET);
         let flows = [flow(1, 2), flow(1, 3)];
@@ -246,7 +250,7 @@ fn a_look_up_never_mixes_two_flows_of_one_record<A: Address>() {
 }
 
 fn a_flow_that_stays_is_found_whatever_comes_and_goes_beside_it<A: Address>() {
-    for seed in 0..SEEDS {
+    for seed in seeds() {
         let heap = Heap::<A>::new(3);
         let (table, _) = Table::start(&heap, SECRET);
         let stays = table.insert(&flow(1, 2), NOW).unwrap();
@@ -274,7 +278,7 @@ fn a_flow_that_stays_is_found_whatever_comes_and_goes_beside_it<A: Address>() {
 }
 
 fn of_two_insertions_into_a_full_table_each_takes_the_place_of_another_flow<A: Address>() {
-    for seed in 0..SEEDS {
+    for seed in seeds() {
         let heap = Heap::<A>::new(2);
         let (table, _) = Table::start(&heap, SECRET);
         for new in [flow(1, 2), flow(3, 4)] {
@@ -300,7 +304,7 @@ fn of_two_insertions_into_a_full_table_each_takes_the_place_of_another_flow<A: A
 
 fn a_flow_that_is_confirmed_does_not_give_way<A: Address>() {
     let mut outcomes = Vec::new();
-    for seed in 0..SEEDS {
+    for seed in seeds() {
         let heap = Heap::<A>::new(1);
         let (table, _) = Table::start(&heap, SECRET);
         let old = table.insert(&flow(1, 2), NOW).unwrap();
