@@ -117,7 +117,6 @@ pub struct Service {
     /// `service.kubernetes.io/service-proxy-name` is set: names only, no packets (K1).
     pub foreign_proxy: bool,
     /// How packets to it are treated.
-    #[serde(default)]
     pub traffic: Traffic,
 }
 
@@ -188,7 +187,6 @@ pub struct Node {
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
     /// It is being deleted, or has the taint `ToBeDeletedByClusterAutoscaler` (K33).
-    #[serde(default)]
     pub is_leaving: bool,
 }
 

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use tidegate_dataplane::flows::{EndpointId, ServicePortId};
 use tidegate_dataplane::net::{Port, Prefix, Protocol};
 use tidegate_dataplane::services::{
-    Backend, Backends, Frontend, ServicePort, Terms, VirtualAddress, Without,
+    Backend, Backends, Frontend, Rows, ServicePort, Terms, VirtualAddress, Without,
 };
 
 use crate::account_book::{AccountBook, Owner};
@@ -228,8 +228,7 @@ impl Compiler {
                 keeps_client: is_local && is_external,
                 choice: traffic.choice.into(),
                 affinity_seconds: traffic.affinity_seconds,
-                account: sets.account,
-                endpoint_accounts: sets.endpoint_accounts.clone(),
+                rows: Rows { own: sets.account, endpoints: sets.endpoint_accounts.clone() },
             },
         }
     }

@@ -49,7 +49,6 @@ impl From<Choice> for services::Choice {
 /// | `tidegate.io/reset-after` | a time as `1s` or `250ms` (default 1s), `off` | when TCP connections to an endpoint are reset that is in no slice any more |
 /// | `tidegate.io/repick` | `on` (default), `off` | whether UDP and SCTP flows leave an endpoint that no longer serves |
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(default)]
 pub struct Traffic {
     /// `spec.externalIPs` (K17).
     pub external_addresses: Vec<IpAddr>,

@@ -99,7 +99,7 @@ fn decide<A: Family>(
         Called::Port(port) => {
             let verdict = process_new(octets, packet, &key, port, context);
             if !matches!(verdict, Ok(Egress::Forward { .. } | Egress::Hold(_) | Egress::Punt)) {
-                context.accounts.count_drop(port.terms.account);
+                context.accounts.count_drop(port.terms.rows.own);
             }
             verdict
         }
@@ -271,7 +271,7 @@ fn process_new<A: Family>(
         ip_difference: rewrite.ip.0,
         transport_difference: rewrite.transport.0,
         state,
-        account: port.terms.account_of(backend.id),
+        account: port.terms.rows.of(backend.id),
     };
     let account = flow.account;
     let (flow, rewrite) = match own {

@@ -188,23 +188,42 @@ pub struct Terms {
     pub choice: Choice,
     /// Seconds without a new flow after which a client's endpoint is forgotten; `None` without affinity (K14).
     pub affinity_seconds: Option<u32>,
-    /// The row that is counted in ([`crate::accounts`]).
-    pub account: u32,
-    /// The rows of endpoints in the order of their identities, if each has its own.
-    pub endpoint_accounts: Option<Arc<[(EndpointId, u32)]>>,
+    /// Where it is counted.
+    pub rows: Rows,
+}
+
+/// The rows that a Service port is counted in ([`crate::accounts`]).
+///
+/// They depend on who was there first, and nothing that becomes of a packet depends on them: all are equal.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    /// Of the Service port.
+    pub own: u32,
+    /// Of endpoints in the order of their identities, if each has its own.
+    pub endpoints: Option<Arc<[(EndpointId, u32)]>>,
+}
+
+impl PartialEq for Rows {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Rows {}
+
+impl Rows {
+    /// Returns the row that flows to an endpoint are counted in.
+    #[must_use]
+    pub fn of(&self, endpoint: EndpointId) -> u32 {
+        let own = self.endpoints.as_ref().and_then(|rows| {
+            let place = rows.binary_search_by_key(&endpoint, |(id, _)| *id).ok()?;
+            rows.get(place)
+        });
+        own.map_or(self.own, |(_, row)| *row)
+    }
 }
 
 impl Terms {
-    /// Returns the row that flows to an endpoint are counted in.
-    #[must_use]
-    pub fn account_of(&self, endpoint: EndpointId) -> u32 {
-        let own = self.endpoint_accounts.as_ref().and_then(|accounts| {
-            let place = accounts.binary_search_by_key(&endpoint, |(id, _)| *id).ok()?;
-            accounts.get(place)
-        });
-        own.map_or(self.account, |(_, row)| *row)
-    }
-
     /// Says whether a client may call.
     #[must_use]
     pub fn admit(&self, client: IpAddr) -> bool {

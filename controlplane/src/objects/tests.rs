@@ -386,7 +386,7 @@ fn a_node_has_the_addresses_that_are_addresses_and_a_zone() {
 #[test]
 fn k33_a_node_that_is_deleted_or_tainted_for_it_is_leaving() {
     let is_leaving = |metadata: &str, spec: &str| {
-        let yaml = format!("apiVersion: v1\nkind: Node\nmetadata: {{name: n{metadata}}}\nspec: {spec}");
+        let yaml = format!("apiVersion: v1\nkind: Node\nmetadata: {{name: node-a{metadata}}}\nspec: {spec}");
         match object(&yaml) {
             Object::Node(node) => node.is_leaving,
             other => panic!("{other:?}"),
