@@ -26,11 +26,11 @@ fn crafted<A: Address>(high: u32, low: u32) -> A {
     A::of(Ipv4Addr::from_bits(low).into()).or_else(|| A::of(ipv6.into())).unwrap()
 }
 
-/// What keys have in common, and the `n`th of them.
-type Pattern<A> = (&'static str, fn(u32) -> Key<A>);
+/// The `n`th key of a pattern.
+type Pattern<A> = fn(u32) -> Key<A>;
 
 /// Returns the patterns that a client, or many, can make of what they may choose.
-fn patterns<A: Address>() -> Vec<Pattern<A>> {
+fn patterns<A: Address>() -> Vec<(&'static str, Pattern<A>)> {
     fn known<A: Address>() -> Key<A> {
         key(0)
     }
