@@ -172,6 +172,7 @@ fn flow(number: u32) -> NewFlow {
         ip_difference: 1,
         transport_difference: 2,
         state: State::UdpStream,
+        account: 0,
     }
 }
 

@@ -7,7 +7,9 @@ use tidegate_dataplane::flows::{EndpointId, Key, ServicePortId};
 use tidegate_dataplane::neighbours::{NeighbourState, Neighbours, NextHop};
 use tidegate_dataplane::net::{Mac, Port, Prefix, Protocol};
 use tidegate_dataplane::routes::{DeviceIndex, Route, RouteKind, RouteTable, Routes};
-use tidegate_dataplane::services::{Backend, Backends, Destination, ServicePort, Services, VirtualAddress};
+use tidegate_dataplane::services::{
+    Backend, Backends, Destination, ServicePort, Services, Terms, VirtualAddress,
+};
 use tidegate_dataplane::snapshot::{Device, Snapshot};
 
 /// The device that clients are behind.
@@ -63,7 +65,7 @@ fn pod(service: u32, number: u32) -> Ipv4Addr {
 /// Makes the tables of the whole cluster: every pod resolved, every client behind one router.
 #[must_use]
 pub fn snapshot() -> Snapshot {
-    let services = (0..SERVICES).map(|service| (virtual_address(service).into(), Some(ports(service))));
+    let services = (0..SERVICES).map(|service| (IpAddr::V4(virtual_address(service)), Some(ports(service))));
     let route = |destination: [u8; 4], prefix_length, device, gateway: Option<Ipv4Addr>| Route {
         table: RouteTable::Main,
         destination: Ipv4Addr::from(destination).into(),
@@ -111,6 +113,7 @@ fn ports(service: u32) -> VirtualAddress {
         port: PORT,
         id: ServicePortId(u64::from(service)),
         backends: Arc::clone(&backends),
+        terms: Terms::default(),
     };
     VirtualAddress::new(vec![port(Protocol::Tcp), port(Protocol::Udp)])
 }

@@ -64,7 +64,7 @@ fn service_events(number: usize) -> [Event; 2] {
         true => ServiceKind::Headless,
         false => ServiceKind::ClusterIp(vec![address(96, number).into()]),
     };
-    let ports = vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80 }];
+    let ports = vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None }];
     let endpoint = |at: usize| Endpoint {
         address: address(128, 4 * number + at).into(),
         hostname: None,
@@ -74,6 +74,7 @@ fn service_events(number: usize) -> [Event; 2] {
         node: None,
         zone: None,
         pod: None,
+        hints: None,
     };
     let slice = EndpointSlice {
         name: ObjectName::new(&namespace, &format!("{service}-1")),
@@ -81,6 +82,12 @@ fn service_events(number: usize) -> [Event; 2] {
         endpoints: (0..4).map(endpoint).collect(),
         ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
     };
-    let service = Service { name: object, kind, ports, foreign_proxy: false };
+    let service = Service {
+        name: object,
+        kind,
+        ports,
+        foreign_proxy: false,
+        traffic: tidegate::traffic::Traffic::default(),
+    };
     [Event::ServiceApplied(Arc::new(service)), Event::SliceApplied(Arc::new(slice))]
 }

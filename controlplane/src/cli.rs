@@ -140,6 +140,19 @@ pub struct RunArguments {
     #[arg(long, env = "TIDEGATE_DNS_LOG_QUERIES")]
     pub dns_log_queries: bool,
 
+    /// Own addresses that have NodePorts; repeat for several [default: all but loopback].
+    #[arg(
+        long = "nodeport-addresses",
+        value_name = "CIDR",
+        env = "TIDEGATE_NODEPORT_ADDRESSES",
+        value_delimiter = ','
+    )]
+    pub nodeport_addresses: Vec<IpNet>,
+
+    /// Count packets, octets, flows and drops for each endpoint of a Service port, not only for the port.
+    #[arg(long, env = "TIDEGATE_METRICS_ENDPOINTS")]
+    pub metrics_endpoints: bool,
+
     /// Which new flows take the gateway's address for the client's.
     #[arg(long, value_name = "WHEN", default_value = "auto", env = "TIDEGATE_MASQUERADE")]
     pub masquerade: masquerade::Setting,

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tidegate_dataplane::net::Protocol;
 
+use crate::traffic::Traffic;
+
 /// `namespace/name` of a namespaced object.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObjectName {
@@ -99,6 +101,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// The port that clients use, 1..=65535.
     pub port: u16,
+    /// The port of every node address that leads to it, too (K16).
+    pub node_port: Option<u16>,
 }
 
 /// A Service, as far as packets and names need it.
@@ -112,6 +116,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// `service.kubernetes.io/service-proxy-name` is set: names only, no packets (K1).
     pub foreign_proxy: bool,
+    /// How packets to it are treated.
+    pub traffic: Traffic,
 }
 
 /// One address of an EndpointSlice with its conditions; absent conditions are filled in by K7.
@@ -133,6 +139,17 @@ pub struct Endpoint {
     pub zone: Option<Arc<str>>,
     /// Name of the Pod in `targetRef`.
     pub pod: Option<Arc<str>>,
+    /// `hints`; none on most endpoints (K11).
+    pub hints: Option<Arc<Hints>>,
+}
+
+/// Where an endpoint's traffic should come from (K11).
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Hints {
+    /// `hints.forZones`.
+    pub zones: Vec<Arc<str>>,
+    /// `hints.forNodes`.
+    pub nodes: Vec<Arc<str>>,
 }
 
 /// One port of an EndpointSlice: what `targetPort` resolved to in this slice (K5).
@@ -169,6 +186,8 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
+    /// It is being deleted, or has the taint `ToBeDeletedByClusterAutoscaler` (K33).
+    pub is_leaving: bool,
 }
 
 /// A Pod that may be named by its addresses: neither ended nor about to be.
@@ -341,6 +360,12 @@ impl Cluster {
     /// Iterates over all Namespaces.
     pub fn namespaces(&self) -> impl Iterator<Item = &Arc<str>> {
         self.namespaces.iter()
+    }
+
+    /// Returns the Node of that name.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
+        self.nodes.get(name)
     }
 
     /// Iterates over all Nodes.

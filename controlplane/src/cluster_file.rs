@@ -21,7 +21,7 @@ use crate::cluster::{EndpointSlice, Node, Pod, Service};
 
 const MAGIC: &[u8; 16] = b"tidegate-cluster";
 /// Changes with the layout of the values; `a_change_of_layout_needs_a_new_version` tells when.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEAD: usize = 32;
 /// More than any cluster needs, 100 octets for each of ten million endpoints.
 const BODY_MAX: u64 = 1 << 30;

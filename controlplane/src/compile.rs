@@ -2,45 +2,148 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use crate::cluster::{Cluster, Endpoint, Family, Service, ServiceKind, ServicePort};
+use crate::cluster::{Cluster, Endpoint, Family, Hints, Service, ServiceKind, ServicePort};
 
-/// Returns the addresses and ports that new connections to a Service port may go to, sorted, each once.
+/// Where this gateway stands: decides which endpoints are local and whose hints count.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Locality {
+    /// `--node-name`; without it there are no local endpoints by definition (design decision 14).
+    pub node: Option<Arc<str>>,
+    /// `--zone`.
+    pub zone: Option<Arc<str>>,
+}
+
+impl Locality {
+    /// Fills in the zone that the Node's label says, if none is set.
+    #[must_use]
+    pub fn resolved(&self, cluster: &Cluster) -> Self {
+        let label = || cluster.node(self.node.as_deref()?)?.zone.clone();
+        Self { node: self.node.clone(), zone: self.zone.clone().or_else(label) }
+    }
+}
+
+/// The endpoints of a Service port that new connections may go to, each set sorted, each endpoint once.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct EndpointSets {
+    /// For traffic policy Cluster.
+    pub cluster: Vec<(IpAddr, u16)>,
+    /// For traffic policy Local; without a node the same as for Cluster.
+    pub local: Vec<(IpAddr, u16)>,
+}
+
+/// The endpoints of a Service port by address and port.
+pub type Entries<'a> = BTreeMap<(IpAddr, u16), &'a Endpoint>;
+
+/// Returns where new connections to a Service port may go.
 ///
-/// Slices are joined by port name and protocol, and the port is the slice's own (K4, K5). Of entries with one
-/// address and port, one that is not terminating replaces another; a terminating one never does (K8). The
-/// result is the ready endpoints; if there are none, those still serving while they terminate (K10). It is
-/// empty for a Service that gets no packets in this family: headless, ExternalName, no ClusterIP of the
+/// It is empty for a Service that gets no packets in this family: headless, ExternalName, no ClusterIP of the
 /// family, or served by another proxy (K1, K3). Costs the size of the Service's slices.
 #[must_use]
-pub fn usable_endpoints(
+pub fn endpoint_sets(
     cluster: &Cluster,
     service: &Service,
     port: &ServicePort,
     family: Family,
-) -> Vec<(IpAddr, u16)> {
+    locality: &Locality,
+) -> EndpointSets {
     if !has_address(service, family) {
-        return Vec::new();
+        return EndpointSets::default();
     }
-    let mut endpoints: BTreeMap<(IpAddr, u16), &Endpoint> = BTreeMap::new();
+    categorize(&entries(cluster, service, port, family), locality)
+}
+
+/// Joins the slices of a Service port.
+///
+/// By port name and protocol, and the port is the slice's own (K4, K5). Of entries with one address and port, one that
+/// is not terminating replaces another; a terminating one never does (K8).
+fn entries<'a>(cluster: &'a Cluster, service: &Service, port: &ServicePort, family: Family) -> Entries<'a> {
+    let mut entries = Entries::new();
     for slice in cluster.slices_of(&service.name) {
         let joined =
             |own: &&crate::cluster::SlicePort| own.name == port.name && own.protocol == port.protocol;
         for slice_port in slice.ports.iter().filter(joined) {
             for endpoint in slice.endpoints.iter().filter(|endpoint| Family::of(&endpoint.address) == family)
             {
-                let entry = endpoints.entry((endpoint.address, slice_port.port)).or_insert(endpoint);
+                let entry = entries.entry((endpoint.address, slice_port.port)).or_insert(endpoint);
                 if !endpoint.terminating {
                     *entry = endpoint;
                 }
             }
         }
     }
-    let chosen = |usable: fn(&Endpoint) -> bool| -> Vec<(IpAddr, u16)> {
-        endpoints.iter().filter(|(_, endpoint)| usable(endpoint)).map(|(socket, _)| *socket).collect()
+    entries
+}
+
+/// Sorts endpoints into the sets of both traffic policies.
+///
+/// The Cluster set is the ready ones that the topology mode leaves, the Local set the ready ones on this node; each, if
+/// it is empty, falls back for itself to those that still serve while they terminate (K10, K12).
+#[must_use]
+pub fn categorize(entries: &Entries<'_>, locality: &Locality) -> EndpointSets {
+    let select = |usable: &dyn Fn(&Endpoint) -> bool| -> Vec<(IpAddr, u16)> {
+        entries.iter().filter(|(_, endpoint)| usable(endpoint)).map(|(socket, _)| *socket).collect()
     };
-    let ready = chosen(|endpoint| endpoint.ready);
-    if ready.is_empty() { chosen(|endpoint| endpoint.serving && endpoint.terminating) } else { ready }
+    let either = |ready: Vec<(IpAddr, u16)>, is_meant: &dyn Fn(&Endpoint) -> bool| {
+        if !ready.is_empty() {
+            return ready;
+        }
+        select(&|endpoint| is_meant(endpoint) && endpoint.serving && endpoint.terminating)
+    };
+    let mode = Topology::of(entries, locality);
+    let cluster = select(&|endpoint| endpoint.ready && mode.prefers(endpoint));
+    let cluster = either(cluster, &|_| true);
+    let local = match &locality.node {
+        None => cluster.clone(),
+        Some(node) => {
+            let is_local = |endpoint: &Endpoint| endpoint.node.as_ref() == Some(node);
+            either(select(&|endpoint| endpoint.ready && is_local(endpoint)), &is_local)
+        }
+    };
+    EndpointSets { cluster, local }
+}
+
+/// Which of the ready endpoints connections from here prefer (K11). What the Service asks for is not looked at: the
+/// controller has made hints of it.
+enum Topology<'a> {
+    Any,
+    SameNode(&'a Arc<str>),
+    SameZone(&'a Arc<str>),
+}
+
+impl<'a> Topology<'a> {
+    /// A mode holds if every ready endpoint has such a hint and one names this place.
+    fn of(entries: &Entries<'_>, Locality { node, zone }: &'a Locality) -> Self {
+        let holds = |place: &Option<Arc<str>>, names: fn(&Hints) -> &Vec<Arc<str>>| {
+            let Some(place) = place else { return false };
+            let mut ready = entries.values().filter(|endpoint| endpoint.ready).peekable();
+            let is_hinted = |endpoint: &&Endpoint| {
+                endpoint.hints.as_deref().is_some_and(|hints| !names(hints).is_empty())
+            };
+            let mut named = false;
+            ready.peek().is_some()
+                && ready.all(|endpoint| {
+                    named |= endpoint.hints.as_deref().is_some_and(|hints| names(hints).contains(place));
+                    is_hinted(&&**endpoint)
+                })
+                && named
+        };
+        match (node, zone) {
+            (Some(own), _) if holds(node, |hints| &hints.nodes) => Self::SameNode(own),
+            (_, Some(own)) if holds(zone, |hints| &hints.zones) => Self::SameZone(own),
+            _ => Self::Any,
+        }
+    }
+
+    fn prefers(&self, endpoint: &Endpoint) -> bool {
+        let hints = endpoint.hints.as_deref();
+        match self {
+            Self::Any => true,
+            Self::SameNode(node) => hints.is_some_and(|hints| hints.nodes.contains(node)),
+            Self::SameZone(zone) => hints.is_some_and(|hints| hints.zones.contains(zone)),
+        }
+    }
 }
 
 /// Says whether packets to the Service are ours in this family (K1, K3).

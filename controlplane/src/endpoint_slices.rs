@@ -52,6 +52,7 @@ pub fn from_pods<'a>(
                 node: pod.node.clone(),
                 zone: pod.node.as_deref().and_then(zone_of),
                 pod: Some(pod.name.name.clone()),
+                hints: None,
             };
             slice_for(&mut slices, &service.name, "pods", *family, &ports).endpoints.push(endpoint);
         }

@@ -1,31 +1,36 @@
 //! The control loop: one thread that follows the cluster and the kernel and keeps the workers and the names true.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use ipnet::IpNet;
+use tidegate_dataplane::accounts::Row;
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::counters::Counters;
+use tidegate_dataplane::flows::{EndpointId, FlowTables};
 use tidegate_dataplane::net::Prefix;
 use tidegate_dataplane::routes::DeviceIndex;
+use tidegate_dataplane::services::Backends;
 use tidegate_dataplane::worker::Shared;
 use tidegate_dataplane::xdp::AttachPreference;
 use tokio::net::UnixDatagram;
 use tokio::sync::mpsc;
 
+use crate::account_book::Owner;
 use crate::announce::{Announcer, announced};
 use crate::cluster::{Cluster, Dirty};
 use crate::devices::{self, ServedDevices, Standing};
 use crate::dns;
+use crate::health_checks::HealthChecks;
 use crate::instance::Instance;
 use crate::latency::Latency;
 use crate::memory;
 use crate::metrics::{Asked, Question, Reply, render};
 use crate::netlink::{KernelEvent, KernelEvents, Link, Netlink};
-use crate::publish::Publication;
+use crate::publish::{InUse, Publication};
 use crate::settings;
 use crate::source::{Source, Update};
 use crate::status::Status;
@@ -60,6 +65,8 @@ pub struct Gateway {
     pub kernel_events: KernelEvents,
     /// What the kernel has told.
     pub topology: Topology,
+    /// Ports that load balancers ask.
+    pub health_checks: HealthChecks,
     /// Answers for virtual addresses on their links, if it is to.
     pub announcer: Option<Announcer>,
     /// What is in force.
@@ -119,14 +126,24 @@ impl Gateway {
     /// Folds the source's events in and begins to put them in force.
     pub fn apply_update(&mut self, update: Update) {
         let mut dirty = Dirty::default();
+        let before = self.publication.locality().resolved(&self.cluster);
         for event in update.events {
             self.cluster.apply(event, &mut dirty);
         }
+        if self.publication.locality().resolved(&self.cluster) != before {
+            dirty.services.extend(self.cluster.services().map(|service| service.name.clone()));
+        }
+        self.follow_health_checks();
         self.latency.begin(update.origins);
         self.is_littered |= dirty.services.len() >= GREAT;
         if !dirty.is_empty() {
             self.publish(|publication, cluster, now| publication.apply(cluster, &dirty, now));
         }
+    }
+
+    fn follow_health_checks(&mut self) {
+        let is_healthy = self.health().good;
+        self.health_checks.follow(&self.cluster, self.publication.locality(), is_healthy);
     }
 
     /// Takes a step of publication, and ends the workers' sleep if it gave them a snapshot.
@@ -205,6 +222,8 @@ impl Gateway {
         if changed.own_addresses {
             let own = self.topology.own_addresses().clone();
             self.publication.steering.replace_own_addresses(&own);
+            let node_addresses = self.publication.steering.frontends.node_addresses().collect();
+            self.publication.publish_node_addresses(node_addresses);
         }
         if changed.links {
             let topology = &self.topology;
@@ -244,6 +263,7 @@ impl Gateway {
             bail!("worker {number} has ended unexpectedly");
         }
         self.publish(Publication::advance);
+        self.follow_health_checks();
         if self.source.is_followed() {
             self.dns_counters.note_source();
         }
@@ -251,14 +271,21 @@ impl Gateway {
             memory::give_back();
         }
         let started = Instant::now();
-        if self.publication.has_leaving() && started >= self.sweep_at {
-            self.publication.sweep_endpoints(|| {
-                let mut in_use = HashSet::new();
-                self.shared.flows.endpoints_in_use(|_, endpoint| {
-                    in_use.insert(endpoint);
+        let loaded = self.publication.loaded();
+        if (self.publication.has_leaving() || !loaded.is_empty()) && started >= self.sweep_at {
+            let flows = &self.shared.flows;
+            count_loads(&loaded, flows);
+            let in_use = || {
+                let mut in_use = InUse::default();
+                flows.endpoints_in_use(|service, endpoint| {
+                    in_use.pairs.insert((service, endpoint));
+                });
+                flows.endpoints_with_tombstones(|endpoint| {
+                    in_use.late.insert(endpoint);
                 });
                 in_use
-            });
+            };
+            self.publication.sweep_endpoints(in_use, started);
             self.sweep_at = started + started.elapsed() * SWEEP_SHARE;
         }
         Ok(())
@@ -272,13 +299,31 @@ impl Gateway {
                 Reply { good: true, text: render(families, spreads) }
             }
             Question::Health => self.health(),
+            Question::Live => self.liveness(),
             Question::Ready => self.readiness(),
         };
         // A client that went away does not want its reply.
         let _ = back.send(reply);
     }
 
+    /// Well while alive, unless the node is about to go (K33): then balancers are to leave it.
     fn health(&self) -> Reply {
+        let locality = self.publication.locality();
+        let node = locality.node.as_deref().and_then(|name| self.cluster.node(name));
+        match node {
+            Some(node) if node.is_leaving => Reply {
+                good: false,
+                text: format!(
+                    "Node {} is being deleted
+",
+                    node.name
+                ),
+            },
+            _ => self.liveness(),
+        }
+    }
+
+    fn liveness(&self) -> Reply {
         let workers = self.workers.published.len();
         let lost = self.workers.lost().map(|number| format!("worker {number} has ended\n"));
         let silent = || self.publication.steering.silent_worker(workers, Now::read());
@@ -311,6 +356,19 @@ impl Gateway {
         self.devices.standings(|index: DeviceIndex| up.iter().any(|device| device.index == index))
     }
 
+    /// What each Service port, or each of its endpoints, has carried so far, those that carried something.
+    fn service_rows(&self) -> Vec<(Owner, Row)> {
+        let sum = |number| {
+            let mut sum = Row::default();
+            self.workers.accounts.iter().for_each(|worker| sum += worker.row(number));
+            sum
+        };
+        let rows = self.publication.accounts().iter().map(|(owner, number)| (owner.clone(), sum(number)));
+        let mut rows: Vec<(Owner, Row)> = rows.filter(|(_, row)| *row != Row::default()).collect();
+        rows.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        rows
+    }
+
     fn status(&self) -> Status<'_> {
         Status {
             workers: self.workers.published.iter().map(|one| one.read()).collect::<Vec<Counters>>(),
@@ -322,12 +380,26 @@ impl Gateway {
             source_families: self.source.families(),
             dns: self.dns_counters.snapshot(),
             flows: (self.shared.flows.len(), self.shared.flows.capacity()),
+            services: self.service_rows(),
+            programming: self.publication.programming.clone(),
             published: self.publication.sizes(),
             generation: self.publication.publisher.current().generation,
             publications: self.publication.changes,
             publication_errors: self.publication.errors,
             services_short: self.publication.short(),
         }
+    }
+}
+
+/// Counts the flows of endpoints whose choice goes by them; flows that come meanwhile are counted by the workers.
+fn count_loads(loaded: &[Arc<Backends>], flows: &FlowTables) {
+    if loaded.is_empty() {
+        return;
+    }
+    let mut loads = HashMap::<EndpointId, u32>::new();
+    flows.endpoints_in_use(|_, endpoint| *loads.entry(endpoint).or_default() += 1);
+    for backends in loaded {
+        backends.set_loads(|endpoint| loads.get(&endpoint).copied().unwrap_or_default());
     }
 }
 
@@ -342,7 +414,7 @@ pub async fn first_update(source: &mut Source, asked: &mut Option<mpsc::Receiver
         let waiting = || source.troubles().into_iter().map(|line| line + "\n").collect::<String>();
         let reply = match question {
             Question::Metrics => Reply { good: true, text: render(source.families(), Vec::new()) },
-            Question::Health => Reply { good: true, text: "ok\n".into() },
+            Question::Health | Question::Live => Reply { good: true, text: "ok\n".into() },
             Question::Ready => Reply { good: false, text: waiting() },
         };
         // A client that went away does not want its reply.

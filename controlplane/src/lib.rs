@@ -1,12 +1,13 @@
 //! What the cluster wants, and the names. See the crate's README for an update's day.
 //!
 //! Reading order: [`start`] puts the parts together, [`gateway`] is the loop that drives them. The source
-//! ([`manifests`], with [`objects`], [`endpoint_slices`] and [`cluster_ip`]) sends events, [`cluster`] folds them,
+//! ([`manifests`], with [`objects`], [`endpoint_slices`] and [`cluster_ip`]) sends events, [`cluster`] folds them (what they say of packets: [`traffic`]),
 //! [`compile`] and [`tables`] turn Services into the dataplane's tables, [`publish`] puts them in force through
 //! [`steering`] and the workers ([`workers`]). [`netlink`] and [`topology`] follow the kernel's links. [`dns`] answers
 //! names, [`explain`] says why. [`metrics`] and [`status`] say how it goes; [`instance`], [`punt_device`] and [`offloads`] are what a run
 //! puts on the machine and takes away again.
 
+pub mod account_book;
 pub mod announce;
 pub mod check;
 pub mod cli;
@@ -18,7 +19,9 @@ pub mod devices;
 pub mod dns;
 pub mod endpoint_slices;
 pub mod explain;
+pub mod frontends;
 pub mod gateway;
+pub mod health_checks;
 pub mod instance;
 pub mod latency;
 pub mod manifests;
@@ -29,6 +32,7 @@ pub mod netlink;
 pub mod objects;
 pub mod offloads;
 pub mod pod_environment;
+pub mod programming;
 pub mod publish;
 pub mod punt_device;
 pub mod reserved_ports;
@@ -40,5 +44,6 @@ pub mod steering;
 mod sysctl;
 pub mod tables;
 pub mod topology;
+pub mod traffic;
 pub mod watch;
 pub mod workers;

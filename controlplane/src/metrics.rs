@@ -1,4 +1,4 @@
-//! /metrics, /healthz and /readyz. The control loop answers each scrape, so that one moment is shown whole.
+//! /metrics, /healthz, /livez and /readyz. The control loop answers each scrape, so that one moment is shown whole.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -27,6 +27,8 @@ pub enum Question {
     Metrics,
     /// Do all workers run?
     Health,
+    /// Do all workers run, whatever becomes of the node?
+    Live,
     /// Are packets and names served?
     Ready,
 }
@@ -81,9 +83,13 @@ pub type SpreadSeries = (Vec<(String, String)>, Vec<(f64, u64)>, f64);
 #[derive(Debug)]
 struct Families(Vec<Family>, Vec<Spread>);
 
-/// Puts our name in front, but for metrics that go by CoreDNS' name.
+/// Puts our name in front, but for metrics that go by CoreDNS' or kube-proxy's name.
 fn full_name(name: &str) -> String {
-    if name.starts_with("coredns_") { name.to_owned() } else { format!("tidegate_{name}") }
+    if name.starts_with("coredns_") || name.starts_with("kubeproxy_") {
+        name.to_owned()
+    } else {
+        format!("tidegate_{name}")
+    }
 }
 
 impl Collector for Families {
@@ -146,6 +152,7 @@ pub async fn serve(address: SocketAddr) -> anyhow::Result<mpsc::Receiver<Asked>>
     let router = Router::new()
         .route("/metrics", get(|state: State<_>| answer(state, Question::Metrics)))
         .route("/healthz", get(|state: State<_>| answer(state, Question::Health)))
+        .route("/livez", get(|state: State<_>| answer(state, Question::Live)))
         .route("/readyz", get(|state: State<_>| answer(state, Question::Ready)))
         .with_state(ask);
     tokio::spawn(async move {
@@ -164,7 +171,7 @@ async fn answer(State(ask): State<mpsc::Sender<Asked>>, question: Question) -> i
     };
     let content_type = match question {
         Question::Metrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        Question::Health | Question::Ready => "text/plain; charset=utf-8",
+        Question::Health | Question::Live | Question::Ready => "text/plain; charset=utf-8",
     };
     let (status, text) = match tokio::time::timeout(PATIENCE, asked).await {
         Ok(Some(Reply { good: true, text })) => (StatusCode::OK, text),

@@ -174,6 +174,7 @@ mod tests {
                 name: (*name).into(),
                 protocol: *protocol,
                 port: *port,
+                node_port: None,
             };
             let kind = match addresses.first() {
                 None => ServiceKind::Headless,
@@ -182,7 +183,13 @@ mod tests {
                 }
             };
             let (name, ports) = (ObjectName::new(namespace, name), ports.iter().map(port).collect());
-            let service = Service { name, kind, ports, foreign_proxy: false };
+            let service = Service {
+                name,
+                kind,
+                ports,
+                foreign_proxy: false,
+                traffic: crate::traffic::Traffic::default(),
+            };
             cluster.apply(Event::ServiceApplied(service.into()), &mut Dirty::default());
         }
         cluster

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use tidegate_dataplane::net::Prefix;
 
 use crate::cli::{AaaaAnswer, DnsUpstream, NameArguments, PodsMode, RunArguments};
+use crate::compile::Locality;
 use crate::dns::{self, PodNames, Zone, ZoneSettings};
 use crate::netlink::{Link, Netlink};
 use crate::offloads;
@@ -179,6 +181,19 @@ pub fn require_queues(served: &[Link], workers: usize) -> anyhow::Result<()> {
 /// Asks whether a device strips VLAN tags; one that cannot be asked does not.
 fn rx_vlan_offload(name: &str) -> bool {
     tidegate_dataplane::xdp::strips_vlan_tags(name).unwrap_or(false)
+}
+
+/// Returns where this gateway stands among nodes and zones.
+#[must_use]
+pub fn locality(arguments: &RunArguments) -> Locality {
+    let name = |text: &Option<String>| text.as_deref().filter(|text| !text.is_empty()).map(Arc::from);
+    Locality { node: name(&arguments.node_name), zone: name(&arguments.zone) }
+}
+
+/// Returns networks as the packet side has them.
+#[must_use]
+pub fn prefixes(networks: &[IpNet]) -> Arc<[Prefix]> {
+    networks.iter().map(|net| Prefix { address: net.network(), length: net.prefix_len() }).collect()
 }
 
 /// Returns what the zone of cluster names is made with.

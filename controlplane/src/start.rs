@@ -9,7 +9,6 @@ use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tidegate_dataplane::flows::FlowTables;
-use tidegate_dataplane::net::Prefix;
 use tidegate_dataplane::services::Services;
 use tidegate_dataplane::snapshot::{Publisher, Snapshot};
 use tidegate_dataplane::worker::Shared;
@@ -17,12 +16,15 @@ use tidegate_dataplane::xdp::{AttachPreference, Steering};
 use tokio::net::UnixDatagram;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::account_book::AccountBook;
 use crate::announce::Announcer;
 use crate::cli::{Announce, RunArguments, XdpMode};
 use crate::cluster::Cluster;
 use crate::devices::{self, ServedDevices};
 use crate::dns::{self, Zone};
+use crate::frontends::Frontends;
 use crate::gateway::{self, Gateway};
+use crate::health_checks::HealthChecks;
 use crate::instance::{Change, Instance};
 use crate::latency::Latency;
 use crate::netlink::{KernelEvents, Link, Netlink};
@@ -30,6 +32,7 @@ use crate::publish::Publication;
 use crate::punt_device::PuntDevice;
 use crate::source::{self, Source, Update};
 use crate::steering::DeviceSteering;
+use crate::tables::Compiler;
 use crate::topology::{Changed, Topology};
 use crate::workers::{AttachedDevice, Plan, SocketReport, Workers};
 use crate::{masquerade, metrics, offloads, reserved_ports, settings, status};
@@ -139,36 +142,36 @@ async fn start(
     let dns = open_dns(arguments, netlink, instance, Arc::clone(&names), Arc::clone(&dns_counters)).await?;
 
     let (shared, wanted_bell) = share(arguments, instance)?;
-    let mut steering = DeviceSteering::new(Steering::load().context("cannot load the XDP program")?);
-    for listen in &arguments.dns_listen {
-        steering.insert_listener(listen.0)?;
-    }
+    let mut steering = load_program(arguments)?;
     let devices = attach(arguments, &mut steering, served, instance)?;
     let punt = PuntDevice::create(netlink, instance, cores.len() as u32, served).await?;
     instance.record(Change::ManagedNeighbours)?;
     let topology = Topology::read(netlink, served).await?;
-    let cidrs = arguments.service_cidrs.iter();
-    let cidrs = cidrs.map(|cidr| Prefix { address: cidr.network(), length: cidr.prefix_len() });
     let masquerade = masquerade::policy(arguments);
     if let Some(ports) = masquerade::ports_in_use(&masquerade) {
         reserved_ports::reserve(ports, instance).context("--masquerade-ports")?;
         steering.program.set_masquerade_ports(Some(ports))?;
     }
-    let empty = Snapshot { masquerade, ..Snapshot::empty(Services::new(cidrs)) };
+    let services = Services::new(settings::prefixes(&arguments.service_cidrs).iter().copied());
+    let pod_networks = settings::prefixes(&arguments.pod_cidrs);
+    let empty = Snapshot { masquerade, pod_networks, ..Snapshot::empty(services) };
     let (publisher, subscribers) = Publisher::new(empty, cores.len());
     let plan =
         Plan { devices: &devices, cores, frames: arguments.frames, punt: &punt, shared: shared.clone() };
     let workers = Workers::start(plan, &mut steering.program, subscribers)?;
 
     let linger = arguments.vip_linger.0;
+    let compiler = Compiler::new(settings::locality(arguments))
+        .with_accounts(AccountBook::new(arguments.metrics_endpoints));
     let mut gateway = Gateway {
         source,
         cluster: Cluster::default(),
         netlink: Arc::clone(netlink),
         kernel_events,
         topology,
+        health_checks: HealthChecks::default(),
         announcer: (arguments.announce == Announce::L2).then(Announcer::start),
-        publication: Publication::new(steering, publisher, Arc::clone(&names), linger),
+        publication: Publication::new(steering, publisher, compiler, Arc::clone(&names), linger),
         workers,
         devices: ServedDevices::new(devices),
         attach_preference: attach_preference(arguments),
@@ -185,6 +188,16 @@ async fn start(
     Ok(gateway)
 }
 
+/// Loads the XDP program, which knows the listeners and nothing else.
+fn load_program(arguments: &RunArguments) -> anyhow::Result<DeviceSteering> {
+    let program = Steering::load().context("cannot load the XDP program")?;
+    let mut steering = DeviceSteering::new(program, Frontends::new(arguments.nodeport_addresses.clone()));
+    for listen in &arguments.dns_listen {
+        steering.insert_listener(listen.0)?;
+    }
+    Ok(steering)
+}
+
 /// Puts the first tables and names in force.
 async fn begin(
     gateway: &mut Gateway,
@@ -195,6 +208,9 @@ async fn begin(
     gateway.publish_topology(Changed { links: true, own_addresses: true });
     gateway.apply_update(first);
     gateway.publication.settle(&gateway.cluster).await;
+    let flows = &gateway.shared.flows;
+    let (found, late) = (flows.sockets_in_use(), flows.sockets_with_tombstones());
+    gateway.publication.note_found(found, late, Instant::now());
     for cidr in &arguments.service_cidrs {
         gateway.publication.steering.insert_service_cidr(cidr)?;
     }

@@ -1,15 +1,20 @@
 //! What the gateway says of itself: the metrics of all its parts at one moment.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
+use tidegate_dataplane::accounts::Row;
 use tidegate_dataplane::counters::{Counters, GAUGES};
 use tidegate_dataplane::xdp::AttachMode;
 use tidegate_dataplane::xsk::Mode;
 
+use crate::account_book::Owner;
 use crate::devices::Standing;
 use crate::dns;
 use crate::manifests::Report;
 use crate::metrics::{Family, Spread};
+use crate::programming::Programming;
+use crate::tables::EndpointKey;
 use crate::workers::SocketReport;
 
 /// Everything a scrape shows.
@@ -32,6 +37,10 @@ pub struct Status<'a> {
     pub dns: Vec<dns::Sample>,
     /// Flows in the table, and its capacity.
     pub flows: (usize, usize),
+    /// What each Service port, or each of its endpoints, has carried.
+    pub services: Vec<(Owner, Row)>,
+    /// How long changes took.
+    pub programming: Programming,
     /// Virtual addresses and endpoints in force.
     pub published: (usize, usize),
     /// Generation of the snapshot in force.
@@ -57,6 +66,9 @@ impl Status<'_> {
             gauge: false,
             series: self.steering.iter().map(|(name, n)| (vec![label("reason", name)], *n)).collect(),
         });
+        families.extend(service_families(&self.services));
+        let (last_change, changes) = self.programming.metrics();
+        families.push(last_change);
         let (flows, capacity) = self.flows;
         let (addresses, endpoints) = self.published;
         let gauges = [
@@ -92,10 +104,57 @@ impl Status<'_> {
                 .collect(),
         });
         families.extend(self.source_families);
-        let (of_dns, spreads) = dns_families(self.dns);
+        let (of_dns, mut spreads) = dns_families(self.dns);
         families.extend(of_dns);
+        spreads.push(changes);
         (families, spreads)
     }
+}
+
+/// Values by direction.
+type Directed = Vec<(Option<&'static str>, u64)>;
+
+/// Shows what Services have carried: packets and octets by direction, flows and drops.
+fn service_families(rows: &[(Owner, Row)]) -> Vec<Family> {
+    fn both(request: u64, reply: u64) -> Directed {
+        vec![(Some("request"), request), (Some("reply"), reply)]
+    }
+    let labels = |owner: &Owner, direction: Option<&str>| {
+        let mut labels = vec![
+            label("namespace", &owner.service.namespace),
+            label("service", &owner.service.name),
+            label("port", &owner.port),
+            label("protocol", &owner.protocol.to_string()),
+        ];
+        if let Some(EndpointKey { address, port, .. }) = owner.endpoint {
+            labels.push(label("endpoint", &SocketAddr::new(address, port.number()).to_string()));
+        }
+        labels.extend(direction.map(|direction| label("direction", direction)));
+        labels
+    };
+    let family = |name: &str, help: &str, values: fn(&Row) -> Directed| Family {
+        name: name.into(),
+        help: help.into(),
+        gauge: false,
+        series: rows
+            .iter()
+            .flat_map(|(owner, row)| {
+                values(row).into_iter().map(|(direction, value)| (labels(owner, direction), value))
+            })
+            .collect(),
+    };
+    vec![
+        family("service_packets", "Packets of a Service port", |row| {
+            both(row.request_packets, row.reply_packets)
+        }),
+        family("service_bytes", "Octets of the IP packets of a Service port", |row| {
+            both(row.request_bytes, row.reply_bytes)
+        }),
+        family("service_connections", "Flows opened to a Service port", |row| vec![(None, row.connections)]),
+        family("service_drops", "Packets to a Service port that were refused or dropped", |row| {
+            vec![(None, row.drops)]
+        }),
+    ]
 }
 
 fn label(name: &str, value: &str) -> (String, String) {
@@ -221,6 +280,8 @@ mod tests {
             source: Report::default(),
             source_families: Report::default().families(),
             dns: Vec::new(),
+            services: Vec::new(),
+            programming: Programming::default(),
             flows: (3, 1024),
             published: (2, 1),
             generation: 8,

@@ -9,9 +9,11 @@ use ipnet::IpNet;
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::net::{Mac, Port, Protocol};
 use tidegate_dataplane::routes::DeviceIndex;
+use tidegate_dataplane::services::Frontend;
 use tidegate_dataplane::snapshot::Device;
 use tidegate_dataplane::xdp::{HEARTBEAT_LIMIT, Steering};
 
+use crate::frontends::{Changes, Entry, Frontends};
 use crate::publish;
 use crate::tables::EndpointKey;
 
@@ -20,6 +22,8 @@ pub struct DeviceSteering {
     /// The loaded program.
     pub program: Steering,
     own: BTreeSet<IpAddr>,
+    /// What is taken for Services.
+    pub frontends: Frontends,
     macs: BTreeMap<DeviceIndex, Mac>,
 }
 
@@ -53,8 +57,8 @@ impl fmt::Display for SilentWorker {
 impl DeviceSteering {
     /// Takes a loaded program that knows nothing yet.
     #[must_use]
-    pub const fn new(program: Steering) -> Self {
-        Self { program, own: BTreeSet::new(), macs: BTreeMap::new() }
+    pub fn new(program: Steering, frontends: Frontends) -> Self {
+        Self { program, own: BTreeSet::new(), frontends, macs: BTreeMap::new() }
     }
 
     /// Makes the program take the frames that bear the MACs which these devices have now.
@@ -98,6 +102,33 @@ impl DeviceSteering {
             }
         }
         self.own.clone_from(addresses);
+        let Changes { inserted, removed } = self.frontends.replace_own(addresses);
+        for entry in inserted {
+            if let Err(error) = self.insert_entry(entry) {
+                tracing::error!("{entry:?}: {error:#}");
+            }
+        }
+        for entry in removed {
+            if let Err(error) = self.remove_entry(entry) {
+                tracing::error!("{entry:?}: {error:#}");
+            }
+        }
+    }
+
+    fn insert_entry(&mut self, entry: Entry) -> anyhow::Result<()> {
+        match entry {
+            Entry::Address(address) => self.program.insert_vip(address, host_length(address))?,
+            Entry::Socket(address, protocol, port) => self.program.insert_served(address, port, protocol)?,
+        }
+        Ok(())
+    }
+
+    fn remove_entry(&mut self, entry: Entry) -> anyhow::Result<()> {
+        match entry {
+            Entry::Address(address) => self.program.remove_vip(address, host_length(address))?,
+            Entry::Socket(address, protocol, port) => self.program.remove_served(address, port, protocol)?,
+        }
+        Ok(())
     }
 
     /// Leaves packets to a DNS listener to the kernel, whatever Services say.
@@ -137,12 +168,22 @@ impl publish::Steering for DeviceSteering {
         Ok(self.program.remove_endpoint(address, port, protocol)?)
     }
 
-    fn insert_virtual_address(&mut self, address: IpAddr) -> anyhow::Result<()> {
-        Ok(self.program.insert_vip(address, host_length(address))?)
+    fn insert_frontend(&mut self, frontend: Frontend) -> anyhow::Result<()> {
+        let inserted = self.frontends.insert(frontend).inserted;
+        let failed = inserted.into_iter().find_map(|entry| self.insert_entry(entry).err());
+        let Some(error) = failed else { return Ok(()) };
+        for entry in self.frontends.remove(frontend).removed {
+            // It may be among those that were not made.
+            let _ = self.remove_entry(entry);
+        }
+        Err(error)
     }
 
-    fn remove_virtual_address(&mut self, address: IpAddr) -> anyhow::Result<()> {
-        Ok(self.program.remove_vip(address, host_length(address))?)
+    fn remove_frontend(&mut self, frontend: Frontend) -> anyhow::Result<()> {
+        let removed = self.frontends.remove(frontend).removed;
+        let errors: Vec<anyhow::Error> =
+            removed.into_iter().filter_map(|entry| self.remove_entry(entry).err()).collect();
+        errors.into_iter().next().map_or(Ok(()), Err)
     }
 }
 

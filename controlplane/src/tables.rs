@@ -1,15 +1,20 @@
 //! From one Service of the cluster to the dataplane's tables: pure, and it costs that Service.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
+use ipnet::IpNet;
 use tidegate_dataplane::flows::{EndpointId, ServicePortId};
-use tidegate_dataplane::net::{Port, Protocol};
-use tidegate_dataplane::services::{Backend, Backends, ServicePort, VirtualAddress};
+use tidegate_dataplane::net::{Port, Prefix, Protocol};
+use tidegate_dataplane::services::{
+    Backend, Backends, Frontend, Rows, ServicePort, Terms, VirtualAddress, Without,
+};
 
+use crate::account_book::{AccountBook, Owner};
 use crate::cluster::{self, Cluster, Family, ObjectName, Service, ServiceKind};
-use crate::compile::usable_endpoints;
+use crate::compile::{EndpointSets, Locality, endpoint_sets};
+use crate::traffic::{Choice, Policy, Traffic};
 
 /// An endpoint as the XDP program knows it: the source of replies.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -30,12 +35,12 @@ impl EndpointKey {
     }
 }
 
-/// What one virtual address of a Service becomes.
+/// What one frontend of a Service becomes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Compiled {
-    /// The virtual address.
-    pub address: IpAddr,
-    /// Its ports with their backends.
+    /// By what clients call it.
+    pub frontend: Frontend,
+    /// Its ports with their backends: all of them at a ClusterIP, else the one.
     pub table: VirtualAddress,
     /// All endpoints of those backends.
     pub endpoints: BTreeSet<EndpointKey>,
@@ -44,11 +49,59 @@ pub struct Compiled {
 /// Compiles Services; equal lists of endpoints share one Maglev table.
 #[derive(Debug, Default)]
 pub struct Compiler {
-    shared: HashMap<Vec<Backend>, Weak<Backends>>,
+    locality: Locality,
+    /// The rows that Service ports are counted in.
+    pub accounts: AccountBook,
+    shared: HashMap<Vec<(Backend, u16)>, Weak<Backends>>,
+    /// Those whose choice goes by the flows that they have.
+    loaded: Vec<Weak<Backends>>,
+}
+
+/// The backends of a Service port in one family, and where they are counted.
+struct Sets {
+    cluster: Arc<Backends>,
+    local: Arc<Backends>,
+    account: u32,
+    endpoint_accounts: Option<Arc<[(EndpointId, u32)]>>,
+}
+
+/// How clients reach a frontend.
+#[derive(Clone, Copy)]
+enum Reach {
+    /// By a ClusterIP.
+    Internal,
+    /// By an external address or a node's.
+    External,
+    /// By an address of a load balancer.
+    Balancer,
 }
 
 impl Compiler {
-    /// Compiles all virtual addresses of a Service, without these endpoints; none if packets are not ours to forward
+    /// Makes a compiler for a gateway that stands there.
+    #[must_use]
+    pub fn new(locality: Locality) -> Self {
+        Self { locality, ..Self::default() }
+    }
+
+    /// Sets where rows of the workers' accounts come from.
+    #[must_use]
+    pub fn with_accounts(self, accounts: AccountBook) -> Self {
+        Self { accounts, ..self }
+    }
+
+    /// Returns where this gateway stands.
+    #[must_use]
+    pub const fn locality(&self) -> &Locality {
+        &self.locality
+    }
+
+    /// Returns the lists whose choice goes by the flows that they have, and forgets those that nobody uses.
+    pub fn loaded(&mut self) -> Vec<Arc<Backends>> {
+        self.loaded.retain(|backends| backends.strong_count() > 0);
+        self.loaded.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Compiles all frontends of a Service, without these endpoints; none if packets are not ours to forward
     /// (K1, K3).
     pub fn compile(
         &mut self,
@@ -61,50 +114,132 @@ impl Compiler {
         if service.foreign_proxy {
             return Vec::new();
         }
-        addresses.iter().map(|address| self.compile_address(cluster, service, *address, without)).collect()
+        let mut compiled = Vec::new();
+        for address in addresses {
+            self.compile_family(cluster, service, *address, without, &mut compiled);
+        }
+        compiled
     }
 
-    fn compile_address(
+    /// Compiles the frontends of the family that a ClusterIP is of; addresses of families that the Service has no
+    /// ClusterIP of are not used (K3, K17, K18).
+    fn compile_family(
         &mut self,
         cluster: &Cluster,
         service: &Service,
-        address: IpAddr,
+        cluster_ip: IpAddr,
         without: &BTreeSet<EndpointKey>,
-    ) -> Compiled {
-        let mut endpoints = BTreeSet::new();
-        let ports = service.ports.iter().map(|port| {
-            let members: Vec<Backend> = usable_endpoints(cluster, service, port, Family::of(&address))
-                .into_iter()
-                .map(|(address, number)| EndpointKey {
-                    address,
-                    port: Port::new(number),
-                    protocol: port.protocol,
-                })
-                .filter(|key| !without.contains(key))
-                .map(|key| {
-                    let EndpointKey { address, .. } = key;
-                    endpoints.insert(key);
-                    Backend { address, port: key.port, id: key.id() }
-                })
-                .collect();
-            ServicePort {
-                protocol: port.protocol,
-                port: Port::new(port.port),
-                id: service_port_id(service, port),
-                backends: self.share(members),
+        compiled: &mut Vec<Compiled>,
+    ) {
+        let sets: Vec<Sets> =
+            service.ports.iter().map(|port| self.sets(cluster, service, port, cluster_ip, without)).collect();
+        let ports = || service.ports.iter().zip(&sets);
+        let all: Vec<_> = ports()
+            .map(|(port, sets)| {
+                self.service_port(service, port, port.port, sets, cluster_ip, Reach::Internal)
+            })
+            .collect();
+        compiled.push(Compiled::new(Frontend::Address(cluster_ip), all));
+        for (address, reach) in external_addresses(service, cluster_ip) {
+            for (port, sets) in ports() {
+                let own = self.service_port(service, port, port.port, sets, address, reach);
+                let frontend = Frontend::Socket(address, own.protocol, own.port);
+                compiled.push(Compiled::new(frontend, vec![own]));
             }
-        });
-        let table = VirtualAddress::new(ports.collect());
-        Compiled { address, table, endpoints }
+        }
+        for (port, sets) in ports() {
+            let Some(number) = port.node_port else { continue };
+            let own = self.service_port(service, port, number, sets, cluster_ip, Reach::External);
+            let frontend = Frontend::node_port(cluster_ip, own.protocol, own.port);
+            compiled.push(Compiled::new(frontend, vec![own]));
+        }
     }
 
-    fn share(&mut self, mut members: Vec<Backend>) -> Arc<Backends> {
+    fn sets(
+        &mut self,
+        cluster: &Cluster,
+        service: &Service,
+        port: &cluster::ServicePort,
+        cluster_ip: IpAddr,
+        without: &BTreeSet<EndpointKey>,
+    ) -> Sets {
+        let family = Family::of(&cluster_ip);
+        let locality = self.locality.resolved(cluster);
+        let EndpointSets { cluster, local } = endpoint_sets(cluster, service, port, family, &locality);
+        let mut share = |sockets: Vec<(IpAddr, u16)>| {
+            let keys = sockets.into_iter().map(|(address, number)| EndpointKey {
+                address,
+                port: Port::new(number),
+                protocol: port.protocol,
+            });
+            let members = keys.filter(|key| !without.contains(key)).map(|key| {
+                let weight = service.traffic.weights.get(&key.address).copied().unwrap_or(1);
+                (Backend { address: key.address, port: key.port, id: key.id() }, weight)
+            });
+            self.share(members.collect())
+        };
+        let (cluster, local) = (share(cluster), share(local));
+        if service.traffic.choice == Choice::LeastConnections {
+            self.loaded.extend([&cluster, &local].map(Arc::downgrade));
+        }
+        let owner = |endpoint| Owner {
+            service: service.name.clone(),
+            port: Arc::clone(&port.name),
+            protocol: port.protocol,
+            endpoint,
+        };
+        let endpoint_accounts = self.accounts.is_by_endpoint().then(|| {
+            let members = cluster.members().iter().chain(local.members());
+            let row = |member: &Backend| {
+                let Backend { address, port: number, id } = *member;
+                let key = EndpointKey { address, port: number, protocol: port.protocol };
+                (id, self.accounts.row(owner(Some(key))))
+            };
+            members.map(row).collect::<BTreeMap<_, _>>().into_iter().collect()
+        });
+        Sets { account: self.accounts.row(owner(None)), endpoint_accounts, cluster, local }
+    }
+
+    /// Makes a Service port as it is at one frontend: who may call, and which endpoints its policy gives (K19-K22).
+    fn service_port(
+        &self,
+        service: &Service,
+        port: &cluster::ServicePort,
+        number: u16,
+        sets: &Sets,
+        address: IpAddr,
+        reach: Reach,
+    ) -> ServicePort {
+        let traffic = &service.traffic;
+        let policy = if matches!(reach, Reach::Internal) { traffic.internal } else { traffic.external };
+        let is_local = policy == Policy::Local;
+        let is_bound = is_local && self.locality.node.is_some();
+        let is_external = !matches!(reach, Reach::Internal);
+        let none_anywhere = sets.cluster.members().is_empty();
+        ServicePort {
+            protocol: port.protocol,
+            port: Port::new(number),
+            id: service_port_id(&service.name, &port.name, port.protocol),
+            backends: Arc::clone(if is_bound { &sets.local } else { &sets.cluster }),
+            terms: Terms {
+                pod_backends: (is_bound && is_external).then(|| Arc::clone(&sets.cluster)),
+                without: if is_bound && !none_anywhere { Without::Drop } else { Without::Refuse },
+                sources: matches!(reach, Reach::Balancer).then(|| sources(service, address)).flatten(),
+                keeps_client: is_local && is_external,
+                choice: traffic.choice.into(),
+                affinity_seconds: traffic.affinity_seconds,
+                rows: Rows { own: sets.account, endpoints: sets.endpoint_accounts.clone() },
+            },
+        }
+    }
+
+    fn share(&mut self, mut members: Vec<(Backend, u16)>) -> Arc<Backends> {
         members.sort_unstable();
         members.dedup();
         if let Some(known) = self.shared.get(&members).and_then(Weak::upgrade) {
             return known;
         }
-        let backends = Arc::new(Backends::new(members.clone()));
+        let backends = Arc::new(Backends::weighted(members.clone()));
         if self.shared.len() == self.shared.capacity() {
             self.shared.retain(|_, table| table.strong_count() > 0);
         }
@@ -113,10 +248,47 @@ impl Compiler {
     }
 }
 
+impl Compiled {
+    fn new(frontend: Frontend, ports: Vec<ServicePort>) -> Self {
+        let mut endpoints = BTreeSet::new();
+        for port in &ports {
+            let sets = [Some(&port.backends), port.terms.pod_backends.as_ref()];
+            for member in sets.into_iter().flatten().flat_map(|set| set.members()) {
+                let Backend { address, port: number, .. } = *member;
+                endpoints.insert(EndpointKey { address, port: number, protocol: port.protocol });
+            }
+        }
+        Self { frontend, table: VirtualAddress::new(ports), endpoints }
+    }
+}
+
+/// Returns the external and load-balancer addresses of a ClusterIP's family, each once; what a load balancer's address
+/// admits holds for it however else it is named.
+fn external_addresses(service: &Service, cluster_ip: IpAddr) -> BTreeMap<IpAddr, Reach> {
+    let Traffic { external_addresses, balancer_addresses, .. } = &service.traffic;
+    let external = external_addresses.iter().map(|address| (*address, Reach::External));
+    let balancer = balancer_addresses.iter().map(|address| (*address, Reach::Balancer));
+    let is_usable =
+        |address: &IpAddr| Family::of(address) == Family::of(&cluster_ip) && *address != cluster_ip;
+    external.chain(balancer).filter(|(address, _)| is_usable(address)).collect()
+}
+
+/// Returns the networks that may call a load balancer's address; `None` for all.
+///
+/// Those of the other family do not count, and a family without any is not restricted; a network of length 0 means no
+/// restriction, too (K22).
+fn sources(service: &Service, address: IpAddr) -> Option<Arc<[Prefix]>> {
+    let of_family = |range: &&IpNet| range.addr().is_ipv4() == address.is_ipv4();
+    let prefix = |range: &IpNet| Prefix { address: range.network(), length: range.prefix_len() };
+    let ranges: Vec<Prefix> = service.traffic.source_ranges.iter().filter(of_family).map(prefix).collect();
+    let is_restricted = !ranges.is_empty() && ranges.iter().all(|range| range.length > 0);
+    is_restricted.then(|| ranges.into())
+}
+
 /// Returns the stable identity of a Service port: namespace, name, port name and protocol (K4).
 #[must_use]
-pub fn service_port_id(service: &Service, port: &cluster::ServicePort) -> ServicePortId {
-    ServicePortId(stable_hash(&format!("{}:{}/{}", service.name, port.name, port.protocol)))
+pub fn service_port_id(service: &ObjectName, port: &str, protocol: Protocol) -> ServicePortId {
+    ServicePortId(stable_hash(&format!("{service}:{port}/{protocol}")))
 }
 
 /// Hashes a text to 64 bits that never change between versions and machines (FNV-1a, then mixed).

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use tidegate_dataplane::accounts::Accounts;
 use tidegate_dataplane::counters::Published;
 use tidegate_dataplane::flows::Cursors;
 use tidegate_dataplane::routes::DeviceIndex;
@@ -96,6 +97,8 @@ pub struct Workers {
     threads: Vec<JoinHandle<()>>,
     places: Vec<Place>,
     shared: Shared,
+    /// What Services have carried, of each worker.
+    pub accounts: Vec<Accounts>,
     /// Counters of each worker.
     pub published: Vec<Arc<Published>>,
     /// All sockets.
@@ -131,6 +134,7 @@ impl Workers {
             threads: Vec::new(),
             places: Vec::new(),
             shared: plan.shared.clone(),
+            accounts: Vec::new(),
             published: Vec::new(),
             sockets: Vec::new(),
         };
@@ -169,8 +173,12 @@ impl Workers {
         self.published.push(Arc::clone(&published));
         let place = self.places.get_mut(number).context("worker without a place")?;
         place.memory = Some(Arc::clone(&memory));
+        let path = Path::new(memory, pool, Arc::clone(&plan.shared.flows), addresses)
+            .with_exchange(exchange)
+            .with_part(number as u32, plan.cores.len() as u32);
+        self.accounts.push(path.accounts.clone());
         Ok(Worker {
-            path: Path::new(memory, pool, Arc::clone(&plan.shared.flows), addresses).with_exchange(exchange),
+            path,
             queues,
             punt,
             subscriber,

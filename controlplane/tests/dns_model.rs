@@ -282,19 +282,25 @@ fn some_service() -> impl Strategy<Value = Service> {
                 ServiceKind::ClusterIp(if shape % 6 == 4 { vec![v4] } else { vec![v4, v6] })
             }
         };
-        let port =
-            |(name, port, protocol): (&str, u16, Protocol)| ServicePort { name: name.into(), protocol, port };
+        let port = |(name, port, protocol): (&str, u16, Protocol)| ServicePort {
+            name: name.into(),
+            protocol,
+            port,
+            node_port: None,
+        };
         Service {
             name: object(name(of)),
             kind,
             ports: ports(of_ports).into_iter().map(port).collect(),
             foreign_proxy: false,
+            traffic: tidegate::traffic::Traffic::default(),
         }
     })
 }
 
 fn some_slice() -> impl Strategy<Value = EndpointSlice> {
     let endpoint = (any::<u8>(), 0..6_u8).prop_map(|(number, host)| Endpoint {
+        hints: None,
         address: address(number),
         hostname: (host < 3).then(|| ["Host", "other", "tcp"][usize::from(host)].into()),
         ready: host != 5,

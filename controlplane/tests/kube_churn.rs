@@ -14,11 +14,11 @@ use arc_swap::ArcSwap;
 use serde_json::json;
 use tidegate::cluster::{Cluster, Dirty};
 use tidegate::dns::{Name, Outcome, Type, Zone, ZoneSettings, resolve};
-use tidegate::publish::{Publication, Steering};
+use tidegate::publish::{InUse, Publication, Steering};
 use tidegate::source::Update;
-use tidegate::tables::EndpointKey;
+use tidegate::tables::{Compiler, EndpointKey};
 use tidegate::watch::{Kubernetes, Limits, Settings};
-use tidegate_dataplane::services::{Services, VirtualAddress};
+use tidegate_dataplane::services::{Frontend, Services, VirtualAddress};
 use tidegate_dataplane::snapshot::{Publisher, Snapshot, Subscriber};
 use tokio::time::{Instant, timeout};
 
@@ -55,13 +55,13 @@ impl Steering for Maps {
         Ok(())
     }
 
-    fn insert_virtual_address(&mut self, address: IpAddr) -> anyhow::Result<()> {
-        self.addresses.insert(address);
+    fn insert_frontend(&mut self, frontend: Frontend) -> anyhow::Result<()> {
+        self.addresses.insert(frontend.address());
         Ok(())
     }
 
-    fn remove_virtual_address(&mut self, address: IpAddr) -> anyhow::Result<()> {
-        self.addresses.remove(&address);
+    fn remove_frontend(&mut self, frontend: Frontend) -> anyhow::Result<()> {
+        self.addresses.remove(&frontend.address());
         Ok(())
     }
 }
@@ -89,7 +89,13 @@ impl Gateway {
         let names = Arc::new(ArcSwap::from_pointee(Zone::new(ZoneSettings::default()).unwrap()));
         let (publisher, mut asleep) = Publisher::new(Snapshot::empty(Services::new([])), 1);
         asleep.iter_mut().for_each(Subscriber::park);
-        let publication = Publication::new(Maps::default(), publisher, Arc::clone(&names), Duration::ZERO);
+        let publication = Publication::new(
+            Maps::default(),
+            publisher,
+            Compiler::default(),
+            Arc::clone(&names),
+            Duration::ZERO,
+        );
         let source = Kubernetes::follow(server.client(), "test", settings);
         Self { source, cluster: Cluster::default(), publication, names, _asleep: asleep }
     }
@@ -102,7 +108,7 @@ impl Gateway {
         let now = std::time::Instant::now();
         self.publication.apply(&self.cluster, &dirty, now);
         self.publication.advance(&self.cluster, now);
-        self.publication.sweep_endpoints(Default::default);
+        self.publication.sweep_endpoints(InUse::default, now);
         assert!(self.publication.is_settled());
     }
 

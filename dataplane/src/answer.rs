@@ -45,6 +45,11 @@ pub fn refuse<A: Family>(octets: &mut [u8], packet: &Packet<A>, context: &mut Co
     }
 }
 
+/// Ends the sender's side of a connection; one for each, so no limit holds.
+pub fn reset_connection<A: Family>(octets: &mut [u8], packet: &Packet<A>) -> Verdict {
+    answered(Answer::Reset, reset(octets, packet))
+}
+
 /// Tells the sender why its packet goes no further, where that is for us to say, under our own address on the link.
 ///
 /// `octets` are as they came, since both reasons that have an answer are found before anything is rewritten.

@@ -93,6 +93,10 @@ counters! {
     flows_masqueraded,
     /// Flows inserted in mid-stream: a segment with ACK that belonged to none.
     flows_picked_up,
+    /// Flows without a connection that left an endpoint which no longer serves, and connections that were not open yet.
+    flows_repicked,
+    /// Connections reset because their endpoint is gone.
+    flows_reset,
     /// Packets lost in the kernel because our receive ring was full (XDP_STATISTICS).
     xsk_rx_ring_full,
     /// Packets lost in the kernel because the fill ring was empty (XDP_STATISTICS).

@@ -27,19 +27,32 @@ impl Maglev {
     /// of the others' entries. With one size it moves 2.3 %; only a step over a power of two moves most.
     #[must_use]
     pub fn new(identities: &[u64]) -> Self {
-        if identities.len() < 2 {
-            return Self { entries: vec![0; identities.len()].into() };
+        let shares: Vec<(u64, u16)> = identities.iter().map(|identity| (*identity, 1)).collect();
+        Self::weighted(&shares)
+    }
+
+    /// Builds the table for members with these identities and weights, at least 1 each: a member takes as many entries
+    /// in each round as it weighs (the paper's "heterogeneous backends" by turns).
+    #[must_use]
+    pub fn weighted(members: &[(u64, u16)]) -> Self {
+        if members.len() < 2 {
+            return Self { entries: vec![0; members.len()].into() };
         }
-        let size = smallest_prime_from(identities.len().next_power_of_two() * ENTRIES_PER_MEMBER) as u64;
-        let mut preferences: Vec<Preference> =
-            identities.iter().map(|identity| Preference::new(*identity, size)).collect();
+        let size = smallest_prime_from(members.len().next_power_of_two() * ENTRIES_PER_MEMBER) as u64;
+        let mut preferences: Vec<(Preference, u16)> =
+            members.iter().map(|(identity, weight)| (Preference::new(*identity, size), *weight)).collect();
         let mut entries = vec![VACANT; size as usize];
         let mut vacant = entries.len();
-        while vacant > 0 {
-            for (member, preference) in preferences.iter_mut().enumerate().take(vacant) {
-                preference.take_next(&mut entries, member as u32, size);
+        'full: loop {
+            for (member, (preference, weight)) in preferences.iter_mut().enumerate() {
+                for _ in 0..*weight {
+                    if vacant == 0 {
+                        break 'full;
+                    }
+                    preference.take_next(&mut entries, member as u32, size);
+                    vacant -= 1;
+                }
             }
-            vacant = vacant.saturating_sub(identities.len());
         }
         Self { entries: entries.into() }
     }
@@ -87,7 +100,7 @@ pub fn choice_hash(addresses: &[u64], ports_and_protocol: u64) -> u64 {
 }
 
 /// Spreads every input bit over the output (the finaliser of SplitMix64, Steele et al., OOPSLA 2014).
-const fn mix(mut z: u64) -> u64 {
+pub(crate) const fn mix(mut z: u64) -> u64 {
     z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -2,25 +2,28 @@
 
 use std::net::Ipv4Addr;
 
+use crate::accounts::Accounts;
 use crate::clock::Now;
 use crate::counters::Counters;
+use crate::departed::Departure;
 use crate::family::Family;
 use crate::flows::{
     Direction, FlowRef, FlowTable, Found, InsertError, Key, KeyHash, NEXT_HOP_BITS, NewFlow, State,
 };
 use crate::masquerade::{self, PortSearch};
 use crate::neighbours::{NeighbourState, NextHop};
-use crate::net::Port;
 use crate::net::checksum::Difference;
+use crate::net::{Port, tcp};
 use crate::packet::{Packet, Transport};
 use crate::rate_limit::RateLimit;
+use crate::reset::Draft;
 use crate::rewrite::Rewrite;
 use crate::routes::{DeviceIndex, RouteKind};
-use crate::services::{Destination, ServicePort};
+use crate::services::{Called, Destination, ServicePort};
 use crate::snapshot::Snapshot;
 use crate::tcp_state;
 use crate::verdict::{DropReason, Egress, Verdict};
-use crate::{answer, icmp_error, sctp_state};
+use crate::{answer, choice, icmp_error, sctp_state, tombstones};
 
 /// Source ports tried before a flow whose reply key is taken is refused.
 const PORT_ATTEMPTS: u16 = 128;
@@ -34,6 +37,10 @@ pub struct Context<'a, A: Family = Ipv4Addr> {
     pub snapshot: &'a Snapshot,
     /// The flows of all workers.
     pub flows: &'a FlowTable<A>,
+    /// The endpoints that clients are bound to.
+    pub affinity: &'a FlowTable<A>,
+    /// Replies of flows that have left their endpoint.
+    pub tombstones: &'a FlowTable<A>,
     /// When the burst was received.
     pub now: Now,
     /// The device that it came by.
@@ -42,6 +49,10 @@ pub struct Context<'a, A: Family = Ipv4Addr> {
     pub limit: &'a mut RateLimit,
     /// The MTU of the link that the packet is too long for; says something only with [`DropReason::ExceedsMtu`].
     pub next_link_mtu: usize,
+    /// What Services carry is counted here.
+    pub accounts: &'a Accounts,
+    /// A segment that is to leave besides.
+    pub aside: Option<Draft>,
     /// Finds the ports of masqueraded flows.
     pub ports: &'a mut PortSearch<A>,
     /// Flow events are counted here; packets by whoever carries the verdict out.
@@ -78,16 +89,26 @@ fn decide<A: Family>(
     if let Some(found) = context.flows.lookup(hash, &key)
         && !is_replaced(&found, packet, context)
     {
-        return process_established(octets, packet, &found, context);
+        return match context.snapshot.departed.lookup(&found, context.flows) {
+            Some(Departure::Reset) => process_departed(octets, packet, &found, context),
+            _ => process_established(octets, packet, &found, context),
+        };
     }
-    match context.snapshot.services.lookup(key.destination.into()) {
-        Destination::Service(_) if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
-        Destination::Service(address) => match address.port(key.protocol, key.destination_port) {
-            Some(port) => process_new(octets, packet, &key, port, context),
-            None => answer::refuse(octets, packet, context),
-        },
-        Destination::Unallocated => Err(DropReason::UnallocatedAddress),
-        Destination::Other => Ok(Egress::Punt),
+    match context.snapshot.called(key.destination.into(), key.protocol, key.destination_port) {
+        Called::Port(_) | Called::UndefinedPort if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
+        Called::Port(port) => {
+            let verdict = process_new(octets, packet, &key, port, context);
+            if !matches!(verdict, Ok(Egress::Forward { .. } | Egress::Hold(_) | Egress::Punt)) {
+                context.accounts.count_drop(port.terms.rows.own);
+            }
+            verdict
+        }
+        Called::UndefinedPort => answer::refuse(octets, packet, context),
+        Called::UnallocatedAddress => Err(DropReason::UnallocatedAddress),
+        Called::Nothing if tombstones::contains(context.tombstones, &key, context.now) => {
+            Err(DropReason::LateReply)
+        }
+        Called::Nothing => Ok(Egress::Punt),
     }
 }
 
@@ -115,15 +136,60 @@ fn process_portless<A: Family>(
     }
 }
 
-/// Removes a closed flow when its client opens a connection anew, so that the rules are asked again.
+/// Removes a flow that is over for its client, so that the rules are asked again: a closed connection that is opened
+/// anew, or a flow without a connection whose endpoint no longer serves (design decision 9).
 fn is_replaced<A: Family>(found: &Found<A>, packet: &Packet<A>, context: &mut Context<'_, A>) -> bool {
-    match packet.transport {
-        Transport::Tcp(_, flags) if tcp_state::is_reopening(found.state, found.direction, flags) => {
-            context.ports.note_removal();
-            context.flows.remove(found.flow)
-        }
-        _ => false,
+    if matches!(packet.transport, Transport::Tcp(_, flags) if tcp_state::is_reopening(found.state, found.direction, flags))
+    {
+        context.ports.note_removal();
+        return context.flows.remove(found.flow);
     }
+    let departure = context.snapshot.departed.lookup(found, context.flows);
+    let is_over = match (departure, packet.transport) {
+        (None, _) => false,
+        (Some(_), Transport::Tcp(_, flags)) => tcp_state::is_opening(flags),
+        (Some(departure), _) => departure == Departure::Repick,
+    };
+    let is_repicked = is_over && found.direction == Direction::Request;
+    if is_repicked {
+        bury(found, context);
+        context.counters.flows_repicked += 1;
+    }
+    is_repicked
+}
+
+/// Removes a flow and leaves the key of its replies, which come too late from now on.
+fn bury<A: Family>(found: &Found<A>, context: &mut Context<'_, A>) {
+    let reply = match found.direction {
+        Direction::Request => found.leaves_as.reversed(),
+        Direction::Reply => found.key,
+    };
+    let endpoint = context.flows.ids(found.flow).map(|(_, endpoint)| endpoint).unwrap_or_default();
+    tombstones::insert(context.tombstones, &reply, endpoint, context.now);
+    context.ports.note_removal();
+    context.flows.remove(found.flow);
+}
+
+/// Ends a connection whose endpoint is gone: a RST to whoever sent this segment, and one in its place to the other side.
+fn process_departed<A: Family>(
+    octets: &mut [u8],
+    packet: &Packet<A>,
+    found: &Found<A>,
+    context: &mut Context<'_, A>,
+) -> Verdict {
+    let Transport::Tcp(_, flags) = packet.transport else {
+        return process_established(octets, packet, found, context);
+    };
+    let verdict = if flags.contains(tcp::Flags::RST) {
+        process_established(octets, packet, found, context)
+    } else {
+        let flow_hash = context.flows.hash(&found.key).halves()[1];
+        context.aside = Some(Draft::reset_of_receiver(octets, packet, found)?.of_flow(flow_hash));
+        answer::reset_connection(octets, packet)
+    };
+    bury(found, context);
+    context.counters.flows_reset += 1;
+    verdict
 }
 
 /// Rewrites a packet of a known flow. The rules are not consulted (design decision 5).
@@ -146,6 +212,7 @@ fn process_established<A: Family>(
     } else {
         context.flows.change_state(found.flow, found.state, state, context.now);
     }
+    context.accounts.count(found.account, found.direction, packet.ip_bytes());
     if egress.cache != found.next_hop {
         context.flows.cache_next_hop(found.flow, found.direction, egress.cache);
     }
@@ -175,11 +242,15 @@ fn process_new<A: Family>(
     context: &mut Context<'_, A>,
 ) -> Verdict {
     let Some(state) = opening_state(packet.transport) else { return answer::refuse(octets, packet, context) };
-    let Some(backend) = port.backends.choose(request) else { return answer::refuse(octets, packet, context) };
+    let is_picked_up = !matches!(state, State::SynSent | State::UdpUnreplied | State::SctpClosed);
+    let Some(backend) = choice::backend(port, request, is_picked_up, context)? else {
+        return answer::refuse(octets, packet, context);
+    };
     let Some(address) = A::of(backend.address) else { return Err(DropReason::AddressFamily) };
     let egress = egress(packet, address, 0, context)?;
-    let own = masquerade::source(request, address, context.arrived_by, egress.next_hop, context.snapshot)?;
-    let is_picked_up = !matches!(state, State::SynSent | State::UdpUnreplied | State::SctpClosed);
+    let (keeps_client, arrived_by) = (port.terms.keeps_client, context.arrived_by);
+    let own =
+        masquerade::source(request, address, keeps_client, arrived_by, egress.next_hop, context.snapshot)?;
     if own.is_some() && is_picked_up {
         // What it was masqueraded as is not known any more (design decision 7).
         return answer::refuse(octets, packet, context);
@@ -200,7 +271,9 @@ fn process_new<A: Family>(
         ip_difference: rewrite.ip.0,
         transport_difference: rewrite.transport.0,
         state,
+        account: port.terms.rows.of(backend.id),
     };
+    let account = flow.account;
     let (flow, rewrite) = match own {
         Some(_) => {
             let (ports, evicted) = (context.snapshot.masquerade.ports, &mut context.counters.flows_evicted);
@@ -209,6 +282,9 @@ fn process_new<A: Family>(
         None => insert(flow, rewrite, context)?,
     };
     context.flows.cache_next_hop(flow, Direction::Request, egress.cache);
+    choice::note(port, request, backend, context);
+    context.accounts.count_connection(account);
+    context.accounts.count(account, Direction::Request, packet.ip_bytes());
     context.counters.flows_inserted += 1;
     context.counters.flows_masqueraded += u64::from(own.is_some());
     context.counters.flows_picked_up += u64::from(is_picked_up);

@@ -7,17 +7,19 @@
 //! last, so for freeing, parking does not count).
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use arc_swap::{ArcSwap, Cache};
 use crossbeam::utils::CachePadded;
 
+use crate::departed::Departed;
 use crate::masquerade::Masquerade;
 use crate::neighbours::Neighbours;
-use crate::net::{Address, Mac, Prefix};
+use crate::net::{Address, Mac, Port, Prefix, Protocol};
 use crate::routes::{DeviceIndex, Routes};
-use crate::services::Services;
+use crate::services::{Called, Destination, Services};
 
 /// A device that we serve, as the packet path needs it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,6 +59,12 @@ pub struct Snapshot {
     pub devices: Arc<[Device]>,
     /// Which new flows take an address of ours.
     pub masquerade: Masquerade,
+    /// Endpoints that have left their Service port.
+    pub departed: Arc<Departed>,
+    /// The box's own addresses that have NodePorts, sorted (K16).
+    pub node_addresses: Arc<[IpAddr]>,
+    /// Networks of Pods, whose flows are not bound to this node's endpoints (K20).
+    pub pod_networks: Arc<[Prefix]>,
 }
 
 impl Snapshot {
@@ -71,7 +79,34 @@ impl Snapshot {
             neighbours: Arc::default(),
             devices: Arc::new([]),
             masquerade: Masquerade::default(),
+            departed: Arc::default(),
+            node_addresses: Arc::new([]),
+            pod_networks: Arc::new([]),
         }
+    }
+
+    /// Says whether an address is a Pod's.
+    #[must_use]
+    pub fn is_pod(&self, address: IpAddr) -> bool {
+        self.pod_networks.iter().any(|network| network.contains(address))
+    }
+
+    /// Says what a packet to that address and port calls.
+    #[must_use]
+    pub fn called(&self, address: IpAddr, protocol: Protocol, port: Port) -> Called<'_> {
+        let found = self.services.lookup(address);
+        match found {
+            Destination::Service(own) => match own.port(protocol, port) {
+                Some(port) => return Called::Port(port),
+                None if own.is_cluster_ip() => return Called::UndefinedPort,
+                None => {}
+            },
+            Destination::Unallocated => return Called::UnallocatedAddress,
+            Destination::Other => {}
+        }
+        let is_node = self.node_addresses.binary_search(&address).is_ok();
+        let node_port = is_node.then(|| self.services.node_port(address, protocol, port)).flatten();
+        node_port.map_or(Called::Nothing, Called::Port)
     }
 
     /// Returns the device of that number, if we serve it.

@@ -33,6 +33,12 @@ impl Segment {
     }
 }
 
+/// Says whether a segment asks for a connection.
+#[must_use]
+pub const fn is_opening(flags: Flags) -> bool {
+    matches!(Segment::new(flags), Segment::Syn)
+}
+
 /// Returns the state of a flow that a segment of the client opens; `None` if it cannot open one.
 ///
 /// A SYN opens a connection; a segment with ACK and without SYN or RST is one picked up in mid-stream (design decision

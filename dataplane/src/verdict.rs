@@ -129,6 +129,12 @@ drop_reasons! {
     ExceedsMtu => "drop_exceeds_mtu",
     /// An address of a service CIDR that no Service has (K23).
     UnallocatedAddress => "drop_unallocated_address",
+    /// The client is in none of the networks that the Service admits to its load-balancer address (K22).
+    SourceRange => "drop_source_range",
+    /// The Service has endpoints, but none on this node, and its traffic policy is Local (K19).
+    NoLocalEndpoint => "drop_no_local_endpoint",
+    /// A packet of an endpoint that its flow has left (K27).
+    LateReply => "drop_late_reply",
     /// A fragment of an SCTP packet whose port would change: the checksum depends on how long the whole is.
     SctpFragment => "drop_sctp_fragment",
     /// A RST or an ABORT that belongs to no flow; neither is answered (RFC 9293 3.10.7.1, RFC 9260 8.4).

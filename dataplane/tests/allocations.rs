@@ -28,7 +28,7 @@ use tidegate_dataplane::masquerade::{Masquerade, Mode, PortRange};
 use tidegate_dataplane::neighbours::NeighbourState;
 use tidegate_dataplane::net::{Port, Protocol};
 use tidegate_dataplane::routes::DeviceIndex;
-use tidegate_dataplane::services::{Backend, Backends, ServicePort, VirtualAddress};
+use tidegate_dataplane::services::{Backend, Backends, ServicePort, Terms, VirtualAddress};
 use tidegate_dataplane::snapshot::{Device, Publisher};
 use tidegate_dataplane::verdict::DropReason;
 use tidegate_dataplane::worker::{BURST, Bell, Exchange, Path};
@@ -531,8 +531,16 @@ fn masquerade_in_vain(rig: &mut Rig) {
         };
         let request = Key { source: [192, 0, 2, 1].into(), ..reply };
         let (service, endpoint, state) = (ServicePortId(1), EndpointId(1), State::UdpStream);
-        let taken =
-            NewFlow { request, reply, service, endpoint, state, ip_difference: 0, transport_difference: 0 };
+        let taken = NewFlow {
+            request,
+            reply,
+            service,
+            endpoint,
+            state,
+            ip_difference: 0,
+            transport_difference: 0,
+            account: 0,
+        };
         rig.flows.ipv4.insert(&taken, rig.now).unwrap();
     }
     let packet = [udp(FROM_CLIENT, ((CLIENT, 44_444), V), 64, b"x")];
@@ -553,6 +561,7 @@ fn ipv6_only() -> VirtualAddress {
         port: Port::new(80),
         id: ServicePortId(6),
         backends: Arc::new(Backends::new(vec![backend])),
+        terms: Terms::default(),
     }])
 }
 

@@ -12,7 +12,7 @@ use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::flows::{Cursors, EndpointId, ServicePortId, Timeouts};
 use tidegate_dataplane::masquerade::Mode;
 use tidegate_dataplane::net::{Mac, Port, Protocol};
-use tidegate_dataplane::services::{Backend, Backends, ServicePort, VirtualAddress};
+use tidegate_dataplane::services::{Backend, Backends, ServicePort, Terms, VirtualAddress};
 
 const C: ([u8; 4], u16) = (CLIENT, 40_000);
 const V: ([u8; 4], u16) = (VIP, 5000);
@@ -88,6 +88,7 @@ fn service(backends: &[([u8; 4], u16)]) -> VirtualAddress {
         port: Port::new(5000),
         id: ServicePortId(7),
         backends: Arc::new(Backends::new(members.collect())),
+        terms: Terms::default(),
     }])
 }
 

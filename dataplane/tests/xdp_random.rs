@@ -55,6 +55,9 @@ fn all_rules() -> Vec<Rule> {
                 rules.push(Rule::Endpoint(Socket(address, port, protocol)));
             }
         }
+        for address in [IpAddr::from(OWN), OWN6.into()] {
+            rules.push(Rule::Served(Socket(address, 8080, protocol)));
+        }
         for address in [IpAddr::from(OWN), OWN6.into(), VIP6.into()] {
             rules.push(Rule::Listener(Socket(address, 53, protocol)));
         }

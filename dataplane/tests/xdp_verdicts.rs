@@ -178,6 +178,36 @@ fn an_error_to_an_address_of_ours_is_taken_if_it_quotes_a_masqueraded_packet() {
 }
 
 #[test]
+fn k16_a_served_socket_of_an_own_address_is_taken_with_fragments_and_errors_and_nothing_else() {
+    with_served(|mut served| {
+        let (taken, own) = ("redirected_to_served_socket", "passed_own_address");
+        let call = Packet::udp((CLIENT, 40000), (OWN, 30_080));
+        let sent = Packet::udp((OWN, 30_080), (CLIENT, 40000));
+        served.expect(&call, false, own);
+        served.steering.insert_served(OWN.into(), Port::new(30_080), Protocol::Udp).unwrap();
+        served.expect(&call, true, taken);
+        served.expect(&Packet { options: vec![1; 8], ..call.clone() }, true, taken);
+        served.expect(&Packet { fragment: MORE_FRAGMENTS, ..call.clone() }, true, taken);
+        served.expect(&Packet { fragment: 185, ..call.clone() }, true, taken);
+        served.expect(&Packet::icmp(3, STRANGER, OWN, &sent), true, "redirected_about_endpoint");
+        for other in [
+            Packet { ports: (40000, 30_081), ..call.clone() },
+            Packet { protocol: 6, ..call.clone() },
+            Packet { protocol: 1, ..call.clone() },
+            Packet { cut_at: Some(37), ..call.clone() },
+            Packet::icmp(3, STRANGER, OWN, &Packet { ports: (30_081, 40000), ..sent.clone() }),
+            Packet::icmp(8, STRANGER, OWN, &sent),
+        ] {
+            served.expect(&other, false, own);
+        }
+        served.expect(&Packet::udp((CLIENT, 40000), (STRANGER, 30_080)), false, "passed_not_ours");
+        served.steering.remove_served(OWN.into(), Port::new(30_080), Protocol::Udp).unwrap();
+        served.expect(&call, false, own);
+        served.expect(&Packet { fragment: 185, ..call }, false, own);
+    });
+}
+
+#[test]
 fn a_listener_passes_before_any_service_rule() {
     with_served(|mut served| {
         served.steering.insert_listener(VIP.into(), Port::new(53), Protocol::Udp).unwrap();

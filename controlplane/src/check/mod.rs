@@ -13,12 +13,15 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::bail;
 use tidegate_dataplane::net::Protocol;
 use tidegate_dataplane::routes::{RouteKind, Routes};
+use tidegate_dataplane::services::Frontend;
 
 use crate::cli::{Announce, RunArguments};
 use crate::cluster::{Cluster, Dirty, Service, ServiceKind};
+use crate::compile::Locality;
 use crate::netlink::{Link, Netlink};
 use crate::source::Source;
 use crate::tables::Compiler;
+use crate::traffic::Policy;
 use crate::{masquerade, offloads, settings, source};
 
 /// Prints the plan.
@@ -43,7 +46,8 @@ pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     obstacles.extend(print_devices(&served, arguments, &cores)?);
     let own: BTreeSet<IpAddr> = netlink.addresses().await?.into_iter().map(|own| own.address).collect();
     print_doors(arguments, &own)?;
-    print_cluster(&cluster, &served, &own, &Routes::new(netlink.routes().await?));
+    let locality = settings::locality(arguments);
+    print_cluster(&cluster, &locality, &served, &own, &Routes::new(netlink.routes().await?));
     print_refused(&source);
     for obstacle in &obstacles {
         println!("obstacle: {obstacle}");
@@ -108,20 +112,28 @@ fn print_doors(arguments: &RunArguments, own: &BTreeSet<IpAddr>) -> anyhow::Resu
     Ok(())
 }
 
-fn print_cluster(cluster: &Cluster, served: &[Link], own: &BTreeSet<IpAddr>, routes: &Routes) {
-    let mut compiler = Compiler::default();
+fn print_cluster(
+    cluster: &Cluster,
+    locality: &Locality,
+    served: &[Link],
+    own: &BTreeSet<IpAddr>,
+    routes: &Routes,
+) {
+    let mut compiler = Compiler::new(locality.clone());
     let mut endpoints = BTreeSet::new();
     for service in cluster.services() {
         for compiled in compiler.compile(cluster, &service.name, &BTreeSet::new()) {
-            let address = compiled.address;
             for port in compiled.table.ports() {
                 let backends = port.backends.members().len();
-                let at = SocketAddr::new(address, port.port.number());
-                println!("Service {}: {at}/{} -> {backends} endpoints", service.name, port.protocol);
+                let at = match compiled.frontend {
+                    Frontend::Address(address) => Frontend::Socket(address, port.protocol, port.port),
+                    socket => socket,
+                };
+                println!("Service {}: {at} -> {backends} endpoints", service.name);
             }
             endpoints.extend(compiled.endpoints);
         }
-        print_limits_of_service(service, own);
+        print_limits_of_service(service, locality, own);
     }
     for endpoint in endpoints.iter().filter(|endpoint| is_carried(endpoint.protocol)) {
         if let Some(why) = passes_by(endpoint.address, routes, served) {
@@ -136,12 +148,20 @@ const fn is_carried(protocol: Protocol) -> bool {
     matches!(protocol, Protocol::Tcp | Protocol::Udp)
 }
 
-fn print_limits_of_service(service: &Service, own: &BTreeSet<IpAddr>) {
+fn print_limits_of_service(service: &Service, locality: &Locality, own: &BTreeSet<IpAddr>) {
     let ServiceKind::ClusterIp(addresses) = &service.kind else { return };
     let name = &service.name;
     if service.foreign_proxy {
         println!("limit: Service {name}: label service-proxy-name: names only, packets are another proxy's");
         return;
+    }
+    let traffic = &service.traffic;
+    for (policy, field) in
+        [(traffic.internal, "internalTrafficPolicy"), (traffic.external, "externalTrafficPolicy")]
+    {
+        if policy == Policy::Local && locality.node.is_none() {
+            println!("limit: Service {name}: {field} Local: without --node-name it means all endpoints");
+        }
     }
     for address in addresses {
         if own.contains(address) {

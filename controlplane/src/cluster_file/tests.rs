@@ -1,19 +1,28 @@
 use tidegate_dataplane::net::Protocol;
 
 use super::*;
+use crate::cluster::Hints;
 use crate::cluster::{Endpoint, ObjectName, ServiceKind, ServicePort, SlicePort};
+use crate::traffic::Traffic;
 
 const SERVER: &str = "https://192.0.2.1:6443/";
 
 fn contents() -> Contents {
     let name = ObjectName::new("dev", "ent");
-    let port = ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80 };
-    let other = ServicePort { name: "quic".into(), protocol: Protocol::Udp, port: 443 };
+    let port =
+        ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: Some(30_080) };
+    let other = ServicePort { name: "quic".into(), protocol: Protocol::Udp, port: 443, node_port: None };
     let addresses = vec!["10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
     let kind = ServiceKind::ClusterIp(addresses);
-    let service =
-        Service { name: name.clone(), kind, ports: vec![port.clone(), other], foreign_proxy: false };
+    let service = Service {
+        name: name.clone(),
+        kind,
+        ports: vec![port.clone(), other],
+        foreign_proxy: false,
+        traffic: Traffic { affinity_seconds: Some(7), ..Traffic::default() },
+    };
     let endpoint = Endpoint {
+        hints: Some(Arc::new(Hints { zones: vec!["east".into()], nodes: Vec::new() })),
         address: "10.1.0.1".parse().unwrap(),
         hostname: Some("one".into()),
         ready: true,
@@ -29,7 +38,8 @@ fn contents() -> Contents {
         endpoints: vec![endpoint],
         ports: vec![SlicePort { name: port.name, protocol: Protocol::Sctp, port: 8080 }],
     };
-    let node = Node { name: "node-1".into(), addresses: Vec::new(), zone: Some("a".into()) };
+    let node =
+        Node { name: "node-1".into(), addresses: Vec::new(), zone: Some("a".into()), is_leaving: true };
     Contents {
         namespaces: vec!["dev".into(), "prod".into()],
         nodes: vec![node.into()],
@@ -114,5 +124,5 @@ fn a_save_that_fails_leaves_the_file_before() {
 #[test]
 fn a_change_of_layout_needs_a_new_version() {
     let body = postcard::to_allocvec(&contents()).unwrap();
-    assert_eq!((VERSION, crc32fast::hash(&body)), (1, 1_136_464_482));
+    assert_eq!((VERSION, crc32fast::hash(&body)), (2, 3_646_465_908));
 }

@@ -12,6 +12,7 @@ fn service(name: &str, reach: Reach) -> Arc<Service> {
     Arc::new(Service {
         name: ObjectName::new(namespace, name),
         foreign_proxy: false,
+        traffic: crate::traffic::Traffic::default(),
         reach,
         ports: Vec::<ServicePort>::new(),
         selector: BTreeMap::new(),

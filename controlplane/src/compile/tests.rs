@@ -17,6 +17,7 @@ fn endpoint(address: &str, ready: bool, serving: bool, terminating: bool) -> End
         node: None,
         zone: None,
         pod: None,
+        hints: None,
     }
 }
 
@@ -41,7 +42,13 @@ fn slice(name: &str, ports: &[(&str, Protocol, u16)], endpoints: &[Endpoint]) ->
 }
 
 fn service(kind: ServiceKind) -> Service {
-    Service { name: ObjectName::new("dev", "ent"), kind, ports: vec![port("http")], foreign_proxy: false }
+    Service {
+        name: ObjectName::new("dev", "ent"),
+        kind,
+        ports: vec![port("http")],
+        foreign_proxy: false,
+        traffic: crate::traffic::Traffic::default(),
+    }
 }
 
 fn cluster_ip() -> Service {
@@ -49,7 +56,7 @@ fn cluster_ip() -> Service {
 }
 
 fn port(name: &str) -> ServicePort {
-    ServicePort { name: name.into(), protocol: Protocol::Tcp, port: 80 }
+    ServicePort { name: name.into(), protocol: Protocol::Tcp, port: 80, node_port: None }
 }
 
 fn usable(service: &Service, family: Family, slices: &[EndpointSlice]) -> Vec<String> {
@@ -57,8 +64,9 @@ fn usable(service: &Service, family: Family, slices: &[EndpointSlice]) -> Vec<St
     for slice in slices {
         cluster.apply(Event::SliceApplied(Arc::new(slice.clone())), &mut Dirty::default());
     }
-    let sockets = usable_endpoints(&cluster, service, &service.ports[0], family);
-    sockets.into_iter().map(|(address, port)| format!("{address}@{port}")).collect()
+    let sets = endpoint_sets(&cluster, service, &service.ports[0], family, &Locality::default());
+    assert_eq!(sets.cluster, sets.local, "without a node");
+    sets.cluster.into_iter().map(|(address, port)| format!("{address}@{port}")).collect()
 }
 
 const HTTP: &[(&str, Protocol, u16)] = &[("http", Protocol::Tcp, 8080)];
@@ -146,4 +154,89 @@ fn k1_k3_services_that_get_no_packets_have_no_usable_endpoints() {
         assert!(usable(&service, Family::V4, &slices).is_empty(), "{service:?}");
     }
     assert!(usable(&cluster_ip(), Family::V6, &slices).is_empty(), "no ClusterIP in this family");
+}
+
+/// An endpoint's conditions as `r`, `s`, `t`, then its node, node hints and zone hints.
+type Line = (&'static str, &'static str, &'static [&'static str], &'static [&'static str]);
+
+/// Names the endpoints of both sets by their place in the list, on node `here` in zone `east`.
+fn sets(lines: &[Line], locality: &Locality) -> (String, String) {
+    let names = |list: &[&str]| list.iter().map(|name| Arc::from(*name)).collect();
+    let endpoints: Vec<Endpoint> = lines
+        .iter()
+        .zip(1..)
+        .map(|((conditions, node, nodes, zones), number)| {
+            let has = |letter| conditions.contains(letter);
+            let mut endpoint = endpoint(&format!("10.1.0.{number}"), has('r'), has('s'), has('t'));
+            endpoint.node = (!node.is_empty()).then(|| Arc::from(*node));
+            let hints = Hints { zones: names(zones), nodes: names(nodes) };
+            endpoint.hints = (hints != Hints::default()).then(|| Arc::new(hints));
+            endpoint
+        })
+        .collect();
+    let entries: Entries<'_> = endpoints.iter().map(|endpoint| ((endpoint.address, 80), endpoint)).collect();
+    let named = |set: Vec<(IpAddr, u16)>| {
+        set.iter().map(|(address, _)| address.to_string().rsplit_once('.').unwrap().1.to_owned()).collect()
+    };
+    let EndpointSets { cluster, local } = categorize(&entries, locality);
+    (named(cluster), named(local))
+}
+
+fn here() -> Locality {
+    Locality { node: Some("here".into()), zone: Some("east".into()) }
+}
+
+#[test]
+fn k10_both_sets_fall_back_each_for_itself() {
+    let cases: [(&[Line], &str, &str, &str); 8] = [
+        (&[], "", "", "no endpoints"),
+        (&[("rs", "here", &[], &[]), ("rs", "there", &[], &[])], "12", "1", "ready ones"),
+        (&[("rs", "there", &[], &[]), ("st", "here", &[], &[])], "1", "2", "only the Local set falls back"),
+        (&[("st", "there", &[], &[]), ("st", "here", &[], &[])], "12", "2", "both fall back"),
+        (
+            &[("t", "here", &[], &[]), ("s", "here", &[], &[])],
+            "",
+            "",
+            "neither serving nor terminating alone",
+        ),
+        (&[("rs", "here", &[], &[]), ("st", "here", &[], &[])], "1", "1", "a ready one suffices"),
+        (&[("rst", "here", &[], &[])], "1", "1", "ready although it terminates (K9)"),
+        (&[("rs", "", &[], &[])], "1", "", "an endpoint without a node is never local"),
+    ];
+    for (lines, cluster, local, what) in cases {
+        assert_eq!(sets(lines, &here()), (cluster.into(), local.into()), "{what}");
+    }
+}
+
+#[test]
+fn k11_a_topology_mode_needs_a_hint_on_every_ready_endpoint_and_one_for_this_place() {
+    let (h, e): (&[&str], &[&str]) = (&["here"], &["east"]);
+    let (t, w): (&[&str], &[&str]) = (&["there"], &["west"]);
+    let cases: [(&[Line], &str, &str); 8] = [
+        (&[("rs", "", h, &[]), ("rs", "", t, &[])], "1", "the same node"),
+        (&[("rs", "", &[], e), ("rs", "", &[], w)], "1", "the same zone"),
+        (&[("rs", "", h, w), ("rs", "", t, e)], "1", "the node goes before the zone"),
+        (&[("rs", "", t, e), ("rs", "", t, w)], "1", "no hint for this node: the zone decides"),
+        (&[("rs", "", &[], e), ("rs", "", &[], &[])], "12", "one hint is missing"),
+        (&[("rs", "", &[], w), ("rs", "", &[], w)], "12", "none is for this zone"),
+        (&[("rs", "", &[], e), ("rs", "", &[], w), ("st", "", &[], &[])], "1", "others' hints do not count"),
+        (&[("st", "", &[], w), ("st", "", &[], e)], "12", "the fallback has no topology"),
+    ];
+    for (lines, cluster, what) in cases {
+        assert_eq!(sets(lines, &here()).0, cluster, "{what}");
+    }
+    let nowhere = [("rs", "", &["here"][..], &["east"][..]), ("rs", "", &["there"], &["west"])];
+    assert_eq!(sets(&nowhere, &Locality::default()).0, "12", "a gateway that stands nowhere");
+}
+
+#[test]
+fn k12_the_local_set_has_no_topology_and_both_sets_are_always_made() {
+    let lines: [Line; 2] = [("rs", "here", &["there"], &[]), ("rs", "there", &["here"], &[])];
+    assert_eq!(sets(&lines, &here()), ("2".into(), "1".into()));
+}
+
+#[test]
+fn without_a_node_name_local_means_all_of_the_cluster() {
+    let lines: [Line; 2] = [("rs", "here", &[], &[]), ("rs", "there", &[], &[])];
+    assert_eq!(sets(&lines, &Locality::default()), ("12".into(), "12".into()));
 }

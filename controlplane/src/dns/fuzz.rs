@@ -89,9 +89,15 @@ fn to_hex(message: &[u8]) -> String {
 /// A Service with ClusterIPs and a headless one whose answers do not fit a datagram.
 fn responder() -> Arc<Responder> {
     let name = |name: &str| ObjectName::new("dev", name);
-    let ports = vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80 }];
+    let ports = vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None }];
     let service = |own: &str, kind| {
-        let service = Service { name: name(own), kind, ports: ports.clone(), foreign_proxy: false };
+        let service = Service {
+            name: name(own),
+            kind,
+            ports: ports.clone(),
+            foreign_proxy: false,
+            traffic: crate::traffic::Traffic::default(),
+        };
         Event::ServiceApplied(Arc::new(service))
     };
     let endpoint = |last: u8| Endpoint {
@@ -103,6 +109,7 @@ fn responder() -> Arc<Responder> {
         node: None,
         zone: None,
         pod: None,
+        hints: None,
     };
     let slice = EndpointSlice {
         name: name("web-1"),

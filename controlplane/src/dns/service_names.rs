@@ -282,6 +282,7 @@ mod tests {
 
     fn endpoint(address: &str) -> cluster::Endpoint {
         cluster::Endpoint {
+            hints: None,
             address: address.parse().expect("an address"),
             hostname: None,
             ready: true,

@@ -361,9 +361,11 @@ fn plain(service: &Service, addresses: Vec<IpAddr>) -> cluster::Service {
                 name: port.name.clone(),
                 protocol: port.protocol,
                 port: port.port,
+                node_port: port.node_port,
             })
             .collect(),
         foreign_proxy: service.foreign_proxy,
+        traffic: service.traffic.clone(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::field::{Fault, Field};
 use super::{Metadata, syntax};
-use crate::cluster::{Endpoint, EndpointSlice, Family, ObjectName, SlicePort};
+use crate::cluster::{Endpoint, EndpointSlice, Family, Hints, ObjectName, SlicePort};
 
 /// Label that binds a slice to its Service (K6).
 const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -61,7 +61,18 @@ fn read_endpoint(field: &Field<'_>, family: Family) -> Result<Endpoint, Fault> {
         node: field.child("nodeName")?.filled_text()?.map(Arc::from),
         zone: field.child("zone")?.filled_text()?.map(Arc::from),
         pod: target.child("name")?.filled_text()?.filter(|_| is_pod).map(Arc::from),
+        hints: read_hints(&field.child("hints")?)?,
     })
+}
+
+/// Reads where an endpoint's traffic should come from (K11).
+fn read_hints(field: &Field<'_>) -> Result<Option<Arc<Hints>>, Fault> {
+    let read = |list: &str| -> Result<Vec<Arc<str>>, Fault> {
+        let items = field.child(list)?.items()?;
+        items.iter().map(|item| item.child("name")?.required_text().map(Arc::from)).collect()
+    };
+    let hints = Hints { zones: read("forZones")?, nodes: read("forNodes")? };
+    Ok((hints != Hints::default()).then(|| hints.into()))
 }
 
 /// Reads ports. A port without a number, or number 0, is left out (K7).

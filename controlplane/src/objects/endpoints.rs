@@ -60,6 +60,7 @@ fn read_endpoint(field: &Field<'_>, ready: bool) -> Result<Endpoint, Fault> {
         node: field.child("nodeName")?.filled_text()?.map(Arc::from),
         zone: None,
         pod: target.child("name")?.filled_text()?.filter(|_| is_pod).map(Arc::from),
+        hints: None,
     })
 }
 

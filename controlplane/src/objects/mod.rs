@@ -15,6 +15,7 @@ mod service;
 mod syntax;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use std::fmt;
 use std::sync::Arc;

@@ -12,5 +12,9 @@ pub(super) fn read(root: &Field<'_>, metadata: &Metadata) -> Result<Node, Fault>
         }
     }
     let zone = metadata.labels.get("topology.kubernetes.io/zone").filter(|zone| !zone.is_empty());
-    Ok(Node { name: metadata.name.name.clone(), addresses, zone: zone.cloned() })
+    let mut is_leaving = metadata.deleting;
+    for taint in root.child("spec")?.child("taints")?.items()? {
+        is_leaving |= taint.child("key")?.text()? == Some("ToBeDeletedByClusterAutoscaler");
+    }
+    Ok(Node { name: metadata.name.name.clone(), addresses, zone: zone.cloned(), is_leaving })
 }

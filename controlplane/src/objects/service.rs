@@ -7,8 +7,9 @@ use std::sync::Arc;
 use tidegate_dataplane::net::Protocol;
 
 use super::field::{Fault, Field, Labels};
-use super::{Metadata, syntax};
+use super::{Metadata, syntax, traffic};
 use crate::cluster::{Family, ObjectName};
+use crate::traffic::Traffic;
 
 /// A Service as its manifest has it: its ClusterIP may be still to assign, its target ports to resolve.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,6 +30,8 @@ pub struct Service {
     pub families: Vec<Family>,
     /// `spec.ipFamilyPolicy`.
     pub family_policy: FamilyPolicy,
+    /// How packets to it are treated.
+    pub traffic: Traffic,
 }
 
 /// How clients are to reach a Service.
@@ -64,6 +67,8 @@ pub struct ServicePort {
     pub port: u16,
     /// Where it leads to in a Pod (K5).
     pub target: TargetPort,
+    /// `nodePort`; none of Services that have no NodePorts (K16).
+    pub node_port: Option<u16>,
 }
 
 /// `targetPort`.
@@ -79,7 +84,8 @@ pub(super) fn read(root: &Field<'_>, metadata: &Metadata) -> Result<Service, Fau
     let spec = root.child("spec")?;
     let reach = read_reach(&spec)?;
     let families = read_families(&spec, &reach)?;
-    let ports = read_ports(&spec.child("ports")?)?;
+    let has_node_ports = matches!(spec.child("type")?.filled_text()?, Some("NodePort" | "LoadBalancer"));
+    let ports = read_ports(&spec.child("ports")?, has_node_ports)?;
     if ports.is_empty() && matches!(reach, Reach::ClusterIp(_)) {
         return Err(spec.child("ports")?.fault("is missing; only a headless Service can do without ports"));
     }
@@ -92,6 +98,7 @@ pub(super) fn read(root: &Field<'_>, metadata: &Metadata) -> Result<Service, Fau
         selector: spec.child("selector")?.labels()?,
         publish_not_ready: spec.child("publishNotReadyAddresses")?.flag()?.unwrap_or(false),
         families,
+        traffic: traffic::read(root, metadata)?,
     })
 }
 
@@ -184,18 +191,21 @@ fn read_family_policy(field: &Field<'_>, families: &[Family], reach: &Reach) -> 
     }
 }
 
-fn read_ports(list: &Field<'_>) -> Result<Vec<ServicePort>, Fault> {
+fn read_ports(list: &Field<'_>, has_node_ports: bool) -> Result<Vec<ServicePort>, Fault> {
     let fields = list.items()?;
-    let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
+    let (mut names, mut numbers, mut node_ports) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut ports = Vec::with_capacity(fields.len());
     for field in &fields {
-        let port = read_port(field)?;
+        let port = read_port(field, has_node_ports)?;
         let name = field.child("name")?;
         if port.name.is_empty() && fields.len() > 1 {
             return Err(name.fault("is missing; each port needs a name where there are several"));
         }
         if !names.insert(port.name.clone()) {
             return Err(name.fault(&format!("{:?} is there twice", port.name)));
+        }
+        if port.node_port.is_some_and(|number| !node_ports.insert((port.protocol, number))) {
+            return Err(field.child("nodePort")?.fault("is there twice for one protocol"));
         }
         if !numbers.insert((port.protocol, port.port)) {
             return Err(field
@@ -207,14 +217,23 @@ fn read_ports(list: &Field<'_>) -> Result<Vec<ServicePort>, Fault> {
     Ok(ports)
 }
 
-fn read_port(field: &Field<'_>) -> Result<ServicePort, Fault> {
+fn read_port(field: &Field<'_>, has_node_ports: bool) -> Result<ServicePort, Fault> {
     let port = field.child("port")?.required_port()?;
     Ok(ServicePort {
         name: field.child("name")?.named(syntax::label)?.unwrap_or_default(),
         protocol: field.child("protocol")?.protocol()?,
         port,
         target: read_target(&field.child("targetPort")?, port)?,
+        node_port: read_node_port(&field.child("nodePort")?, has_node_ports)?,
     })
+}
+
+/// Reads `nodePort`; 0 is none, and so is that of a Service whose type has none.
+fn read_node_port(field: &Field<'_>, has_node_ports: bool) -> Result<Option<u16>, Fault> {
+    if field.number()? == Some(0) {
+        return Ok(None);
+    }
+    Ok(field.port()?.filter(|_| has_node_ports))
 }
 
 /// Reads `targetPort`; an absent one, `0` and `""` mean the Service's own port.

@@ -53,6 +53,7 @@ fn a_service_is_read_with_the_defaults_of_the_api_server() {
         protocol: Protocol::Tcp,
         port: 8080,
         target: TargetPort::Number(8080),
+        node_port: None,
     };
     assert_eq!(service.ports, [port]);
 }
@@ -380,4 +381,19 @@ fn a_node_has_the_addresses_that_are_addresses_and_a_zone() {
     };
     assert_eq!(node.addresses, ["192.168.0.1".parse::<IpAddr>().unwrap()]);
     assert_eq!(node.zone.as_deref(), Some("a"));
+}
+
+#[test]
+fn k33_a_node_that_is_deleted_or_tainted_for_it_is_leaving() {
+    let is_leaving = |metadata: &str, spec: &str| {
+        let yaml = format!("apiVersion: v1\nkind: Node\nmetadata: {{name: node-a{metadata}}}\nspec: {spec}");
+        match object(&yaml) {
+            Object::Node(node) => node.is_leaving,
+            other => panic!("{other:?}"),
+        }
+    };
+    let taint = "{taints: [{key: a}, {key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule}]}";
+    assert!(!is_leaving("", "{taints: [{key: a}]}"));
+    assert!(is_leaving("", taint));
+    assert!(is_leaving(", deletionTimestamp: \"2026-01-01T00:00:00Z\"", "{}"));
 }

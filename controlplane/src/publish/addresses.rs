@@ -1,10 +1,11 @@
-//! Which Service has which virtual address, and which addresses linger.
+//! Which Service has which frontend, here called address, and which linger.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use tidegate_dataplane::services::VirtualAddress;
+use tidegate_dataplane::net::{Port, Protocol};
+use tidegate_dataplane::services::{Frontend, VirtualAddress};
 
 use crate::cluster::ObjectName;
 use crate::tables::{Compiled, EndpointKey};
@@ -32,16 +33,16 @@ pub(super) enum Claim {
 /// All addresses of the snapshot. Look-ups and changes cost the logarithm of their number.
 #[derive(Debug, Default)]
 pub(super) struct Addresses {
-    holdings: BTreeMap<IpAddr, Holding>,
+    holdings: BTreeMap<Frontend, Holding>,
     /// Addresses that do not linger.
-    of_service: BTreeMap<ObjectName, BTreeSet<IpAddr>>,
-    endings: BTreeSet<(Instant, IpAddr)>,
+    of_service: BTreeMap<ObjectName, BTreeSet<Frontend>>,
+    endings: BTreeSet<(Instant, Frontend)>,
 }
 
 impl Addresses {
     /// Gives an address to a Service unless another one has it.
     pub(super) fn claim(&mut self, service: &ObjectName, compiled: Compiled) -> Claim {
-        let Compiled { address, table, endpoints } = compiled;
+        let Compiled { frontend: address, table, endpoints } = compiled;
         let mut unchanged = false;
         if let Some(holding) = self.holdings.get_mut(&address) {
             let own = holding.service == *service;
@@ -63,12 +64,12 @@ impl Addresses {
     }
 
     /// Returns the addresses that a Service has now.
-    pub(super) fn of(&self, service: &ObjectName) -> BTreeSet<IpAddr> {
+    pub(super) fn of(&self, service: &ObjectName) -> BTreeSet<Frontend> {
         self.of_service.get(service).cloned().unwrap_or_default()
     }
 
     /// Takes an address from its Service; its table stays until then, unless another Service claims it before.
-    pub(super) fn let_linger(&mut self, address: IpAddr, until: Instant) {
+    pub(super) fn let_linger(&mut self, address: Frontend, until: Instant) {
         let Some(holding) = self.holdings.get_mut(&address) else { return };
         if holding.lingers_until.replace(until).is_none() {
             self.endings.insert((until, address));
@@ -82,7 +83,7 @@ impl Addresses {
     }
 
     /// Removes the addresses that have lingered long enough and returns them with their endpoints.
-    pub(super) fn end_lingering(&mut self, now: Instant) -> Vec<(IpAddr, BTreeSet<EndpointKey>)> {
+    pub(super) fn end_lingering(&mut self, now: Instant) -> Vec<(Frontend, BTreeSet<EndpointKey>)> {
         let mut ended = Vec::new();
         while let Some((until, address)) = self.endings.first().copied().filter(|(until, _)| *until <= now) {
             self.endings.remove(&(until, address));
@@ -98,9 +99,14 @@ impl Addresses {
         self.endings.first().map(|(until, _)| *until)
     }
 
-    /// Lists the addresses from one to another, lingering ones included. Costs what it lists.
+    /// Lists the virtual addresses from one to another, lingering ones included, some more than once. Costs what it
+    /// lists.
     pub(super) fn between(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = IpAddr> {
-        self.holdings.range(first..=last).map(|(address, _)| *address)
+        let cluster_ips = self.holdings.range(Frontend::Address(first)..=Frontend::Address(last));
+        let least = Frontend::Socket(first, Protocol::Tcp, Port::new(0));
+        let most = Frontend::Socket(last, Protocol::Sctp, Port::new(u16::MAX));
+        let listed = cluster_ips.chain(self.holdings.range(least..=most));
+        listed.map(|(frontend, _)| frontend.address()).filter(|address| !address.is_unspecified())
     }
 
     /// Returns how many addresses there are, lingering ones included.

@@ -1,7 +1,8 @@
 //! Which virtual addresses the XDP program takes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+
+use tidegate_dataplane::services::Frontend;
 
 use super::Steering;
 
@@ -9,9 +10,9 @@ use super::Steering;
 /// every worker is past the last one that had it.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
-    present: BTreeSet<IpAddr>,
+    present: BTreeSet<Frontend>,
     /// Those that no snapshot has from that generation on.
-    unused: BTreeMap<IpAddr, u64>,
+    unused: BTreeMap<Frontend, u64>,
 }
 
 impl Entries {
@@ -19,21 +20,21 @@ impl Entries {
     ///
     /// # Errors
     /// The program's.
-    pub(super) fn insert(&mut self, address: IpAddr, steering: &mut impl Steering) -> anyhow::Result<()> {
+    pub(super) fn insert(&mut self, address: Frontend, steering: &mut impl Steering) -> anyhow::Result<()> {
         if !self.present.contains(&address) {
-            steering.insert_virtual_address(address)?;
+            steering.insert_frontend(address)?;
             self.present.insert(address);
         }
         Ok(())
     }
 
     /// Notes that snapshots have no such address from that generation on.
-    pub(super) fn retire(&mut self, address: IpAddr, generation: u64) {
+    pub(super) fn retire(&mut self, address: Frontend, generation: u64) {
         self.unused.insert(address, generation);
     }
 
     /// Notes that the next snapshot has such an address again.
-    pub(super) fn reuse(&mut self, address: IpAddr) {
+    pub(super) fn reuse(&mut self, address: Frontend) {
         self.unused.remove(&address);
     }
 
@@ -52,7 +53,7 @@ impl Entries {
         self.unused.retain(|address, generation| {
             let done = is_acknowledged(*generation);
             if done && self.present.remove(address) {
-                errors.extend(steering.remove_virtual_address(*address).err());
+                errors.extend(steering.remove_frontend(*address).err());
             }
             !done
         });

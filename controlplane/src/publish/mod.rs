@@ -14,6 +14,7 @@
 //! is another's, or that the XDP program does not take, has none at all.
 
 mod addresses;
+mod departures;
 mod endpoints;
 mod entries;
 #[cfg(test)]
@@ -27,17 +28,23 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use tidegate_dataplane::departed::Socket;
 use tidegate_dataplane::flows::EndpointId;
 use tidegate_dataplane::neighbours::Neighbours;
 use tidegate_dataplane::routes::Routes;
-use tidegate_dataplane::services::VirtualAddress;
+use tidegate_dataplane::services::{Backends, Frontend, VirtualAddress};
 use tidegate_dataplane::snapshot::{Device, Publisher, Snapshot};
 
 use self::addresses::{Addresses, Claim};
+use self::departures::Departures;
+pub use self::departures::Pair;
 use self::endpoints::Endpoints;
 use self::entries::Entries;
+use crate::account_book::AccountBook;
 use crate::cluster::{Cluster, Dirty, ObjectName};
+use crate::compile::Locality;
 use crate::dns::Zone;
+use crate::programming::Programming;
 use crate::tables::{Compiled, Compiler, EndpointKey};
 
 /// How long an addition waits for workers to acknowledge its snapshot. A stopped worker gets no packets after half
@@ -54,10 +61,15 @@ pub trait Steering {
     fn insert_endpoint(&mut self, endpoint: &EndpointKey) -> anyhow::Result<()>;
     /// Leaves replies of an endpoint to the kernel.
     fn remove_endpoint(&mut self, endpoint: &EndpointKey) -> anyhow::Result<()>;
-    /// Takes packets to a virtual address.
-    fn insert_virtual_address(&mut self, address: IpAddr) -> anyhow::Result<()>;
-    /// Leaves packets to an address to the kernel.
-    fn remove_virtual_address(&mut self, address: IpAddr) -> anyhow::Result<()>;
+    /// Takes packets to a frontend.
+    fn insert_frontend(&mut self, frontend: Frontend) -> anyhow::Result<()>;
+    /// Leaves packets to a frontend to the kernel.
+    fn remove_frontend(&mut self, frontend: Frontend) -> anyhow::Result<()>;
+}
+
+/// Says whether a name of the Service leads to a frontend: to its ClusterIPs, and to nothing else.
+const fn is_named(frontend: &Frontend) -> bool {
+    matches!(frontend, Frontend::Address(_))
 }
 
 /// An addition between its snapshot and its names.
@@ -67,19 +79,28 @@ struct Addition {
     services: BTreeSet<ObjectName>,
     namespaces: BTreeSet<Arc<str>>,
     /// Addresses that the XDP program is to take, with the Service of each.
-    entering: Vec<(IpAddr, ObjectName)>,
+    entering: Vec<(Frontend, ObjectName)>,
     /// Services that get no names.
     refused: BTreeSet<ObjectName>,
     /// Services that were tried before, whose faults are reported already.
     reported: BTreeSet<ObjectName>,
     /// Addresses that linger as soon as no name says them.
-    lost: Vec<IpAddr>,
+    lost: Vec<Frontend>,
+}
+
+/// What the flow tables hold.
+#[derive(Debug, Default)]
+pub struct InUse {
+    /// Service port and endpoint of every flow.
+    pub pairs: HashSet<Pair>,
+    /// Endpoints whose late replies are still to be dropped.
+    pub late: HashSet<EndpointId>,
 }
 
 /// Tables for the next snapshot, and the endpoints that the tables before listed.
 #[derive(Default)]
 struct Change {
-    tables: Vec<(IpAddr, Option<VirtualAddress>)>,
+    tables: Vec<(Frontend, Option<VirtualAddress>)>,
     unlisted: Vec<BTreeSet<EndpointKey>>,
 }
 
@@ -95,6 +116,7 @@ pub struct Publication<S> {
     addresses: Addresses,
     endpoints: Endpoints,
     entries: Entries,
+    departures: Departures,
     addition: Option<Addition>,
     /// Until when acknowledgements are looked at often.
     poll_until: Option<Instant>,
@@ -105,28 +127,38 @@ pub struct Publication<S> {
     pub changes: u64,
     /// Changes that could not be put in force, and workers that did not acknowledge in time.
     pub errors: u64,
+    /// How long changes took.
+    pub programming: Programming,
     /// How long the changes took whose names have come since this was last emptied.
     pub took: Vec<Duration>,
 }
 
 impl<S: Steering> Publication<S> {
     /// Starts with nothing in force.
-    pub fn new(steering: S, publisher: Publisher, names: Arc<ArcSwap<Zone>>, linger: Duration) -> Self {
+    pub fn new(
+        steering: S,
+        publisher: Publisher,
+        compiler: Compiler,
+        names: Arc<ArcSwap<Zone>>,
+        linger: Duration,
+    ) -> Self {
         Self {
             steering,
             publisher,
             names,
-            compiler: Compiler::default(),
+            compiler,
             linger,
             addresses: Addresses::default(),
             endpoints: Endpoints::default(),
             entries: Entries::default(),
+            departures: Departures::default(),
             addition: None,
             poll_until: None,
             short: BTreeSet::new(),
             retry_at: None,
             changes: 0,
             errors: 0,
+            programming: Programming::default(),
             took: Vec::new(),
         }
     }
@@ -148,20 +180,22 @@ impl<S: Steering> Publication<S> {
             return;
         }
         self.changes += 1;
+        self.departures.note(cluster, &dirty.services, now);
         let reported: BTreeSet<ObjectName> = dirty.services.intersection(&self.short).cloned().collect();
         self.short.retain(|name| !reported.contains(name));
         let compile = |name| (name, self.compile(cluster, name, reported.contains(name), now));
         let wanted: BTreeMap<&ObjectName, Vec<Compiled>> = dirty.services.iter().map(compile).collect();
         let given_up = self.given_up(&wanted);
         let nameless: BTreeSet<ObjectName> = {
-            let asked_for: BTreeSet<IpAddr> = wanted.values().flatten().map(|own| own.address).collect();
-            let passed_on = given_up.iter().filter(|(address, _)| asked_for.contains(address));
+            let asked_for: BTreeSet<Frontend> = wanted.values().flatten().map(|own| own.frontend).collect();
+            let passed_on =
+                given_up.iter().filter(|(address, _)| is_named(address) && asked_for.contains(address));
             let gone = dirty.services.iter().filter(|name| cluster.service(name).is_none());
             passed_on.map(|(_, name)| name).chain(gone).cloned().collect()
         };
         self.withdraw_names(&nameless);
         let (passing, lost): (Vec<_>, Vec<_>) =
-            given_up.into_iter().partition(|(_, name)| nameless.contains(name));
+            given_up.into_iter().partition(|(address, name)| nameless.contains(name) || !is_named(address));
         passing.into_iter().for_each(|(address, _)| self.let_linger(address, now));
 
         let mut change = Change::default();
@@ -169,14 +203,18 @@ impl<S: Steering> Publication<S> {
         let mut refused = BTreeSet::new();
         for (name, compiled) in wanted {
             for one in compiled {
-                let address = one.address;
+                let address = one.frontend;
                 match self.claim(name, one, &mut change) {
                     Ok(()) => entering.push((address, name.clone())),
                     Err(error) => {
                         if !reported.contains(name) {
                             self.note(&error);
                         }
-                        refused.insert(name.clone());
+                        if is_named(&address) {
+                            refused.insert(name.clone());
+                        } else {
+                            self.try_again([name.clone()], now);
+                        }
                     }
                 }
             }
@@ -219,12 +257,12 @@ impl<S: Steering> Publication<S> {
     }
 
     /// Returns the addresses that Services have and no longer want.
-    fn given_up(&self, wanted: &BTreeMap<&ObjectName, Vec<Compiled>>) -> Vec<(IpAddr, ObjectName)> {
+    fn given_up(&self, wanted: &BTreeMap<&ObjectName, Vec<Compiled>>) -> Vec<(Frontend, ObjectName)> {
         let mut given_up = Vec::new();
         for (name, compiled) in wanted {
             let mut held = self.addresses.of(name);
             compiled.iter().for_each(|one| {
-                held.remove(&one.address);
+                held.remove(&one.frontend);
             });
             given_up.extend(held.into_iter().map(|address| (address, (*name).clone())));
         }
@@ -237,7 +275,7 @@ impl<S: Steering> Publication<S> {
     /// Another Service has it.
     fn claim(&mut self, name: &ObjectName, compiled: Compiled, change: &mut Change) -> anyhow::Result<()> {
         let (address, table, endpoints) =
-            (compiled.address, compiled.table.clone(), compiled.endpoints.clone());
+            (compiled.frontend, compiled.table.clone(), compiled.endpoints.clone());
         match self.addresses.claim(name, compiled) {
             Claim::Unchanged => {}
             Claim::Changed(before) => {
@@ -246,7 +284,8 @@ impl<S: Steering> Publication<S> {
                 change.unlisted.push(before);
             }
             Claim::Taken(owner) => {
-                bail!("Service {name}: spec.clusterIP {address}: belongs to Service {owner} already")
+                let field = if is_named(&address) { "spec.clusterIP " } else { "" };
+                bail!("Service {name}: {field}{address}: belongs to Service {owner} already")
             }
         }
         self.entries.reuse(address);
@@ -255,6 +294,9 @@ impl<S: Steering> Publication<S> {
 
     /// Goes on with what has begun, as far as possible without waiting.
     pub fn advance(&mut self, cluster: &Cluster, now: Instant) {
+        if self.departures.next_reset().is_some_and(|at| at <= now) {
+            self.publish(Change::default(), now);
+        }
         if let Some(addition) = self.addition.take() {
             if self.is_over(&addition, now) {
                 self.finish(cluster, addition, now);
@@ -298,7 +340,11 @@ impl<S: Steering> Publication<S> {
                 if !reported.contains(&service) {
                     self.note(&error);
                 }
-                refused.insert(service);
+                if is_named(&address) {
+                    refused.insert(service);
+                } else {
+                    self.try_again([service], now);
+                }
             }
         }
         self.withdraw_names(&refused);
@@ -309,12 +355,13 @@ impl<S: Steering> Publication<S> {
         if !refused.is_empty() {
             self.try_again(refused, now);
         }
+        self.programming.note(now - began);
         tracing::debug!(services = changed, "in force after {:?}", now - began);
         self.took.push(now - began);
     }
 
     /// Lets an address go on for the linger time; a Service that waits for it may have it at once.
-    fn let_linger(&mut self, address: IpAddr, now: Instant) {
+    fn let_linger(&mut self, address: Frontend, now: Instant) {
         self.addresses.let_linger(address, now + self.linger);
         if !self.short.is_empty() {
             self.retry_at = Some(now);
@@ -347,7 +394,7 @@ impl<S: Steering> Publication<S> {
         let waits = self.addition.is_some() || self.entries.has_unused() && often;
         let poll = waits.then(|| now + POLL);
         let retry = self.retry_at.filter(|_| self.is_settled());
-        [poll, retry, self.addresses.next_ending()].into_iter().flatten().min()
+        [poll, retry, self.addresses.next_ending(), self.departures.next_reset()].into_iter().flatten().min()
     }
 
     /// Waits until [`Publication::is_settled`].
@@ -360,24 +407,73 @@ impl<S: Steering> Publication<S> {
 
     /// Says whether endpoints wait for their last flow.
     pub fn has_leaving(&self) -> bool {
-        self.endpoints.has_leaving()
+        self.endpoints.has_leaving() || !self.departures.is_empty()
     }
 
-    /// Takes endpoints out of the XDP program that no Service lists and no flow uses.
+    /// Takes endpoints out of the XDP program that no Service lists and no flow uses, and forgets what has left its
+    /// Service port and lost its last flow.
     ///
     /// `in_use` is asked only after every worker is past the snapshots that listed them: flows that a late worker
     /// made of an old snapshot are among those it returns.
-    pub fn sweep_endpoints(&mut self, in_use: impl FnOnce() -> HashSet<EndpointId>) {
+    pub fn sweep_endpoints(&mut self, in_use: impl FnOnce() -> InUse, now: Instant) {
         let publisher = &self.publisher;
-        let unlisted = self.endpoints.unlisted_since(|generation| publisher.is_acknowledged(generation));
-        if unlisted.is_empty() {
+        let is_acknowledged = |generation| publisher.is_acknowledged(generation);
+        let unlisted = self.endpoints.unlisted_since(is_acknowledged);
+        if unlisted.is_empty() && !self.departures.is_known(is_acknowledged) {
             return;
         }
-        let in_use = in_use();
+        let InUse { pairs, late } = in_use();
+        self.departures.forget_unused(is_acknowledged, &pairs);
+        let in_use: HashSet<EndpointId> =
+            pairs.into_iter().map(|(_, endpoint)| endpoint).chain(late).collect();
         for endpoint in unlisted.iter().filter(|endpoint| !in_use.contains(&endpoint.id())) {
             if let Err(error) = self.endpoints.remove(endpoint, &mut self.steering) {
                 self.note(&error);
             }
+        }
+        self.publish(Change::default(), now);
+    }
+
+    /// Puts flows that an earlier process left to those whose endpoint is gone by now; called once, when all is read.
+    ///
+    /// `late` are the endpoints whose late replies are still to be dropped.
+    pub fn note_found(
+        &mut self,
+        found: Vec<(Pair, Socket)>,
+        late: impl IntoIterator<Item = Socket>,
+        now: Instant,
+    ) {
+        let sockets = found.iter().map(|(_, socket)| *socket).chain(late);
+        for (address, port, protocol) in sockets.collect::<BTreeSet<Socket>>() {
+            let endpoint = EndpointKey { address, port, protocol };
+            if let Err(Some(error)) = self.endpoints.prepare(endpoint, &mut self.steering) {
+                self.note(&error);
+            }
+        }
+        self.departures.note_found(found, now);
+        self.publish(Change::default(), now);
+    }
+
+    /// Returns the lists of endpoints whose choice goes by the flows that they have.
+    pub fn loaded(&mut self) -> Vec<Arc<Backends>> {
+        self.compiler.loaded()
+    }
+
+    /// Returns the rows of the workers' accounts with what each counts.
+    pub const fn accounts(&self) -> &AccountBook {
+        &self.compiler.accounts
+    }
+
+    /// Returns where this gateway stands among nodes and zones.
+    pub const fn locality(&self) -> &Locality {
+        self.compiler.locality()
+    }
+
+    /// Puts the own addresses that have NodePorts in force.
+    pub fn publish_node_addresses(&mut self, addresses: Arc<[IpAddr]>) {
+        let current = self.publisher.current();
+        if current.node_addresses != addresses {
+            self.publisher.publish(Snapshot { node_addresses: addresses, ..(*current).clone() });
         }
     }
 
@@ -401,12 +497,15 @@ impl<S: Steering> Publication<S> {
 
     /// Makes the next snapshot and returns the generation to wait for: none, 0, if nothing changes.
     fn publish(&mut self, change: Change, now: Instant) -> u64 {
-        if change.tables.is_empty() {
+        let departed = self.departures.due(now);
+        if change.tables.is_empty() && departed.is_none() {
             return 0;
         }
         let current = self.publisher.current();
         let services = current.services.with(change.tables);
-        let generation = self.publisher.publish(Snapshot { services, ..(*current).clone() });
+        let departed = departed.unwrap_or_else(|| Arc::clone(&current.departed));
+        let generation = self.publisher.publish(Snapshot { services, departed, ..(*current).clone() });
+        self.departures.note_published(generation);
         for endpoints in change.unlisted {
             self.endpoints.unlist(&endpoints, generation);
         }

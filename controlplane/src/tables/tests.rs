@@ -8,7 +8,7 @@ use super::*;
 use crate::cluster::{Dirty, Endpoint, EndpointSlice, Event, SlicePort};
 
 fn port(name: &str, protocol: Protocol, port: u16) -> cluster::ServicePort {
-    cluster::ServicePort { name: name.into(), protocol, port }
+    cluster::ServicePort { name: name.into(), protocol, port, node_port: None }
 }
 
 fn service(name: &str, addresses: &[&str], ports: &[cluster::ServicePort]) -> Service {
@@ -18,6 +18,7 @@ fn service(name: &str, addresses: &[&str], ports: &[cluster::ServicePort]) -> Se
         kind: ServiceKind::ClusterIp(addresses),
         ports: ports.to_vec(),
         foreign_proxy: false,
+        traffic: crate::traffic::Traffic::default(),
     }
 }
 
@@ -31,6 +32,7 @@ fn slice(service: &str, name: &str, endpoints: &[&str], ports: &[(&str, Protocol
         node: None,
         zone: None,
         pod: None,
+        hints: None,
     };
     let port = |(name, protocol, port): &(&str, Protocol, u16)| SlicePort {
         name: (*name).into(),
@@ -77,8 +79,8 @@ fn identities_are_the_same_in_every_version() {
     assert_eq!(endpoint("10.244.0.1", Protocol::Udp), 0xd77a_a96d_15f6_d41a);
     assert_eq!(endpoint("fd00::1", Protocol::Tcp), 0xf58b_e4c9_6be3_da08);
     let own = service("a", &[], &[]);
-    assert_eq!(service_port_id(&own, &port("http", Protocol::Tcp, 80)).0, 0x846a_cad1_df48_6e3e);
-    assert_eq!(service_port_id(&own, &port("", Protocol::Udp, 53)).0, 0x294a_0271_355e_91d8);
+    assert_eq!(service_port_id(&own.name, "http", Protocol::Tcp).0, 0x846a_cad1_df48_6e3e);
+    assert_eq!(service_port_id(&own.name, "", Protocol::Udp).0, 0x294a_0271_355e_91d8);
 }
 
 #[test]

@@ -29,8 +29,15 @@ pub(crate) fn object(text: &str) -> ObjectName {
 
 pub(crate) fn service(name: &str, kind: ServiceKind, ports: &[&str]) -> Event {
     let ports = ports.iter().map(|text| port(text));
-    let ports = ports.map(|(name, port, protocol)| ServicePort { name, protocol, port }).collect();
-    Event::ServiceApplied(Arc::new(Service { name: object(name), kind, ports, foreign_proxy: false }))
+    let ports =
+        ports.map(|(name, port, protocol)| ServicePort { name, protocol, port, node_port: None }).collect();
+    Event::ServiceApplied(Arc::new(Service {
+        name: object(name),
+        kind,
+        ports,
+        foreign_proxy: false,
+        traffic: tidegate::traffic::Traffic::default(),
+    }))
 }
 
 pub(crate) fn cluster_ip(name: &str, addresses: &[&str], ports: &[&str]) -> Event {
@@ -52,6 +59,7 @@ pub(crate) fn slice(name: &str, of: &str, endpoints: &[&str], ports: &[&str]) ->
             node: None,
             zone: None,
             pod: None,
+            hints: None,
         }
     };
     let ports = ports.iter().map(|text| port(text));

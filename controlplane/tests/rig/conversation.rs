@@ -69,3 +69,28 @@ impl Many {
         self.0.say(line).parse().unwrap()
     }
 }
+
+/// Silent connections of the client, which wait for their end.
+pub(crate) struct Watch(Conversation);
+
+impl Watch {
+    /// Connects the client to a line server so many times.
+    #[track_caller]
+    pub(crate) fn open(rig: &Rig, address: &str, port: &str, count: u32) -> Self {
+        Self(Conversation::begin(rig, &["watch-many", address, port, &count.to_string()]))
+    }
+
+    /// Waits until all are reset, and says when each was, in ns of the monotonic clock.
+    #[track_caller]
+    pub(crate) fn resets(mut self) -> Vec<u64> {
+        let mut resets = Vec::new();
+        loop {
+            let line = self.0.next_line();
+            if let Some(left) = line.strip_suffix(" left") {
+                assert_eq!(left, "0", "connections that nobody told, beside {}", resets.len());
+                return resets;
+            }
+            resets.push(line.parse().unwrap_or_else(|_| panic!("a connection ended otherwise: {line}")));
+        }
+    }
+}

@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import os
 import random
+import select
 import socket
 import socketserver
 import struct
@@ -277,6 +278,27 @@ def hold_many(address, port, count):
         print(right, flush=True)
 
 
+def watch_many(address, port, count):
+    """Holds silent TCP connections; prints when each was reset, in ns of the monotonic clock."""
+    peers = [socket.create_connection((address, int(port)), REPLY_SECONDS) for _ in range(int(count))]
+    poll = select.epoll()
+    for peer in peers:
+        poll.register(peer.fileno(), select.EPOLLIN)
+    print("connected", flush=True)
+    by_descriptor = {peer.fileno(): peer for peer in peers}
+    deadline = time.monotonic() + 20
+    while by_descriptor and time.monotonic() < deadline:
+        for descriptor, _ in poll.poll(1):
+            now = time.monotonic_ns()
+            peer = by_descriptor.pop(descriptor)
+            poll.unregister(descriptor)
+            try:
+                print("closed" if not peer.recv(1) else "data")
+            except ConnectionResetError:
+                print(now)
+    print(f"{len(by_descriptor)} left", flush=True)
+
+
 def crc32c(octets):
     """Source: RFC 9260 Appendix A, one bit after another."""
     remainder = 0xFFFFFFFF
@@ -405,6 +427,7 @@ PROGRAMS = {
     "stream": stream,
     "hold": hold,
     "hold-many": hold_many,
+    "watch-many": watch_many,
     "serve-sctp": serve_sctp,
     "sctp": sctp,
     "noise": noise,

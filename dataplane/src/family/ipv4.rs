@@ -12,6 +12,7 @@ use crate::packet::{Packet, Transport};
 use crate::verdict::DropReason;
 
 impl Family for Ipv4Addr {
+    const ETHERTYPE: [u8; 2] = [0x08, 0x00];
     const HEADER_BYTES: usize = ipv4::HEADER_BYTES;
     const ICMP: u8 = ipv4::PROTOCOL_ICMP;
     /// Source: RFC 1812 §4.3.2.3, "without exceeding 576 bytes".
@@ -22,6 +23,14 @@ impl Family for Ipv4Addr {
     #[inline]
     fn flows(tables: &FlowTables) -> &FlowTable<Self> {
         &tables.ipv4
+    }
+
+    fn affinity(tables: &FlowTables) -> &FlowTable<Self> {
+        &tables.affinity.ipv4
+    }
+
+    fn tombstones(tables: &FlowTables) -> &FlowTable<Self> {
+        &tables.tombstones.ipv4
     }
 
     #[inline]

@@ -13,6 +13,7 @@ use crate::packet::{Packet, Transport};
 use crate::verdict::DropReason;
 
 impl Family for Ipv6Addr {
+    const ETHERTYPE: [u8; 2] = [0x86, 0xdd];
     const HEADER_BYTES: usize = ipv6::HEADER_BYTES;
     const ICMP: u8 = ipv6::PROTOCOL_ICMPV6;
     /// Source: RFC 4443 §2.4 (c), "without making the error message packet exceed the minimum IPv6 MTU".
@@ -23,6 +24,14 @@ impl Family for Ipv6Addr {
     #[inline]
     fn flows(tables: &FlowTables) -> &FlowTable<Self> {
         &tables.ipv6
+    }
+
+    fn affinity(tables: &FlowTables) -> &FlowTable<Self> {
+        &tables.affinity.ipv6
+    }
+
+    fn tombstones(tables: &FlowTables) -> &FlowTable<Self> {
+        &tables.tombstones.ipv6
     }
 
     #[inline]

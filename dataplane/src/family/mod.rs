@@ -42,6 +42,8 @@ pub struct Quoted<A> {
 /// An address family on the packet path. All functions over octets take them from the start of the IP header, and
 /// return `None` only where the octets are not those of a packet that was parsed before.
 pub trait Family: Address {
+    /// What says so in an Ethernet header.
+    const ETHERTYPE: [u8; 2];
     /// Octets of a header without options or extension headers.
     const HEADER_BYTES: usize;
     /// Protocol number of the family's ICMP.
@@ -55,6 +57,12 @@ pub trait Family: Address {
 
     /// Returns the flows of this family.
     fn flows(tables: &FlowTables) -> &FlowTable<Self>;
+
+    /// Returns the endpoints that clients of this family are bound to.
+    fn affinity(tables: &FlowTables) -> &FlowTable<Self>;
+
+    /// Returns the replies of this family that come too late.
+    fn tombstones(tables: &FlowTables) -> &FlowTable<Self>;
 
     /// Returns the port search of this family.
     fn ports(searches: &mut PortSearches) -> &mut PortSearch<Self>;

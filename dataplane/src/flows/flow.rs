@@ -30,6 +30,8 @@ pub struct NewFlow<A = Ipv4Addr> {
     pub transport_difference: u16,
     /// State after the first packet.
     pub state: State,
+    /// The row that its packets are counted in ([`crate::accounts`]); the table keeps 24 bits.
+    pub account: u32,
 }
 
 /// Names one flow for as long as it lives; afterwards every use of it misses.
@@ -48,6 +50,8 @@ pub struct Found<A = Ipv4Addr> {
     pub direction: Direction,
     /// The flow's state before this packet.
     pub state: State,
+    /// The header fields that the packet came with.
+    pub key: Key<A>,
     /// The header fields that the packet leaves with.
     pub leaves_as: Key<A>,
     /// Checksum difference of the addresses for this direction.
@@ -58,6 +62,25 @@ pub struct Found<A = Ipv4Addr> {
     pub next_hop: u64,
     /// Second of the last packet, or of the last change of state.
     pub last_seen: u32,
+    /// The row that its packets are counted in.
+    pub account: u32,
+}
+
+/// A flow that was met in going through the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Scanned<A = Ipv4Addr> {
+    /// The flow.
+    pub flow: FlowRef,
+    /// Its state at that moment.
+    pub state: State,
+    /// Key of packets from the client.
+    pub request: Key<A>,
+    /// Key of packets from the backend.
+    pub reply: Key<A>,
+    /// The Service port that the client called.
+    pub service: ServicePortId,
+    /// The endpoint that was chosen.
+    pub endpoint: EndpointId,
 }
 
 /// Why a flow did not go in. Nothing of it is left in the table.

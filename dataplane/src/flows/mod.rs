@@ -33,12 +33,12 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 pub use file::{OpenError, Refusal};
-pub use flow::{EndpointId, FlowRef, Found, InsertError, NewFlow, ServicePortId};
+pub use flow::{EndpointId, FlowRef, Found, InsertError, NewFlow, Scanned, ServicePortId};
 pub use key::{Direction, Key, KeyHash};
 pub use record::NEXT_HOP_BITS;
 pub use removal::Cursor;
 pub use state::State;
-pub use tables::{Cursors, FlowTables};
+pub use tables::{Cursors, FlowTables, Memories};
 pub use timeouts::{TimeoutError, Timeouts};
 
 use crate::clock::Now;
@@ -188,6 +188,20 @@ impl<A: Address> FlowTable<A> {
     /// timeout, and returns how many.
     pub fn expire(&self, cursor: &mut Cursor, now: Now, budget: usize, timeouts: &Timeouts) -> usize {
         self.table.expire(cursor, now, budget, timeouts)
+    }
+
+    /// Calls `each` with the live flows among the next `budget` records of the cursor's part whose identities are wanted.
+    ///
+    /// A record whose flow is not wanted costs a look at its identities, which lie side by side. A flow that comes or
+    /// goes meanwhile may be missed.
+    pub fn scan(
+        &self,
+        cursor: &mut Cursor,
+        budget: usize,
+        is_wanted: impl Fn(ServicePortId, EndpointId) -> bool,
+        each: impl FnMut(Scanned<A>),
+    ) {
+        self.table.scan(cursor, budget, is_wanted, each);
     }
 
     /// Returns the identities of a live flow.

@@ -5,7 +5,7 @@
 //! | 0 | 0 | meta: generation 32, state 8, spare 8, status 8, spare 8 |
 //! | 1 | 1 | seen: generation 32, second of the last packet 32 |
 //! | 2 | 2 | request ports 16 + 16, reply ports 16 + 16 |
-//! | 3 | 3 | spare 24, protocol 8, IP difference 16, transport difference 16 |
+//! | 3 | 3 | account 24, protocol 8, IP difference 16, transport difference 16 |
 //! | 4, 5 | 4, 5 | generation 16, next hop 48: of the request direction, of the reply direction |
 //! | 6 | 6 to 9 | request source (client), request destination |
 //! | 7 | 10 to 13 | reply source (backend), reply destination |
@@ -19,6 +19,9 @@ use crate::net::{Address, Protocol};
 
 /// Bits of a cached next hop that the table keeps.
 pub const NEXT_HOP_BITS: u32 = 48;
+
+/// Bits of an account that the table keeps.
+const ACCOUNT_MASK: u32 = (1 << 24) - 1;
 
 /// Words of a record before its addresses.
 const FIXED_WORDS: usize = 6;
@@ -166,7 +169,8 @@ impl<'a, W: Word> Record<'a, W> {
     /// Writes all words but the first. The record must be claimed by the caller.
     pub(super) fn write<A: Address>(&self, new: &NewFlow<A>, generation: u32, second: u32) {
         let ports = u64::from(new.request.ports()) << 32 | u64::from(new.reply.ports());
-        let rewrite = u64::from(new.request.protocol.number()) << 32
+        let rewrite = u64::from(new.account & ACCOUNT_MASK) << 40
+            | u64::from(new.request.protocol.number()) << 32
             | u64::from(new.ip_difference) << 16
             | u64::from(new.transport_difference);
         self.seen.store(seen(generation, second), Relaxed);
@@ -183,6 +187,12 @@ impl<'a, W: Word> Record<'a, W> {
         self.reply_next_hop.store(u64::from(generation) << NEXT_HOP_BITS, Relaxed);
     }
 
+    /// Replaces the account. Only for a start, before any worker uses the table.
+    pub(super) fn set_account(&self, account: u32) {
+        let rewrite = self.rewrite.load(Relaxed) & (u64::MAX >> 24);
+        self.rewrite.store(rewrite | u64::from(account & ACCOUNT_MASK) << 40, Relaxed);
+    }
+
     /// Reads the words that stay the same while the flow lives; `None` if the protocol is none.
     #[inline]
     pub(super) fn contents<A: Address>(&self) -> Option<Contents<A>> {
@@ -194,6 +204,7 @@ impl<'a, W: Word> Record<'a, W> {
             protocol: Protocol::from_number((rewrite >> 32) as u8)?,
             ip_difference: (rewrite >> 16) as u16,
             transport_difference: rewrite as u16,
+            account: (rewrite >> 40) as u32,
         })
     }
 
@@ -228,6 +239,7 @@ pub(super) struct Contents<A: Address> {
     protocol: Protocol,
     ip_difference: u16,
     transport_difference: u16,
+    pub(super) account: u32,
 }
 
 impl<A: Address> Contents<A> {

@@ -37,6 +37,7 @@ impl<M: Memory> Table<M> {
             let meta = record.meta();
             if table.is_kept(number, &record, meta) {
                 record.forget_next_hops(meta.generation());
+                record.set_account(0);
                 scan.kept += 1;
                 continue;
             }

@@ -26,6 +26,25 @@ impl Cursor {
         Self { worker, workers: if workers == 0 { 1 } else { workers }, next: 0 }
     }
 
+    /// Returns how many records of a table of that capacity are in the part.
+    #[must_use]
+    pub fn size(&self, capacity: usize) -> usize {
+        self.records(u32::try_from(capacity).unwrap_or(u32::MAX)).len()
+    }
+
+    /// Returns the next records, `budget` of them or all of the part, and goes on behind them; begins anew at the end.
+    pub(super) fn advance(&mut self, capacity: u32, budget: usize) -> impl Iterator<Item = u32> {
+        let part = self.records(capacity);
+        (0..budget.min(part.len())).map(move |_| {
+            if !part.contains(&self.next) {
+                self.next = part.start;
+            }
+            let number = self.next;
+            self.next = self.next.saturating_add(1);
+            number
+        })
+    }
+
     fn records(&self, capacity: u32) -> Range<u32> {
         let border = |worker: u32| {
             let worker = u64::from(worker.min(self.workers));
@@ -68,16 +87,8 @@ impl<M: Memory> Table<M> {
     ///
     /// A flow is never removed before its timeout; a packet in the very instant of its removal does not save it.
     pub(super) fn expire(&self, cursor: &mut Cursor, now: Now, budget: usize, timeouts: &Timeouts) -> usize {
-        let part = cursor.records(self.memory.capacity());
-        let mut expired = 0;
-        for _ in 0..budget.min(part.len()) {
-            if !part.contains(&cursor.next) {
-                cursor.next = part.start;
-            }
-            expired += usize::from(self.expire_one(cursor.next, now, timeouts));
-            cursor.next = cursor.next.saturating_add(1);
-        }
-        expired
+        let numbers = cursor.advance(self.memory.capacity(), budget);
+        numbers.map(|number| usize::from(self.expire_one(number, now, timeouts))).sum()
     }
 
     fn expire_one(&self, number: u32, now: Now, timeouts: &Timeouts) -> bool {

@@ -29,7 +29,7 @@ use super::index::{self, Slot};
 use super::key::KeyHasher;
 use super::memory::{FreeRecords, Memory, Word};
 use super::record::{self, Contents, Glimpse, Meta, Record, Status};
-use super::{Direction, EndpointId, FlowRef, Found, Key, KeyHash, ServicePortId, State};
+use super::{Cursor, Direction, EndpointId, FlowRef, Found, Key, KeyHash, Scanned, ServicePortId, State};
 use crate::clock::Now;
 use crate::net::Address;
 
@@ -98,11 +98,13 @@ impl<M: Memory> Table<M> {
             flow,
             direction,
             state: meta.state()?,
+            key: *key,
             leaves_as: contents.leaves_as(direction),
             ip_difference,
             transport_difference,
             next_hop: record.cached_next_hop(direction, flow.generation),
             last_seen: seen as u32,
+            account: contents.account,
         })
     }
 
@@ -219,6 +221,32 @@ impl<M: Memory> Table<M> {
             let generation = record.meta().generation();
             if let Some((service, endpoint)) = self.ids(FlowRef { record: number, generation }) {
                 each(service, endpoint);
+            }
+        }
+    }
+
+    /// Calls `each` with the live flows of the next `budget` records whose identities are wanted.
+    pub(super) fn scan(
+        &self,
+        cursor: &mut Cursor,
+        budget: usize,
+        is_wanted: impl Fn(ServicePortId, EndpointId) -> bool,
+        mut each: impl FnMut(Scanned<M::Address>),
+    ) {
+        for number in cursor.advance(self.memory.capacity(), budget) {
+            let Some([service, endpoint]) = self.memory.identity(number) else { continue };
+            let (service, endpoint) =
+                (ServicePortId(service.load(Relaxed)), EndpointId(endpoint.load(Relaxed)));
+            if !is_wanted(service, endpoint) {
+                continue;
+            }
+            let Glimpse::Whole(meta, contents) = record::glimpse(&self.memory, number) else { continue };
+            let flow = FlowRef { record: number, generation: meta.generation() };
+            // Read again with the generation: the record may have been another flow's a moment ago.
+            let (Some(state), Some(ids)) = (meta.state(), self.ids(flow)) else { continue };
+            if ids == (service, endpoint) {
+                let (request, reply) = (contents.key(Direction::Request), contents.key(Direction::Reply));
+                each(Scanned { flow, state, request, reply, service, endpoint });
             }
         }
     }

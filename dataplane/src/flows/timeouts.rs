@@ -30,10 +30,15 @@ macro_rules! timeouts {
             }
         }
 
+        impl Timeouts {
+            /// Linux's values, with kube-proxy's for established and close-wait (K29).
+            pub const DEFAULT: Self = Self { $($name: $seconds,)+ };
+        }
+
         impl Default for Timeouts {
-            /// Returns Linux's values, with kube-proxy's for established and close-wait (K29).
+            /// Returns [`Timeouts::DEFAULT`].
             fn default() -> Self {
-                Self { $($name: $seconds,)+ }
+                Self::DEFAULT
             }
         }
     };

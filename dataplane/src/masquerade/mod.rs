@@ -89,7 +89,7 @@ pub struct Masquerade {
 
 /// Returns the address of ours that a new flow takes, or `None` if it keeps the client's.
 ///
-/// `received_by` is the device that the request came by, `next_hop` where it goes; without one the kernel sends it on,
+/// With `keeps_client` only a client that is itself the backend gets one; `received_by` is the device that the request came by, `next_hop` where it goes; without one the kernel sends it on,
 /// and then the replies come to the kernel too, so that an address of ours would keep them from the client for good.
 ///
 /// # Errors
@@ -97,12 +97,14 @@ pub struct Masquerade {
 pub fn source<A: Address>(
     request: &Key<A>,
     backend: A,
+    keeps_client: bool,
     received_by: DeviceIndex,
     next_hop: Option<NextHop>,
     snapshot: &Snapshot,
 ) -> Result<Option<A>, DropReason> {
     let is_hairpin = backend == request.source;
     let next_hop = next_hop.filter(|next_hop| match snapshot.masquerade.mode {
+        Mode::Auto | Mode::Always if keeps_client => is_hairpin,
         Mode::Auto => is_hairpin || next_hop.device == received_by,
         Mode::Always => true,
         Mode::Never => false,

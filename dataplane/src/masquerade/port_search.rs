@@ -255,7 +255,16 @@ mod tests {
         };
         let (service, endpoint) = (ServicePortId(1), EndpointId(1));
         let state = State::SynSent;
-        NewFlow { request, reply, service, endpoint, ip_difference: 0, transport_difference: 0, state }
+        NewFlow {
+            request,
+            reply,
+            service,
+            endpoint,
+            ip_difference: 0,
+            transport_difference: 0,
+            state,
+            account: 0,
+        }
     }
 
     /// Has every port of the range but `spare` taken.

@@ -19,6 +19,9 @@ pub trait Address:
     /// Returns the address if it is of this family.
     fn of(address: IpAddr) -> Option<Self>;
 
+    /// Makes an address whose bits are these and otherwise zero.
+    fn spread(octets: [u8; 4]) -> Self;
+
     /// Packs two addresses, that of the source first.
     fn pair(source: Self, destination: Self) -> Self::Pair;
 
@@ -55,6 +58,11 @@ impl Address for Ipv4Addr {
             IpAddr::V4(address) => Some(address),
             IpAddr::V6(_) => None,
         }
+    }
+
+    #[inline]
+    fn spread(octets: [u8; 4]) -> Self {
+        octets.into()
     }
 
     #[inline]
@@ -102,6 +110,11 @@ impl Address for Ipv6Addr {
             IpAddr::V4(_) => None,
             IpAddr::V6(address) => Some(address),
         }
+    }
+
+    #[inline]
+    fn spread([a, b, c, d]: [u8; 4]) -> Self {
+        Self::new(u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), 0, 0, 0, 0, 0, 0)
     }
 
     #[inline]

@@ -133,6 +133,14 @@ impl Header {
         }
     }
 
+    /// Makes an ACK without data and without a window; the checksum is left zero.
+    #[must_use]
+    pub const fn bare_ack(source: Port, destination: Port, sequence: u32, acknowledgment: u32) -> Self {
+        let mut segment = Self::reset(source, destination, sequence, Some(acknowledgment));
+        segment.flags = Flags::ACK.0;
+        segment
+    }
+
     /// Sets the checksum.
     pub const fn set_checksum(&mut self, checksum: [u8; 2]) {
         self.checksum = checksum;

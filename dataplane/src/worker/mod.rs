@@ -1,10 +1,11 @@
 //! The poll loop of a worker: the only place that knows both packets and sockets.
 //!
 //! Reading order: [`Worker::run`] here, `path` for what happens to a burst, `fragmented` for what is in pieces,
-//! `exchange` for what belongs to another worker, `orders` for devices that come and go, `bell` for sleeping and
+//! `departures` for connections that end, `exchange` for what belongs to another worker, `orders` for devices that come and go, `bell` for sleeping and
 //! waking.
 
 mod bell;
+mod departures;
 mod exchange;
 mod fragmented;
 mod orders;
@@ -139,6 +140,7 @@ impl Worker {
                 + path.take_over(snapshot, now, &mut sockets);
             path.expire_fragments(snapshot, now, &mut sockets);
             path.wake_takers();
+            path.probe_departed(snapshot, now, &mut sockets);
             if !path.is_idle() {
                 path.release(snapshot, now, &mut sockets);
             }
@@ -151,7 +153,7 @@ impl Worker {
             }
             debug_assert!(path.counters.balances(), "{:?}", path.counters);
             published.publish(&path.counters);
-            idle_rounds = if received > 0 { 0 } else { idle_rounds + 1 };
+            idle_rounds = if received > 0 || path.is_probing() { 0 } else { idle_rounds + 1 };
             if idle_rounds > SPIN_ROUNDS {
                 subscriber.park();
                 alarm.sleep(if path.is_idle() { LONGEST_SLEEP } else { SLEEP_WHILE_HOLDING });

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use foldhash::quality::RandomState;
 
 use super::PuntAddresses;
+use super::departures::Probing;
 use super::exchange::Exchange;
+use crate::accounts::Accounts;
 use crate::clock::Now;
 use crate::counters::Counters;
 use crate::family::Family;
@@ -21,6 +23,7 @@ use crate::net::{Mac, ethernet};
 use crate::packet::{Packet, Parsed, Unparsed};
 use crate::process::{Context, process};
 use crate::rate_limit::RateLimit;
+use crate::reset::Draft;
 use crate::routes::DeviceIndex;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Egress, Verdict};
@@ -28,6 +31,8 @@ use crate::xsk::{Frame, FrameMemory, FramePool};
 
 /// Packets that are carried at once.
 pub const BURST: usize = 64;
+/// Segments of ours that wait for the end of a burst, or of a look through the flows.
+const DRAFTS: usize = 2_048;
 
 /// Where frames leave.
 pub trait Wire {
@@ -56,7 +61,7 @@ pub struct Path {
     pub pool: FramePool,
     /// What was counted; it balances between bursts.
     pub counters: Counters,
-    flows: Arc<FlowTables>,
+    pub(super) flows: Arc<FlowTables>,
     held: HeldPackets,
     limit: RateLimit,
     ports: PortSearches,
@@ -64,7 +69,12 @@ pub struct Path {
     pub(super) exchange: Exchange,
     /// Pieces of a packet that is being cut; empty between packets.
     pub(super) pieces: Vec<Frame>,
-    punt: PuntAddresses,
+    pub(super) punt: PuntAddresses,
+    /// What Services have carried; shared with the control thread.
+    pub accounts: Accounts,
+    /// Segments that leave by themselves at the end of the burst.
+    pub(super) drafts: Vec<Draft>,
+    pub(super) probing: Probing,
     parsed: Vec<Result<(Parsed, KeyHash), Unparsed>>,
 }
 
@@ -90,6 +100,9 @@ impl Path {
             exchange: Exchange::alone(),
             pieces: Vec::with_capacity(PIECES_MAX),
             punt,
+            accounts: Accounts::default(),
+            drafts: Vec::with_capacity(DRAFTS),
+            probing: Probing::part(0, 1),
             parsed: Vec::with_capacity(BURST),
         }
     }
@@ -133,6 +146,7 @@ impl Path {
             }
         }
         self.parsed = parsed;
+        self.send_drafts(snapshot, wire);
     }
 
     #[inline]
@@ -165,9 +179,30 @@ impl Path {
     ) -> Verdict {
         let octets = self.memory.octets_mut(frame);
         let (flows, counters) = (A::flows(&self.flows), &mut self.counters);
-        let (limit, ports, next_link_mtu) = (&mut self.limit, A::ports(&mut self.ports), 0);
-        let mut context = Context { snapshot, flows, now, arrived_by, limit, next_link_mtu, ports, counters };
-        process(octets, packet, hash, &mut context)
+        let (affinity, tombstones) = (A::affinity(&self.flows), A::tombstones(&self.flows));
+        let (limit, ports) = (&mut self.limit, A::ports(&mut self.ports));
+        let (next_link_mtu, aside) = (0, None);
+        let mut context = Context {
+            snapshot,
+            flows,
+            affinity,
+            tombstones,
+            now,
+            arrived_by,
+            limit,
+            next_link_mtu,
+            accounts: &self.accounts,
+            aside,
+            ports,
+            counters,
+        };
+        let verdict = process(octets, packet, hash, &mut context);
+        if let Some(draft) = context.aside
+            && self.drafts.len() < self.drafts.capacity()
+        {
+            self.drafts.push(draft);
+        }
+        verdict
     }
 
     fn prefetch(&self, packet: &Parsed) -> KeyHash {

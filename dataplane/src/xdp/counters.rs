@@ -1,7 +1,7 @@
 //! The counters of the XDP program: one per way out.
 
 /// The names of the counters, in the order of `enum reason` in `steer.bpf.c`.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 15] = [
     "passed_not_ip",
     "passed_group_destination",
     "passed_link_local",
@@ -16,6 +16,7 @@ pub const NAMES: [&str; 14] = [
     "redirected_from_endpoint",
     "redirected_about_endpoint",
     "redirected_to_masquerade_port",
+    "redirected_to_served_socket",
 ];
 
 /// The names with their counts, summed over the CPUs. Every packet of a served device is in exactly one.

@@ -24,6 +24,9 @@ pub const MAX_OWN_ADDRESSES: u32 = 4_096;
 /// The most listeners.
 pub const MAX_LISTENERS: u32 = 1_024;
 
+/// The most sockets of Services at own addresses.
+pub const MAX_SERVED_SOCKETS: u32 = 65_536;
+
 /// The first of the IPv6 addresses that stand for IPv4 ones, `::ffff:0.0.0.0`.
 const IPV4_MAPPED: u128 = 0xffff_0000_0000;
 
@@ -103,6 +106,39 @@ impl Steering {
             _ => {
                 self.endpoints_at.remove(&mapped(address));
                 removed("endpoint_addrs", address, self.endpoint_addrs.remove(&mapped(address).octets()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has packets to this socket taken although its address is the box's own, and fragments without ports to its
+    /// address.
+    pub fn insert_served(&mut self, address: IpAddr, port: Port, protocol: Protocol) -> Result<(), Error> {
+        let socket = Endpoint { address, port, protocol };
+        let result = self.served_sockets.insert(socket.key(), PRESENT, BPF_NOEXIST);
+        if !inserted("served_sockets", socket, result)? {
+            return Ok(());
+        }
+        let result = self.served_addrs.insert(mapped(address).octets(), PRESENT, BPF_NOEXIST);
+        if let Err(error) = inserted("served_addrs", address, result) {
+            let _was_just_inserted = self.served_sockets.remove(&socket.key());
+            return Err(error);
+        }
+        *self.served_at.entry(mapped(address)).or_insert(0) += 1;
+        Ok(())
+    }
+
+    /// Ends what [`Self::insert_served`] began.
+    pub fn remove_served(&mut self, address: IpAddr, port: Port, protocol: Protocol) -> Result<(), Error> {
+        let socket = Endpoint { address, port, protocol };
+        if !removed("served_sockets", socket, self.served_sockets.remove(&socket.key()))? {
+            return Ok(());
+        }
+        match self.served_at.get_mut(&mapped(address)) {
+            Some(others) if *others > 1 => *others -= 1,
+            _ => {
+                self.served_at.remove(&mapped(address));
+                removed("served_addrs", address, self.served_addrs.remove(&mapped(address).octets()))?;
             }
         }
         Ok(())

@@ -8,7 +8,8 @@
 //! 3. ICMPv6 of the link, neighbour and router discovery and MLD, whoever it is to: passes;
 //! 4. to one of our listeners (address, port, protocol), as cluster DNS: passes;
 //! 5. to one of the box's own addresses: taken if it is from an endpoint and to a masquerade port, or an ICMP error that
-//!    quotes a packet from such a port to an endpoint, else passes;
+//!    quotes a packet from such a port to an endpoint; or if it is to a served socket (address, port, protocol), as a
+//!    NodePort, or an ICMP error that quotes a packet from one, or a fragment to the address of one; else passes;
 //! 6. to an address in a VIP prefix, whatever the protocol, fragments included: taken;
 //! 7. from an endpoint (address, port, protocol), or a fragment from an endpoint's address: taken;
 //! 8. an ICMP error that quotes a packet to an endpoint (address, port, protocol): taken;

@@ -30,6 +30,7 @@
 #define MAX_ENDPOINTS 262144
 #define MAX_OWN_ADDRESSES 4096
 #define MAX_LISTENERS 1024
+#define MAX_SERVED_SOCKETS 65536
 
 /* A worker whose last heartbeat is older than this is dead or stopped: its queues pass. */
 #define HEARTBEAT_LIMIT_NS 500000000LL
@@ -67,6 +68,7 @@ enum reason {
 	REDIRECTED_FROM_ENDPOINT,
 	REDIRECTED_ABOUT_ENDPOINT,
 	REDIRECTED_TO_MASQUERADE_PORT,
+	REDIRECTED_TO_SERVED_SOCKET,
 	REASONS,
 };
 
@@ -180,6 +182,23 @@ struct {
 	__type(key, struct endpoint);
 	__type(value, __u8);
 } listeners SEC(".maps");
+
+/* (own address, port, protocol) that is a Service's: a NodePort, or an external address that is the box's own */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_SERVED_SOCKETS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct endpoint);
+	__type(value, __u8);
+} served_sockets SEC(".maps");
+
+/* The addresses of those. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_OWN_ADDRESSES);
+	__type(key, struct address);
+	__type(value, __u8);
+} served_addrs SEC(".maps");
 
 /* 0 -> the ports of our own addresses at which masqueraded flows get their replies */
 struct {
@@ -468,14 +487,28 @@ static __always_inline bool is_masquerade_reply(const struct packet *packet)
 	       bpf_map_lookup_elem(&endpoints, &packet->source);
 }
 
+/*
+ * Says whether a packet to an address of ours is to a socket of a Service. Of fragments any may be, as for masquerade
+ * ports; those that are not go back to the kernel.
+ */
+static __always_inline bool is_to_served_socket(const struct packet *packet)
+{
+	if (packet->by_addresses)
+		return bpf_map_lookup_elem(&served_addrs, &packet->destination.address);
+	return packet->has_ports && bpf_map_lookup_elem(&served_sockets, &packet->destination);
+}
+
 static __always_inline enum reason decide(const struct packet *packet)
 {
 	struct prefix destination = { .length = 128, .address = packet->destination.address };
 
 	if (packet->has_ports && bpf_map_lookup_elem(&listeners, &packet->destination))
 		return PASSED_LISTENER;
-	if (bpf_map_lookup_elem(&own_addresses, &packet->destination.address))
-		return is_masquerade_reply(packet) ? REDIRECTED_TO_MASQUERADE_PORT : PASSED_OWN_ADDRESS;
+	if (bpf_map_lookup_elem(&own_addresses, &packet->destination.address)) {
+		if (is_masquerade_reply(packet))
+			return REDIRECTED_TO_MASQUERADE_PORT;
+		return is_to_served_socket(packet) ? REDIRECTED_TO_SERVED_SOCKET : PASSED_OWN_ADDRESS;
+	}
 	if (bpf_map_lookup_elem(&vip_prefixes, &destination))
 		return REDIRECTED_TO_VIP;
 	if (packet->has_ports && bpf_map_lookup_elem(&endpoints, &packet->source))
@@ -489,7 +522,7 @@ static __always_inline enum reason decide(const struct packet *packet)
 /*
  * Says whether a packet is an ICMP error about one to an endpoint: we may have sent it on, translated. Errors
  * about what we sent in the other direction need no rule: they go to the VIP that it seemed to come from. One to an
- * address of ours has to quote a masqueraded packet.
+ * address of ours has to quote a masqueraded packet, or one from a socket of a Service.
  */
 static __always_inline bool is_about_endpoint(const struct frame *frame, const struct packet *error, int type,
 					      bool is_to_own_address)
@@ -501,6 +534,8 @@ static __always_inline bool is_about_endpoint(const struct frame *frame, const s
 		return false;
 	if (!read_packet(frame, quote, error->end, error->is_ipv6, &quoted))
 		return false;
+	if (is_to_own_address && quoted.has_ports && bpf_map_lookup_elem(&served_sockets, &quoted.source))
+		return true;
 	if (is_to_own_address && !is_masquerade_port(quoted.source.port))
 		return false;
 	return quoted.has_ports && bpf_map_lookup_elem(&endpoints, &quoted.destination);

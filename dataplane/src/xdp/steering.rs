@@ -54,11 +54,15 @@ pub struct Steering {
     pub(super) endpoints: KernelHashMap<MapData, [u8; ENDPOINT_BYTES], u8>,
     pub(super) endpoint_addrs: KernelHashMap<MapData, [u8; ADDRESS_BYTES], u8>,
     pub(super) own_addresses: KernelHashMap<MapData, [u8; ADDRESS_BYTES], u8>,
+    pub(super) served_sockets: KernelHashMap<MapData, [u8; ENDPOINT_BYTES], u8>,
+    pub(super) served_addrs: KernelHashMap<MapData, [u8; ADDRESS_BYTES], u8>,
     pub(super) listeners: KernelHashMap<MapData, [u8; ENDPOINT_BYTES], u8>,
     pub(super) masquerade_ports: Array<MapData, u32>,
     pub(super) counters: PerCpuArray<MapData, u64>,
     /// How many endpoints each address has, so that `endpoint_addrs` loses it with the last.
     pub(super) endpoints_at: HashMap<Ipv6Addr, u32, RandomState>,
+    /// Likewise for `served_addrs`.
+    pub(super) served_at: HashMap<Ipv6Addr, u32, RandomState>,
 }
 
 /// What way of attaching to try.
@@ -109,10 +113,13 @@ impl Steering {
             endpoints: take(&mut ebpf, "endpoints")?,
             endpoint_addrs: take(&mut ebpf, "endpoint_addrs")?,
             own_addresses: take(&mut ebpf, "own_addresses")?,
+            served_sockets: take(&mut ebpf, "served_sockets")?,
+            served_addrs: take(&mut ebpf, "served_addrs")?,
             listeners: take(&mut ebpf, "listeners")?,
             masquerade_ports: take(&mut ebpf, "masquerade_ports")?,
             counters: take(&mut ebpf, "counters")?,
             endpoints_at: HashMap::default(),
+            served_at: HashMap::default(),
             attached: Vec::new(),
             ebpf,
         })
@@ -284,7 +291,9 @@ mod tests {
     use super::*;
     use crate::net::header_chain::{CHAIN_BYTES_MAX, HEADERS_MAX};
     use crate::xdp::HEARTBEAT_LIMIT;
-    use crate::xdp::entries::{MAX_ENDPOINTS, MAX_LISTENERS, MAX_OWN_ADDRESSES, MAX_VIP_PREFIXES};
+    use crate::xdp::entries::{
+        MAX_ENDPOINTS, MAX_LISTENERS, MAX_OWN_ADDRESSES, MAX_SERVED_SOCKETS, MAX_VIP_PREFIXES,
+    };
 
     #[test]
     fn the_object_is_aligned_for_its_headers() {
@@ -320,6 +329,7 @@ mod tests {
             ("MAX_ENDPOINTS", MAX_ENDPOINTS),
             ("MAX_OWN_ADDRESSES", MAX_OWN_ADDRESSES),
             ("MAX_LISTENERS", MAX_LISTENERS),
+            ("MAX_SERVED_SOCKETS", MAX_SERVED_SOCKETS),
             ("MAX_EXTENSION_HEADERS", HEADERS_MAX as u32),
             ("MAX_EXTENSION_BYTES", CHAIN_BYTES_MAX as u32),
         ];

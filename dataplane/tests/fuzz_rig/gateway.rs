@@ -15,7 +15,7 @@ use tidegate_dataplane::neighbours::Neighbours;
 use tidegate_dataplane::net::{Port, Protocol};
 use tidegate_dataplane::packet::Parsed;
 use tidegate_dataplane::routes::{DeviceIndex, Route, RouteKind, RouteTable, Routes};
-use tidegate_dataplane::services::{Backend, Backends, ServicePort, Services, VirtualAddress};
+use tidegate_dataplane::services::{Backend, Backends, ServicePort, Services, Terms, VirtualAddress};
 use tidegate_dataplane::snapshot::{Device, Snapshot};
 
 const BEHIND: [u8; 2] = [0x00, 0xff];
@@ -248,7 +248,7 @@ fn virtual_address(vip: [u8; 4], backend: Option<[u8; 4]>) -> VirtualAddress {
         });
         let backends = Arc::new(Backends::new(members.into_iter().collect()));
         let id = ServicePortId(number + u64::from(protocol.number()) % 8);
-        ServicePort { protocol, port: Port::new(80), id, backends }
+        ServicePort { protocol, port: Port::new(80), id, backends, terms: Terms::default() }
     };
     VirtualAddress::new([Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(port).to_vec())
 }

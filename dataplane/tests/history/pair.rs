@@ -11,7 +11,7 @@ use tidegate_dataplane::masquerade::{Masquerade, Mode, PortRange};
 use tidegate_dataplane::neighbours::{NeighbourState, NextHop};
 use tidegate_dataplane::net::{Mac, Port, Prefix, Protocol};
 use tidegate_dataplane::routes::{self, DeviceIndex, RouteKind, RouteTable, Routes};
-use tidegate_dataplane::services::{Backend, Backends, ServicePort, Services, VirtualAddress};
+use tidegate_dataplane::services::{Backend, Backends, ServicePort, Services, Terms, VirtualAddress};
 use tidegate_dataplane::snapshot::{Device, Snapshot};
 use tidegate_dataplane::worker::BURST;
 
@@ -224,6 +224,7 @@ fn virtual_address(ports: &Ports) -> VirtualAddress {
         port: Port::new(*port),
         id: ServicePortId(u64::from(*port)),
         backends: Arc::clone(backends),
+        terms: Terms::default(),
     };
     VirtualAddress::new(ports.iter().map(port).collect())
 }

@@ -16,7 +16,7 @@ use tidegate_dataplane::flows::{EndpointId, FlowTables, ServicePortId};
 use tidegate_dataplane::neighbours::{NeighbourState, Neighbours, NextHop};
 use tidegate_dataplane::net::{Mac, Port, Prefix, Protocol};
 use tidegate_dataplane::routes::{DeviceIndex, Route, RouteKind, RouteTable, Routes};
-use tidegate_dataplane::services::{Backend, Backends, ServicePort, Services, VirtualAddress};
+use tidegate_dataplane::services::{Backend, Backends, ServicePort, Services, Terms, VirtualAddress};
 use tidegate_dataplane::snapshot::{Device, Snapshot};
 use tidegate_dataplane::verdict::DropReason;
 use tidegate_dataplane::worker::{Path, PuntAddresses, Wire};
@@ -247,7 +247,7 @@ fn service_port(id: u64, protocol: Protocol, port: u16, backends: &[([u8; 4], u1
         id: EndpointId(u64::from(u32::from_be_bytes(*address)) << 16 | u64::from(*port)),
     });
     let backends = Arc::new(Backends::new(members.collect()));
-    ServicePort { protocol, port: Port::new(port), id: ServicePortId(id), backends }
+    ServicePort { protocol, port: Port::new(port), id: ServicePortId(id), backends, terms: Terms::default() }
 }
 
 /// TCP and UDP port 80 of a virtual address to one backend's port 8080.

@@ -18,6 +18,7 @@ pub(crate) enum Rule {
     Vip(IpAddr, u8),
     Endpoint(Socket),
     Own(IpAddr),
+    Served(Socket),
     Listener(Socket),
     /// [`MASQUERADE_PORTS`] are the box's.
     Masquerade,
@@ -46,6 +47,10 @@ impl Rule {
                 let (address, port, protocol) = socket.of_map();
                 steering.insert_endpoint(address, port, protocol)
             }
+            Self::Served(socket) => {
+                let (address, port, protocol) = socket.of_map();
+                steering.insert_served(address, port, protocol)
+            }
             Self::Listener(socket) => {
                 let (address, port, protocol) = socket.of_map();
                 steering.insert_listener(address, port, protocol)
@@ -62,6 +67,10 @@ impl Rule {
             Self::Endpoint(socket) => {
                 let (address, port, protocol) = socket.of_map();
                 steering.remove_endpoint(address, port, protocol)
+            }
+            Self::Served(socket) => {
+                let (address, port, protocol) = socket.of_map();
+                steering.remove_served(address, port, protocol)
             }
             Self::Listener(socket) => {
                 let (address, port, protocol) = socket.of_map();
@@ -161,6 +170,17 @@ fn by_rules(rules: &BTreeSet<Rule>, family: Family, packet: &Packet) -> &'static
         }
         if !packet.is_by_addresses && is_endpoint(packet.from()) && is_ours(packet.to()) {
             return "redirected_to_masquerade_port";
+        }
+        let is_served = |socket: Option<Socket>| socket.is_some_and(|of| rules.contains(&Rule::Served(of)));
+        let may_be_to_served = packet.is_by_addresses
+            && rules
+                .iter()
+                .any(|rule| matches!(rule, Rule::Served(Socket(at, ..)) if *at == packet.destination));
+        if may_be_to_served || !packet.is_by_addresses && is_served(packet.to()) {
+            return "redirected_to_served_socket";
+        }
+        if quoted.as_ref().is_some_and(|quoted| is_served(quoted.from())) {
+            return "redirected_about_endpoint";
         }
         if is_about_endpoint && is_ours(quoted.and_then(|quoted| quoted.from())) {
             return "redirected_about_endpoint";

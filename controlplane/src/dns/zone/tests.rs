@@ -47,9 +47,19 @@ fn service_event(number: u8, shape: u8) -> Event {
         1 => ServiceKind::Headless,
         _ => ServiceKind::ExternalName("example.org".into()),
     };
-    let ports =
-        vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: u16::from(shape) + 1 }];
-    Event::ServiceApplied(Arc::new(Service { name: object(number), kind, ports, foreign_proxy: false }))
+    let ports = vec![ServicePort {
+        name: "http".into(),
+        protocol: Protocol::Tcp,
+        port: u16::from(shape) + 1,
+        node_port: None,
+    }];
+    Event::ServiceApplied(Arc::new(Service {
+        name: object(number),
+        kind,
+        ports,
+        foreign_proxy: false,
+        traffic: crate::traffic::Traffic::default(),
+    }))
 }
 
 fn slice_name(number: u8, of: u8) -> (ObjectName, ObjectName) {
@@ -69,6 +79,7 @@ fn slice_event(number: u8, of: u8, shapes: &[u8]) -> Event {
         node: None,
         zone: None,
         pod: None,
+        hints: None,
     };
     let endpoints = shapes.iter().map(endpoint).collect();
     let ports = vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80 }];

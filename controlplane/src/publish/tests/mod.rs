@@ -11,16 +11,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use arc_swap::ArcSwap;
-use tidegate_dataplane::flows::EndpointId;
 use tidegate_dataplane::net::{Port, Protocol};
-use tidegate_dataplane::services::{Backend, Services, VirtualAddress};
+use tidegate_dataplane::services::{Backend, Frontend, Services, VirtualAddress};
 use tidegate_dataplane::snapshot::{Publisher, Snapshot, Subscriber};
 
-use super::{Publication, Steering};
+use super::{InUse, Publication, Steering};
 use crate::cluster::{Cluster, Dirty, Endpoint, EndpointSlice, Event, ObjectName};
 use crate::cluster::{Service, ServiceKind, ServicePort, SlicePort};
 use crate::dns::{Name, Outcome, Reason, Type, Zone, ZoneSettings, resolve};
-use crate::tables::{EndpointKey, service_port_id};
+use crate::tables::{Compiler, EndpointKey, service_port_id};
 
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 
@@ -38,8 +37,14 @@ pub(super) fn endpoint(last: u8) -> EndpointKey {
 }
 
 pub(super) fn service_of(name: &str, kind: ServiceKind) -> Service {
-    let port = ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80 };
-    Service { name: object(name), kind, ports: vec![port], foreign_proxy: false }
+    let port = ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None };
+    Service {
+        name: object(name),
+        kind,
+        ports: vec![port],
+        foreign_proxy: false,
+        traffic: crate::traffic::Traffic::default(),
+    }
 }
 
 pub(super) fn applied(name: &str, kind: ServiceKind) -> Event {
@@ -66,6 +71,7 @@ pub(super) fn slice(service: &str, endpoints: &[u8]) -> Event {
         node: None,
         zone: None,
         pod: None,
+        hints: None,
     };
     Event::SliceApplied(Arc::new(EndpointSlice {
         name: object(&format!("{service}-1")),
@@ -112,6 +118,7 @@ pub(super) fn named(zone: &Zone, services: &[String]) -> BTreeMap<String, (bool,
 pub(super) struct Maps {
     pub(super) endpoints: BTreeSet<EndpointKey>,
     pub(super) addresses: BTreeSet<IpAddr>,
+    pub(super) sockets: BTreeSet<Frontend>,
     pub(super) calls: usize,
     /// The most endpoints that are taken.
     pub(super) room: usize,
@@ -157,7 +164,11 @@ impl Steering for Maps {
         Ok(())
     }
 
-    fn insert_virtual_address(&mut self, address: IpAddr) -> anyhow::Result<()> {
+    fn insert_frontend(&mut self, frontend: Frontend) -> anyhow::Result<()> {
+        let Frontend::Address(address) = frontend else {
+            assert!(self.sockets.insert(frontend), "{frontend} twice");
+            return Ok(());
+        };
         self.calls += 1;
         assert!(self.has_table(address), "{address} comes before its table");
         assert!(!self.is_named(address), "{address} comes after its name");
@@ -166,7 +177,11 @@ impl Steering for Maps {
         Ok(())
     }
 
-    fn remove_virtual_address(&mut self, address: IpAddr) -> anyhow::Result<()> {
+    fn remove_frontend(&mut self, frontend: Frontend) -> anyhow::Result<()> {
+        let Frontend::Address(address) = frontend else {
+            assert!(self.sockets.remove(&frontend), "{frontend} was not there");
+            return Ok(());
+        };
         self.calls += 1;
         assert!(!self.has_table(address), "{address} goes before its table");
         assert!(!self.is_named(address), "{address} goes before its name");
@@ -209,6 +224,7 @@ impl World {
         let maps = Maps {
             endpoints: BTreeSet::new(),
             addresses: BTreeSet::new(),
+            sockets: BTreeSet::new(),
             calls: 0,
             room: usize::MAX,
             unwelcome: BTreeSet::new(),
@@ -219,7 +235,7 @@ impl World {
         let worker =
             |subscriber| Worker { subscriber, held: first.clone(), parked: false, behind_since: None };
         Self {
-            publication: Publication::new(maps, publisher, Arc::clone(&names), LINGER),
+            publication: Publication::new(maps, publisher, Compiler::default(), Arc::clone(&names), LINGER),
             cluster: Cluster::default(),
             workers: subscribers.into_iter().map(worker).collect(),
             flows: Vec::new(),
@@ -289,9 +305,9 @@ impl World {
 
     /// What the housekeeping does about endpoints.
     pub(super) fn sweep(&mut self) {
-        let in_use =
-            self.flows.iter().map(EndpointKey::id).collect::<std::collections::HashSet<EndpointId>>();
-        self.publication.sweep_endpoints(|| in_use);
+        let service = service_port_id(&object("a"), "http", Protocol::Tcp);
+        let pairs = self.flows.iter().map(|key| (service, key.id())).collect();
+        self.publication.sweep_endpoints(|| InUse { pairs, ..InUse::default() }, self.now);
     }
 
     /// Each Service's addresses by its name.
@@ -324,7 +340,7 @@ impl World {
 /// Whether a snapshot gives an address to a Service.
 pub(super) fn belongs(snapshot: &Snapshot, service: &str, address: IpAddr) -> bool {
     let own = service_of(service, ServiceKind::Headless);
-    let id = service_port_id(&own, &own.ports[0]);
+    let id = service_port_id(&own.name, "http", Protocol::Tcp);
     let table = snapshot.services.virtual_address(address);
     table.is_some_and(|table| table.ports().iter().all(|port| port.id == id))
 }

@@ -47,7 +47,9 @@ fn an_endpoint_stays_until_every_worker_is_past_it_and_its_last_flow_is_gone() {
     world.say([slice("a", &[2])]);
     world.refresh(0);
     world.wait(ACKNOWLEDGE_LIMIT);
-    world.publication.sweep_endpoints(|| panic!("no use in looking before every worker is past it"));
+    world
+        .publication
+        .sweep_endpoints(|| panic!("no use in looking before every worker is past it"), world.now);
     assert!(world.takes(1));
     // The late worker opens a flow by its old snapshot, and only then takes the new one.
     world.flows.push(endpoint(1));

@@ -37,14 +37,17 @@ fn a_request_leaves_as_the_reply_comes_back_and_the_reply_as_the_request_came<A:
         flow,
         direction: Direction::Request,
         state: State::SynSent,
+        key: new.request,
         leaves_as: new.reply.reversed(),
         ip_difference: new.ip_difference,
         transport_difference: new.transport_difference,
         next_hop: 0,
         last_seen: 1_000,
+        account: new.account,
     };
     let reply = Found {
         direction: Direction::Reply,
+        key: new.reply,
         leaves_as: new.request.reversed(),
         ip_difference: !new.ip_difference,
         transport_difference: !new.transport_difference,

@@ -125,17 +125,20 @@ impl<A: Address> Model<A> {
                 flow: flow.name,
                 direction: Direction::Request,
                 state: flow.state,
+                key: flow.new.request,
                 leaves_as: flow.new.reply.reversed(),
                 ip_difference: flow.new.ip_difference,
                 transport_difference: flow.new.transport_difference,
                 next_hop: request_next_hop,
                 last_seen: flow.last_seen,
+                account: flow.new.account,
             };
             if key == flow.new.request {
                 return Some(request);
             }
             (key == flow.new.reply).then_some(Found {
                 direction: Direction::Reply,
+                key: flow.new.reply,
                 leaves_as: flow.new.request.reversed(),
                 ip_difference: !flow.new.ip_difference,
                 transport_difference: !flow.new.transport_difference,

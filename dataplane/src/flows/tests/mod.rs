@@ -78,6 +78,7 @@ fn flow<A: Address>(request: u32, reply: u32) -> NewFlow<A> {
         ip_difference: request as u16 ^ 0x1234,
         transport_difference: reply as u16 ^ 0x4321,
         state: State::SynSent,
+        account: 0,
     }
 }
 
