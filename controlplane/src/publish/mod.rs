@@ -1,8 +1,9 @@
 //! Putting changes in force in the order that never lets a name lead to nowhere (design decision 6).
 //!
 //! Adding: endpoints into the XDP program → snapshot → acknowledged by all workers → virtual addresses into the XDP
-//! program → names. Removing: names → linger → snapshot → acknowledged → virtual addresses out of the XDP program;
-//! an endpoint leaves the program when no Service lists it and its last flow is gone.
+//! program → names. Removing: names → linger → snapshot that refuses ClusterIPs, for a minute → snapshot →
+//! acknowledged → virtual addresses out of the XDP program; an endpoint leaves the program when no Service lists it
+//! and its last flow is gone.
 //!
 //! Nothing here waits: [`Publication::apply`] begins, [`Publication::advance`] goes on as far as the workers'
 //! acknowledgements and the clock allow, [`Publication::next_deadline`] says when to call it again. `now` is an
@@ -35,13 +36,13 @@ use tidegate_dataplane::routes::Routes;
 use tidegate_dataplane::services::{Backends, Frontend, VirtualAddress};
 use tidegate_dataplane::snapshot::{Device, Publisher, Snapshot};
 
-use self::addresses::{Addresses, Claim};
+use self::addresses::{Addresses, Claim, Step};
 use self::departures::Departures;
 pub use self::departures::Pair;
 use self::endpoints::Endpoints;
 use self::entries::Entries;
 use crate::account_book::AccountBook;
-use crate::cluster::{Cluster, Dirty, ObjectName};
+use crate::cluster::{Cluster, Dirty, ObjectName, ServiceKind};
 use crate::compile::Locality;
 use crate::dns::Zone;
 use crate::programming::Programming;
@@ -52,6 +53,8 @@ use crate::tables::{Compiled, Compiler, EndpointKey};
 const ACKNOWLEDGE_LIMIT: Duration = Duration::from_millis(600);
 /// How often acknowledgements are looked at while they are waited for.
 const POLL: Duration = Duration::from_millis(1);
+/// How long a ClusterIP is refused after its linger, so that who still has its name from a cache is told at once.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
 /// How long until a Service that could not be put in force is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -304,7 +307,7 @@ impl<S: Steering> Publication<S> {
                 self.addition = Some(addition);
             }
         }
-        self.end_lingering(now);
+        self.end_lingering(cluster, now);
         let publisher = &self.publisher;
         let is_acknowledged = |generation| publisher.is_acknowledged(generation);
         let errors = self.entries.remove_unused(is_acknowledged, &mut self.steering);
@@ -374,17 +377,26 @@ impl<S: Steering> Publication<S> {
         self.retry_at = Some(self.retry_at.map_or(at, |before| before.min(at)));
     }
 
-    fn end_lingering(&mut self, now: Instant) {
+    /// Takes addresses on that have lingered, or were refused, long enough.
+    fn end_lingering(&mut self, cluster: &Cluster, now: Instant) {
+        // A Service that still states the address has given it to another proxy, which is to speak for it.
+        let states = |address: &Frontend, service: &ObjectName| {
+            let kind = cluster.service(service).map(|service| &service.kind);
+            matches!(kind, Some(ServiceKind::ClusterIp(own)) if own.contains(&address.address()))
+        };
+        let is_refused = |address: &Frontend, service: &_| is_named(address) && !states(address, service);
         let mut change = Change::default();
-        let mut ended = Vec::new();
-        for (address, endpoints) in self.addresses.end_lingering(now) {
-            change.tables.push((address, None));
+        let mut gone = Vec::new();
+        for Step { address, table, endpoints } in self.addresses.step(now, REFUSED_FOR, is_refused) {
+            if table.is_none() {
+                gone.push(address);
+            }
+            change.tables.push((address, table));
             change.unlisted.push(endpoints);
-            ended.push(address);
         }
-        if !ended.is_empty() {
+        if !change.tables.is_empty() {
             let generation = self.publish(change, now);
-            ended.into_iter().for_each(|address| self.entries.retire(address, generation));
+            gone.into_iter().for_each(|address| self.entries.retire(address, generation));
         }
     }
 
@@ -394,7 +406,7 @@ impl<S: Steering> Publication<S> {
         let waits = self.addition.is_some() || self.entries.has_unused() && often;
         let poll = waits.then(|| now + POLL);
         let retry = self.retry_at.filter(|_| self.is_settled());
-        [poll, retry, self.addresses.next_ending(), self.departures.next_reset()].into_iter().flatten().min()
+        [poll, retry, self.addresses.next_step(), self.departures.next_reset()].into_iter().flatten().min()
     }
 
     /// Waits until [`Publication::is_settled`].
