@@ -133,6 +133,7 @@ impl Gateway {
         if self.publication.locality().resolved(&self.cluster) != before {
             dirty.services.extend(self.cluster.services().map(|service| service.name.clone()));
         }
+        self.health_checks.note(&self.cluster, &dirty.services);
         self.follow_health_checks();
         self.latency.begin(update.origins);
         self.is_littered |= dirty.services.len() >= GREAT;
@@ -142,8 +143,10 @@ impl Gateway {
     }
 
     fn follow_health_checks(&mut self) {
-        let is_healthy = self.health().good;
-        self.health_checks.follow(&self.cluster, self.publication.locality(), is_healthy);
+        // They look at the gateway's health only if there are any.
+        let mut health_checks = std::mem::take(&mut self.health_checks);
+        health_checks.follow(&self.cluster, self.publication.locality(), || self.health().good);
+        self.health_checks = health_checks;
     }
 
     /// Takes a step of publication, and ends the workers' sleep if it gave them a snapshot.
@@ -154,6 +157,7 @@ impl Gateway {
             self.workers.wake();
             self.announce();
         }
+        self.source.complain(std::mem::take(&mut self.publication.refusals));
         self.publication.took.drain(..).for_each(|took| self.dns_counters.note_programming(took));
         if self.publication.is_settled() {
             self.latency.end(Instant::now());

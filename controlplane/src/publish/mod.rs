@@ -75,6 +75,26 @@ const fn is_named(frontend: &Frontend) -> bool {
     matches!(frontend, Frontend::Address(_))
 }
 
+/// What of a Service cannot be put in force.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// The Service.
+    pub service: ObjectName,
+    /// Path of the field that asks for it.
+    pub field: &'static str,
+    /// Why not.
+    pub what: String,
+}
+
+/// Returns the path of the field that asks for a frontend.
+const fn field_of(frontend: &Frontend) -> &'static str {
+    match frontend {
+        Frontend::Address(_) => "spec.clusterIPs",
+        Frontend::Socket(address, ..) if address.is_unspecified() => "spec.ports.nodePort",
+        Frontend::Socket(..) => "spec.externalIPs",
+    }
+}
+
 /// An addition between its snapshot and its names.
 struct Addition {
     began: Instant,
@@ -134,6 +154,8 @@ pub struct Publication<S> {
     pub programming: Programming,
     /// How long the changes took whose names have come since this was last emptied.
     pub took: Vec<Duration>,
+    /// What was refused since this was last emptied, each once and of a Service one at a time.
+    pub refusals: Vec<Refusal>,
 }
 
 impl<S: Steering> Publication<S> {
@@ -163,6 +185,7 @@ impl<S: Steering> Publication<S> {
             errors: 0,
             programming: Programming::default(),
             took: Vec::new(),
+            refusals: Vec::new(),
         }
     }
 
@@ -211,7 +234,7 @@ impl<S: Steering> Publication<S> {
                     Ok(()) => entering.push((address, name.clone())),
                     Err(error) => {
                         if !reported.contains(name) {
-                            self.note(&error);
+                            self.refuse(name, field_of(&address), &error);
                         }
                         if is_named(&address) {
                             refused.insert(name.clone());
@@ -249,7 +272,9 @@ impl<S: Steering> Publication<S> {
         for endpoint in compiled.iter().flat_map(|one| &one.endpoints) {
             if let Err(error) = self.endpoints.prepare(*endpoint, &mut self.steering) {
                 complete = false;
-                error.filter(|_| !reported).into_iter().for_each(|error| self.note(&error));
+                if let Some(error) = error.filter(|_| !reported) {
+                    self.refuse(name, "EndpointSlices", &error);
+                }
             }
         }
         if complete {
@@ -287,8 +312,7 @@ impl<S: Steering> Publication<S> {
                 change.unlisted.push(before);
             }
             Claim::Taken(owner) => {
-                let field = if is_named(&address) { "spec.clusterIP " } else { "" };
-                bail!("Service {name}: {field}{address}: belongs to Service {owner} already")
+                bail!("{address}: belongs to Service {owner} already")
             }
         }
         self.entries.reuse(address);
@@ -341,7 +365,7 @@ impl<S: Steering> Publication<S> {
         for (address, service) in entering {
             if let Err(error) = self.entries.insert(address, &mut self.steering) {
                 if !reported.contains(&service) {
-                    self.note(&error);
+                    self.refuse(&service, field_of(&address), &error);
                 }
                 if is_named(&address) {
                     refused.insert(service);
@@ -536,6 +560,15 @@ impl<S: Steering> Publication<S> {
     fn withdraw_names(&self, services: &BTreeSet<ObjectName>) {
         let dirty = Dirty { services: services.clone(), ..Dirty::default() };
         self.update_names(&Cluster::default(), &dirty);
+    }
+
+    /// Notes that something of a Service is left out.
+    fn refuse(&mut self, service: &ObjectName, field: &'static str, error: &anyhow::Error) {
+        self.errors += 1;
+        tracing::error!("Service {service}: {field}: {error:#}");
+        if self.refusals.last().is_none_or(|last| last.service != *service) {
+            self.refusals.push(Refusal { service: service.clone(), field, what: format!("{error:#}") });
+        }
     }
 
     fn note(&mut self, error: &anyhow::Error) {
