@@ -42,6 +42,9 @@ use crate::workers::{AttachedDevice, SocketReport, Workers};
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
 /// Services that change at once for which it is worth while to give memory back.
 const GREAT: usize = 500;
+/// How often this thread lets others run before it goes on to wait for workers' acknowledgements: one that carries
+/// packets has given its own by then, and a timer would take a millisecond more.
+const TURNS: usize = 20;
 /// At most this part of the time goes into looking through the flow table for the last flows of endpoints.
 const SWEEP_SHARE: u32 = 100;
 
@@ -156,6 +159,13 @@ impl Gateway {
         if self.publication.publisher.current().generation != before {
             self.workers.wake();
             self.announce();
+        }
+        for _ in 0..TURNS {
+            if self.publication.is_settled() {
+                break;
+            }
+            std::thread::yield_now();
+            self.publication.advance(&self.cluster, Instant::now());
         }
         self.source.complain(std::mem::take(&mut self.publication.refusals));
         self.publication.took.drain(..).for_each(|took| self.dns_counters.note_programming(took));

@@ -156,6 +156,11 @@ impl Backends {
         }
     }
 
+    /// Returns all members in order, with their weights.
+    pub fn weighted_members(&self) -> impl Iterator<Item = (Backend, u16)> {
+        self.members.iter().copied().zip(self.weights.iter().copied())
+    }
+
     /// Returns all members in order.
     #[must_use]
     pub fn members(&self) -> &[Backend] {

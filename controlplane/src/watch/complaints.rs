@@ -113,13 +113,13 @@ async fn write(access: &Access, complaint: &Complaint) -> Result<(), String> {
     let namespace = if key.name.namespace.is_empty() { "default" } else { &key.name.namespace };
     let api_version = if key.kind == Kind::EndpointSlice { "discovery.k8s.io/v1" } else { "v1" };
     let said = format!("{}: {}", fault.field, fault.what);
-    let identity = format!("{}/{key}/{said}", uid.as_deref().unwrap_or_default());
+    let identity = stable_hash(format_args!("{}/{key}/{said}", uid.as_deref().unwrap_or_default()));
     let stem: String = key.name.name.chars().take(NAME_MAX).collect();
     let now = Timestamp::now().to_string();
     let event = json!({
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": { "name": format!("{stem}.{:016x}", stable_hash(&identity)), "namespace": namespace },
+        "metadata": { "name": format!("{stem}.{identity:016x}"), "namespace": namespace },
         "involvedObject": {
             "apiVersion": api_version,
             "kind": key.kind.as_str(),
@@ -161,6 +161,10 @@ async fn uid_of(client: &Client, key: &ObjectKey) -> Result<Option<Arc<str>>, St
         .list(&one)
         .map_err(|error| causes(&error))?;
     let list: ObjectList<PartialObjectMeta> = client.request(request).await.map_err(|error| causes(&error))?;
-    let found = list.items.into_iter().find(|one| one.metadata.name.as_deref() == Some(&*key.name.name));
+    let is_it = |one: &PartialObjectMeta| {
+        let (own, of) = (&one.metadata, &key.name);
+        own.name.as_deref() == Some(&*of.name) && own.namespace.as_deref() == Some(&*of.namespace)
+    };
+    let found = list.items.into_iter().find(is_it);
     Ok(found.and_then(|one| one.metadata.uid).map(Arc::from))
 }
