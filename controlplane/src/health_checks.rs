@@ -89,12 +89,7 @@ impl HealthChecks {
     }
 
     /// Returns what each port answers. Of two Services with one port the first has it.
-    fn standings(
-        &self,
-        cluster: &Cluster,
-        locality: &Locality,
-        is_healthy: bool,
-    ) -> BTreeMap<u16, Standing> {
+    fn standings(&self, cluster: &Cluster, locality: &Locality, is_healthy: bool) -> BTreeMap<u16, Standing> {
         let mut standings = BTreeMap::new();
         for service in self.services.iter().filter_map(|name| cluster.service(name)) {
             if let Some(port) = service.traffic.health_check_port {

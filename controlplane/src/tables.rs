@@ -313,8 +313,9 @@ struct Fnv(u64);
 
 impl fmt::Write for Fnv {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0 =
-            text.bytes().fold(self.0, |hash, octet| (hash ^ u64::from(octet)).wrapping_mul(0x0000_0100_0000_01b3));
+        self.0 = text
+            .bytes()
+            .fold(self.0, |hash, octet| (hash ^ u64::from(octet)).wrapping_mul(0x0000_0100_0000_01b3));
         Ok(())
     }
 }

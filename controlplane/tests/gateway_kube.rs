@@ -252,7 +252,8 @@ fn what_only_publication_refuses_is_told_to_its_author_once_and_ends_with_its_ca
     assert_eq!(event["involvedObject"]["namespace"], "prod");
     assert_eq!(event["involvedObject"]["name"], "second");
     assert_eq!(event["involvedObject"]["uid"], "uid-prod-second");
-    let said = format!("spec.clusterIPs: {ENT_DEV}: belongs to Service dev/ent already; the gateway leaves that");
+    let said =
+        format!("spec.clusterIPs: {ENT_DEV}: belongs to Service dev/ent already; the gateway leaves that");
     assert!(event["message"].as_str().unwrap().starts_with(&said), "{event}");
     assert_eq!(metric(&gateway, "services_short"), 1);
     scene.server.put(SERVICES, service("prod", "second", NEW));
@@ -316,7 +317,8 @@ fn k11_k33_the_own_nodes_zone_and_its_end_are_followed() {
     });
     assert_eq!(gateway.page("/healthz"), ("200".to_owned(), "ok\n".to_owned()));
     let mut leaving = node("here", "b");
-    leaving["spec"] = json!({ "taints": [{ "key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule" }] });
+    leaving["spec"] =
+        json!({ "taints": [{ "key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule" }] });
     scene.server.put(NODES, leaving);
     eventually("balancers are told that the node goes", PATIENCE, || {
         (gateway.page("/healthz").0 == "503").then_some(())

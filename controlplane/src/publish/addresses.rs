@@ -118,7 +118,8 @@ impl Addresses {
         is_refused: impl Fn(&Frontend, &ObjectName) -> bool,
     ) -> Vec<Step> {
         let mut steps = Vec::new();
-        while let Some((until, address)) = self.lingering.first().copied().filter(|(until, _)| *until <= now) {
+        while let Some((until, address)) = self.lingering.first().copied().filter(|(until, _)| *until <= now)
+        {
             self.lingering.remove(&(until, address));
             let Some(holding) = self.holdings.get_mut(&address) else { continue };
             let endpoints = std::mem::take(&mut holding.endpoints);

@@ -169,10 +169,8 @@ fn read(cluster: &Cluster, name: &ObjectName, before: &Listing) -> Listing {
             }
         }
     }
-    let endpoints = entries
-        .into_iter()
-        .map(|((key, port), serves)| ((port, key.id()), (key, serves)))
-        .collect();
+    let endpoints =
+        entries.into_iter().map(|((key, port), serves)| ((port, key.id()), (key, serves))).collect();
     match cluster.service(name) {
         Some(service) => {
             Listing { endpoints, reset_after: service.traffic.reset_after, repick: service.traffic.repick }

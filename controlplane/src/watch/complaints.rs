@@ -87,7 +87,8 @@ async fn write_all(
 ) {
     let mut trouble = None;
     while let Some(complaint) = taken.recv().await {
-        match timeout(limits.answer, write(&access, &complaint)).await.unwrap_or(Err("no answer".to_owned())) {
+        match timeout(limits.answer, write(&access, &complaint)).await.unwrap_or(Err("no answer".to_owned()))
+        {
             Ok(()) => trouble = None,
             Err(why) => {
                 dropped.fetch_add(1, Ordering::Relaxed);
@@ -160,7 +161,8 @@ async fn uid_of(client: &Client, key: &ObjectKey) -> Result<Option<Arc<str>>, St
     let request = Request::new(format!("/api/v1/namespaces/{}/services", key.name.namespace))
         .list(&one)
         .map_err(|error| causes(&error))?;
-    let list: ObjectList<PartialObjectMeta> = client.request(request).await.map_err(|error| causes(&error))?;
+    let list: ObjectList<PartialObjectMeta> =
+        client.request(request).await.map_err(|error| causes(&error))?;
     let is_it = |one: &PartialObjectMeta| {
         let (own, of) = (&one.metadata, &key.name);
         own.name.as_deref() == Some(&*of.name) && own.namespace.as_deref() == Some(&*of.namespace)
