@@ -348,5 +348,6 @@ fn socket_config(device: DeviceIndex, queue: u32, receives: bool) -> SocketConfi
         completion_ring: RING,
         receives,
         zero_copy: true,
+        chains: false,
     }
 }
