@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::memory::{FRAME_BYTES, Frame, FrameMemory, FramePool};
+use super::memory::{FRAME_BYTES, Frame, FrameMemory, FramePool, PACKET_OFFSET};
 
 /// Most frames of one packet: the least that a driver sends at once in zero-copy mode (`xdp_zc_max_segs` of ice and
 /// i40e). Copy mode takes more, and 9,216 octets come in three frames there.
@@ -15,6 +15,9 @@ pub const PACKET_FRAMES_MAX: usize = 8;
 
 /// Longest packet that is carried, in octets from its Ethernet header on: what switches call a jumbo frame.
 pub const PACKET_BYTES_MAX: usize = 9216;
+
+/// Octets of a packet that a frame of the pool has room for.
+const PART_BYTES_MAX: usize = FRAME_BYTES - PACKET_OFFSET as usize;
 
 /// For each frame, which one follows it in its packet.
 ///
@@ -96,9 +99,18 @@ impl FrameMemory {
 
     /// Copies a packet into frames of the pool, as many as it takes; `None` if there are too few.
     pub fn write_packet(&self, octets: &[u8], pool: &mut FramePool) -> Option<Frame> {
+        self.write_parts(octets.chunks(PART_BYTES_MAX), pool)
+    }
+
+    /// Copies a packet that is cut in parts into as many frames of the pool; `None` if there are too few, or no part. A
+    /// part has at most as many octets as a frame of the pool has room.
+    pub fn write_parts<'a>(
+        &self,
+        parts: impl Iterator<Item = &'a [u8]>,
+        pool: &mut FramePool,
+    ) -> Option<Frame> {
         let mut packet: Option<Frame> = None;
-        let room = FRAME_BYTES - usize::from(super::memory::PACKET_OFFSET);
-        for part in octets.chunks(room) {
+        for part in parts {
             let frame = pool.pop().map(|mut frame| {
                 if let Some(place) = self.octets_mut(&mut frame).get_mut(..part.len()) {
                     place.copy_from_slice(part);
@@ -129,7 +141,7 @@ mod tests {
 
     use super::*;
 
-    const ROOM: usize = FRAME_BYTES - super::super::memory::PACKET_OFFSET as usize;
+    const ROOM: usize = PART_BYTES_MAX;
 
     fn numbered(bytes: usize) -> Vec<u8> {
         (0..bytes).map(|number| (number % 251) as u8).collect()
