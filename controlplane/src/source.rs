@@ -8,8 +8,8 @@ use ipnet::IpNet;
 
 use crate::cli::{PodsMode, RunArguments, Source as Which, SourceArguments};
 use crate::cluster::Event;
+use crate::http::metrics::Family;
 use crate::manifests::{self, Manifests, Report};
-use crate::metrics::Family;
 use crate::settings::BadConfiguration;
 use crate::watch::{self, AccessError, Kubernetes, Limits};
 

@@ -24,7 +24,8 @@ use crate::devices::{self, ServedDevices};
 use crate::dns::{self, Zone};
 use crate::frontends::Frontends;
 use crate::gateway::{self, Gateway};
-use crate::health_checks::HealthChecks;
+use crate::http::health_checks::HealthChecks;
+use crate::http::metrics;
 use crate::instance::{Change, Instance};
 use crate::latency::Latency;
 use crate::netlink::{KernelEvents, Link, Netlink};
@@ -35,7 +36,7 @@ use crate::steering::DeviceSteering;
 use crate::tables::Compiler;
 use crate::topology::{Changed, Topology};
 use crate::workers::{AttachedDevice, Plan, SocketReport, Workers};
-use crate::{masquerade, metrics, offloads, reserved_ports, settings, status};
+use crate::{masquerade, offloads, reserved_ports, settings, status};
 
 /// Next hops that may wait for the control thread at once.
 const WANTED: usize = 1024;
