@@ -134,6 +134,15 @@ impl Source {
         }
     }
 
+    /// Says whether all that is known comes from the source itself, and none of it from what an earlier run wrote.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        match self {
+            Self::Manifests(_) => true,
+            Self::Kubernetes(kubernetes) => kubernetes.standing().stale.is_none(),
+        }
+    }
+
     /// Says whether what is in force is what the source says now, as far as we can know.
     #[must_use]
     pub fn is_followed(&self) -> bool {

@@ -184,6 +184,7 @@ async fn start(
         sweep_at: Instant::now(),
         latency: Latency::default(),
         is_littered: false,
+        has_judged_found: false,
     };
     begin(&mut gateway, arguments, first, &names).await?;
     Ok(gateway)
@@ -210,8 +211,9 @@ async fn begin(
     gateway.apply_update(first);
     gateway.publication.settle(&gateway.cluster).await;
     let flows = &gateway.shared.flows;
-    let (found, late) = (flows.sockets_in_use(), flows.sockets_with_tombstones());
-    gateway.publication.note_found(found, late, Instant::now());
+    let found = flows.sockets_in_use().into_iter().map(|(_, socket)| socket);
+    gateway.publication.steer_found(found.chain(flows.sockets_with_tombstones()));
+    gateway.judge_found();
     for cidr in &arguments.service_cidrs {
         gateway.publication.steering.insert_service_cidr(cidr)?;
     }
