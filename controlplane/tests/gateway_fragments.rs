@@ -3,7 +3,11 @@
 mod rig;
 
 use rig::gateway::Gateway;
+use rig::manifests::dual_stack_service;
 use rig::{BOTH, CLIENT, CLIENT_IPV6, ENT_DEV, ENT_PROD, Rig, Shape};
+
+/// ClusterIPs of a DNS server of the cluster's own.
+const NAMES: [&str; 2] = ["10.96.1.53", "fd00:96::153"];
 
 /// Fragments of a UDP datagram of that many octets of data over a link of 1,500, by the family of its address.
 fn fragments(address: &str, octets: u64) -> u64 {
@@ -30,6 +34,30 @@ fn long_datagrams_pass_both_ways_and_none_is_lost() {
         }
     }
     gateway.stop();
+}
+
+#[test]
+fn a_long_answer_of_a_dns_server_behind_a_service_arrives() {
+    let Some(rig) = Rig::up(Shape::TwoInterfaces) else { return };
+    for pod in ["dev-1", "dev-2"] {
+        rig.start_peer(pod, &["serve-dns", "192.0.2.1", "200"]);
+    }
+    let names = dual_stack_service("dev", "names", NAMES, "enterprise").replace(
+        "{name: echo, protocol: UDP, port: 8080, targetPort: 8080}",
+        "{name: dns, protocol: UDP, port: 53}",
+    );
+    rig.manifests.write("names.yaml", &names);
+    let gateway = Gateway::start(&rig);
+    for address in NAMES {
+        let server = format!("@{address}");
+        let said =
+            rig.output("jump", &["dig", &server, "+short", "+ignore", "+bufsize=4096", "long.example"]);
+        assert_eq!(said.lines().filter(|line| *line == "192.0.2.1").count(), 200, "{address}: {said}");
+    }
+    let counters = gateway.assert_accounts_balance();
+    // Of more than 3,200 octets; the questions fit a packet.
+    assert_eq!(counters.value("forwarded"), 2 * (1 + 3), "{counters:#?}");
+    assert!(counters.drops().is_empty(), "{counters:#?}");
 }
 
 #[test]

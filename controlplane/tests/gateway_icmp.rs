@@ -29,10 +29,7 @@ fn add_far_pod(rig: &Rig, mtu: u32) {
         rig.add_host(name, spare);
         rig.output(name, &["ip", "link", "del", "eth0"]);
     }
-    rig.join([
-        ("near-router", "far0", "10.250.1.1/24", mtu),
-        ("far-router", "near0", "10.250.1.2/24", mtu),
-    ]);
+    rig.join([("near-router", "far0", "10.250.1.1/24", mtu), ("far-router", "near0", "10.250.1.2/24", mtu)]);
     let far_pod = format!("{FAR_POD}/24");
     rig.join([("far-router", "pod0", "10.250.2.1/24", 1500), ("far-1", "eth0", &far_pod, 1500)]);
     for (namespace, network, router) in [
