@@ -63,7 +63,7 @@ pub struct Path {
     pub counters: Counters,
     pub(super) flows: Arc<FlowTables>,
     held: HeldPackets,
-    limit: RateLimit,
+    pub(super) limit: RateLimit,
     ports: PortSearches,
     pub(super) fragments: Fragments,
     pub(super) exchange: Exchange,
