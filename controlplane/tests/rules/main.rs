@@ -18,6 +18,7 @@ mod world;
 mod addresses;
 mod affinity;
 mod choice;
+mod departures;
 mod kernel;
 mod kube_proxy;
 mod model;
