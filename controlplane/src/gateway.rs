@@ -42,6 +42,9 @@ use crate::workers::{AttachedDevice, SocketReport, Workers};
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
 /// Services that change at once for which it is worth while to give memory back.
 const GREAT: usize = 500;
+/// How often this thread lets others run before it goes on to wait for workers' acknowledgements: one that carries
+/// packets has given its own by then, and a timer would take a millisecond more.
+const TURNS: usize = 20;
 /// At most this part of the time goes into looking through the flow table for the last flows of endpoints.
 const SWEEP_SHARE: u32 = 100;
 
@@ -135,6 +138,7 @@ impl Gateway {
         if self.publication.locality().resolved(&self.cluster) != before {
             dirty.services.extend(self.cluster.services().map(|service| service.name.clone()));
         }
+        self.health_checks.note(&self.cluster, &dirty.services);
         self.follow_health_checks();
         self.latency.begin(update.origins);
         self.is_littered |= dirty.services.len() >= GREAT;
@@ -144,8 +148,10 @@ impl Gateway {
     }
 
     fn follow_health_checks(&mut self) {
-        let is_healthy = self.health().good;
-        self.health_checks.follow(&self.cluster, self.publication.locality(), is_healthy);
+        // They look at the gateway's health only if there are any.
+        let mut health_checks = std::mem::take(&mut self.health_checks);
+        health_checks.follow(&self.cluster, self.publication.locality(), || self.health().good);
+        self.health_checks = health_checks;
     }
 
     /// Takes a step of publication, and ends the workers' sleep if it gave them a snapshot.
@@ -156,6 +162,14 @@ impl Gateway {
             self.workers.wake();
             self.announce();
         }
+        for _ in 0..TURNS {
+            if self.publication.is_settled() {
+                break;
+            }
+            std::thread::yield_now();
+            self.publication.advance(&self.cluster, Instant::now());
+        }
+        self.source.complain(std::mem::take(&mut self.publication.refusals));
         self.publication.took.drain(..).for_each(|took| self.dns_counters.note_programming(took));
         if self.publication.is_settled() {
             self.latency.end(Instant::now());

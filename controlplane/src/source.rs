@@ -10,6 +10,8 @@ use crate::cli::{PodsMode, RunArguments, Source as Which, SourceArguments};
 use crate::cluster::Event;
 use crate::http::metrics::Family;
 use crate::manifests::{self, Manifests, Report};
+
+use crate::publish::Refusal;
 use crate::settings::BadConfiguration;
 use crate::watch::{self, AccessError, Kubernetes, Limits};
 
@@ -167,6 +169,13 @@ impl Source {
         match self {
             Self::Manifests(manifests) => manifests.report().families(),
             Self::Kubernetes(kubernetes) => kubernetes.standing().families(),
+        }
+    }
+
+    /// Tells the authors of Services what of them cannot be put in force.
+    pub fn complain(&self, refusals: Vec<Refusal>) {
+        if let Self::Kubernetes(kubernetes) = self {
+            refusals.into_iter().for_each(|refusal| kubernetes.complain(refusal));
         }
     }
 

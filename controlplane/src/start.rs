@@ -192,7 +192,7 @@ async fn start(
 
 /// Loads the XDP program, which knows the listeners and nothing else.
 fn load_program(arguments: &RunArguments) -> anyhow::Result<DeviceSteering> {
-    let program = Steering::load().context("cannot load the XDP program")?;
+    let program = Steering::load_with(settings::room(arguments)).context("cannot load the XDP program")?;
     let mut steering = DeviceSteering::new(program, Frontends::new(arguments.nodeport_addresses.clone()));
     for listen in &arguments.dns_listen {
         steering.insert_listener(listen.0)?;

@@ -126,7 +126,7 @@ fn process_portless<A: Family>(
     }
     match (context.snapshot.services.lookup(packet.destination.into()), packet.transport) {
         (Destination::Other, _) => Ok(Egress::Punt),
-        (Destination::Unallocated, _) => Err(DropReason::UnallocatedAddress),
+        (Destination::Unallocated | Destination::Removed, _) => Err(DropReason::UnallocatedAddress),
         (Destination::Service(_), Transport::Echo) if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
         (Destination::Service(_), Transport::Echo) => answer::echo_reply(octets, packet),
         (Destination::Service(_), Transport::Icmp | Transport::IcmpError) => Err(DropReason::UnsupportedIcmp),

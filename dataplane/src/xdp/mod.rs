@@ -42,6 +42,7 @@ pub mod heartbeat;
 pub mod offloads;
 pub mod steering;
 
+pub use entries::Room;
 pub use error::{AttachError, AttachFailure, Error};
 pub use heartbeat::{HEARTBEAT_LIMIT, Heartbeat};
 pub use offloads::{Offloads, Restore, rx_queues, strips_vlan_tags};
