@@ -19,6 +19,7 @@ pub mod devices;
 pub mod dns;
 pub mod endpoint_slices;
 pub mod explain;
+pub mod frame_limit;
 pub mod frontends;
 pub mod gateway;
 pub mod http;

@@ -12,13 +12,13 @@ use tidegate_dataplane::flows::FlowTables;
 use tidegate_dataplane::services::Services;
 use tidegate_dataplane::snapshot::{Publisher, Snapshot};
 use tidegate_dataplane::worker::Shared;
-use tidegate_dataplane::xdp::{AttachPreference, Steering};
+use tidegate_dataplane::xdp::Steering;
 use tokio::net::UnixDatagram;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::account_book::AccountBook;
 use crate::announce::Announcer;
-use crate::cli::{Announce, RunArguments, XdpMode};
+use crate::cli::{Announce, RunArguments};
 use crate::cluster::Cluster;
 use crate::devices::{self, ServedDevices};
 use crate::dns::{self, Zone};
@@ -175,7 +175,7 @@ async fn start(
         publication: Publication::new(steering, publisher, compiler, Arc::clone(&names), linger),
         workers,
         devices: ServedDevices::new(devices),
-        attach_preference: attach_preference(arguments),
+        attach_preference: settings::attach_preference(arguments),
         shared,
         wanted_bell,
         dns,
@@ -275,19 +275,12 @@ fn attach(
     served: &[Link],
     instance: &mut Instance,
 ) -> anyhow::Result<Vec<AttachedDevice>> {
-    let want = attach_preference(arguments);
+    let want = settings::attach_preference(arguments);
     let attach = |link| {
         devices::attach(link, want, &mut steering.program, instance)
             .with_context(|| format!("--interface {}", link.name))
     };
     served.iter().map(attach).collect()
-}
-
-const fn attach_preference(arguments: &RunArguments) -> AttachPreference {
-    match arguments.xdp_mode {
-        XdpMode::Auto => AttachPreference::NativeThenGeneric,
-        XdpMode::Generic => AttachPreference::GenericOnly,
-    }
 }
 
 /// Says how each socket came out, and that packets and names are served.

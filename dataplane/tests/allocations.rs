@@ -266,7 +266,7 @@ fn holding_and_releasing_packets_asks_nothing_of_the_allocator() {
         for seconds in 0..3 {
             rig.now = Now::from_seconds(300 + seconds * 10);
             assert_eq!(carry(&mut rig, CLIENT_SIDE, &waiting), 0);
-            assert_eq!(rig.path.held(), 32);
+            assert_eq!(rig.path.held_frames(), 32);
             assert_eq!(release(&mut rig), 0);
             let mut known = neighbours();
             known.push((quiet, NeighbourState::Reachable(POD_MAC)));

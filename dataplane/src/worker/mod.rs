@@ -246,7 +246,7 @@ impl Sockets {
         path.counters.frames_free = (path.pool.len() + self.lent) as u64;
         path.counters.frames_fill = fill;
         path.counters.frames_tx = tx;
-        path.counters.frames_held = path.held() as u64;
+        path.counters.frames_held = path.held_frames() as u64;
     }
 
     fn read_statistics(&self, path: &mut Path) {
@@ -262,16 +262,23 @@ impl Sockets {
 impl Wire for Sockets {
     fn transmit(&mut self, device: DeviceIndex, frame: Frame) -> Result<(), (Frame, DropReason)> {
         match self.queues.iter_mut().find(|queue| queue.device == device) {
-            Some(queue) => queue.socket.transmit(frame).map_err(|frame| (frame, DropReason::TxRingFull)),
+            Some(queue) => queue.socket.transmit(frame).map_err(|frame| refusal(&queue.socket, frame)),
             None => Err((frame, DropReason::NoTxQueue)),
         }
     }
 
     fn punt(&mut self, frame: Frame) -> Result<(), (Frame, DropReason)> {
-        self.punt.transmit(frame).map_err(|frame| (frame, DropReason::TxRingFull))
+        self.punt.transmit(frame).map_err(|frame| refusal(&self.punt, frame))
     }
 
     fn resolve(&mut self, next_hop: NextHop) {
         self.asked |= self.shared.wanted.push(next_hop).is_ok();
     }
+}
+
+/// Says why a socket gave a packet back.
+#[cold]
+fn refusal(socket: &Socket, packet: Frame) -> (Frame, DropReason) {
+    let reason = if socket.takes(&packet) { DropReason::TxRingFull } else { DropReason::NoMultiBuffer };
+    (packet, reason)
 }

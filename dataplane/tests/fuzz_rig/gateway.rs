@@ -63,7 +63,7 @@ impl Subject for Twins {
     fn finish(&mut self) {
         for twin in &mut self.0 {
             twin.wait(40_000);
-            assert_eq!(twin.rig.path.held(), 0, "what waits leaves in time");
+            assert_eq!(twin.rig.path.held_frames(), 0, "what waits leaves in time");
             assert_eq!(twin.rig.path.pool.len(), FRAMES, "no frame is lost");
         }
     }
