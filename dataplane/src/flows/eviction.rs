@@ -43,7 +43,9 @@ impl<M: Memory> Table<M> {
             self.memory.prefetch_record(number);
             self.memory.prefetch_identity(number);
         }
-        for contents in numbers().filter_map(|number| Record::of(&self.memory, number)?.contents()) {
+        for contents in
+            numbers().filter_map(|number| Record::of(&self.memory, number)?.contents::<M::Address>())
+        {
             for direction in [Direction::Request, Direction::Reply] {
                 self.prefetch(self.hasher.hash(&contents.key(direction)));
             }
