@@ -247,6 +247,7 @@ async fn open_dns(
 
 fn share(arguments: &RunArguments, instance: &Instance) -> anyhow::Result<(Shared, UnixDatagram)> {
     let (flows, recoveries) = FlowTables::open(instance.directory(), arguments.flows)?;
+    let flows = flows.with_timeouts(arguments.flow_timeouts());
     for (name, recovery) in FlowTables::FILES.iter().zip(recoveries) {
         let path = instance.directory().join(name);
         let (kept, dropped) = (recovery.kept, recovery.dropped);
@@ -261,7 +262,6 @@ fn share(arguments: &RunArguments, instance: &Instance) -> anyhow::Result<(Share
     }
     let shared = Shared {
         flows: Arc::new(flows),
-        timeouts: Arc::new(arguments.flow_timeouts()),
         wanted: Arc::new(ArrayQueue::new(WANTED)),
         control_bell: Arc::new(bell),
         stop: Arc::new(AtomicBool::new(false)),

@@ -247,6 +247,15 @@ fn process_new<A: Family>(
         return answer::refuse(octets, packet, context);
     };
     let Some(address) = A::of(backend.address) else { return Err(DropReason::AddressFamily) };
+    // The key of the replies unless the flow is masqueraded: its buckets are fetched while the way out is looked for.
+    let likely = Key {
+        source: address,
+        destination: request.source,
+        source_port: backend.port,
+        destination_port: request.source_port,
+        protocol: request.protocol,
+    };
+    context.flows.prefetch(context.flows.hash(&likely));
     let egress = egress(packet, address, 0, context)?;
     let (keeps_client, arrived_by) = (port.terms.keeps_client, context.arrived_by);
     let own =
@@ -255,13 +264,7 @@ fn process_new<A: Family>(
         // What it was masqueraded as is not known any more (design decision 7).
         return answer::refuse(octets, packet, context);
     }
-    let reply = Key {
-        source: address,
-        destination: own.unwrap_or(request.source),
-        source_port: backend.port,
-        destination_port: request.source_port,
-        protocol: request.protocol,
-    };
+    let reply = Key { destination: own.unwrap_or(request.source), ..likely };
     let rewrite = Rewrite::between(request, &reply.reversed());
     let flow = NewFlow {
         request: *request,
