@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use tidegate_dataplane::net::Prefix;
-use tidegate_dataplane::xdp::AttachPreference;
+use tidegate_dataplane::xdp::{AttachPreference, Room};
 
 use crate::cli::{AaaaAnswer, DnsUpstream, NameArguments, PodsMode, RunArguments, XdpMode};
 use crate::compile::Locality;
@@ -53,6 +53,15 @@ pub fn cores(arguments: &RunArguments) -> anyhow::Result<Vec<usize>> {
         })?;
     }
     Ok(list.0.clone())
+}
+
+/// Virtual addresses that there is room for: those of any cluster, since none takes memory before it is there.
+const VIP_PREFIXES: u32 = 1 << 20;
+
+/// Returns how much the XDP program's maps are to hold.
+#[must_use]
+pub const fn room(arguments: &RunArguments) -> Room {
+    Room { vip_prefixes: VIP_PREFIXES, endpoints: arguments.endpoints }
 }
 
 /// The capabilities that a run needs, by their bit in `CapEff`. Source: `include/uapi/linux/capability.h`.

@@ -18,6 +18,7 @@ impl Family for Ipv4Addr {
     /// Source: RFC 1812 §4.3.2.3, "without exceeding 576 bytes".
     const ICMP_ERROR_BYTES: usize = 576;
     const ICMP_COVERS_ADDRESSES: bool = false;
+    const ERRORS_ABOUT_LATER_FRAGMENTS: bool = false;
     const MALFORMED: DropReason = DropReason::MalformedIpv4;
 
     #[inline]

@@ -19,6 +19,7 @@ impl Family for Ipv6Addr {
     /// Source: RFC 4443 §2.4 (c), "without making the error message packet exceed the minimum IPv6 MTU".
     const ICMP_ERROR_BYTES: usize = ipv6::MINIMUM_MTU;
     const ICMP_COVERS_ADDRESSES: bool = true;
+    const ERRORS_ABOUT_LATER_FRAGMENTS: bool = true;
     const MALFORMED: DropReason = DropReason::MalformedIpv6;
 
     #[inline]

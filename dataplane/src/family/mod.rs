@@ -52,6 +52,8 @@ pub trait Family: Address {
     const ICMP_ERROR_BYTES: usize;
     /// Says whether the checksum of ICMP covers both addresses (RFC 4443 §2.3).
     const ICMP_COVERS_ADDRESSES: bool;
+    /// Says whether ICMP errors may be about fragments other than the first (RFC 1122 §3.2.2: no; RFC 4443 §2.4: yes).
+    const ERRORS_ABOUT_LATER_FRAGMENTS: bool;
     /// What is said of a packet whose headers lie.
     const MALFORMED: DropReason;
 

@@ -4,6 +4,7 @@
 use super::Path;
 use super::exchange::{Exchange, PARCELS};
 use super::path::Wire;
+use crate::answer;
 use crate::clock::Now;
 use crate::family::Family;
 use crate::fragments::cut::Cut;
@@ -11,7 +12,7 @@ use crate::fragments::{Admitted, Departure, Fate, Fragment};
 use crate::packet::{Packet, Parsed};
 use crate::routes::DeviceIndex;
 use crate::snapshot::Snapshot;
-use crate::verdict::DropReason;
+use crate::verdict::{DropReason, Verdict};
 use crate::xsk::{Frame, PACKET_BYTES_MAX};
 
 /// Frames that a packet takes at most that comes in a parcel.
@@ -113,7 +114,7 @@ impl Path {
                 self.fragments.decide(datagram, fate, now);
                 verdict
             }
-            Ok(Admitted::Later(fate)) => fate.apply(self.memory.octets_mut(&mut frame), packet, snapshot),
+            Ok(Admitted::Later(fate)) => self.follow(&fate, device, &mut frame, packet, snapshot, now),
             Err(reason) => Err(reason),
         };
         self.send(device, frame, verdict, snapshot, now, wire);
@@ -130,15 +131,31 @@ impl Path {
     fn release_fragments(&mut self, snapshot: &Snapshot, now: Now, wire: &mut impl Wire) {
         while let Some(Departure { mut frame, device, fate }) = self.fragments.leave() {
             self.counters.held -= 1;
-            let parsed = self.parse(&frame);
-            let octets = self.memory.octets_mut(&mut frame);
-            let verdict = match parsed {
-                Ok(Parsed::Ipv4(packet)) => fate.apply(octets, &packet, snapshot),
-                Ok(Parsed::Ipv6(packet)) => fate.apply(octets, &packet, snapshot),
+            let verdict = match self.parse(&frame) {
+                Ok(Parsed::Ipv4(packet)) => self.follow(&fate, device, &mut frame, &packet, snapshot, now),
+                Ok(Parsed::Ipv6(packet)) => self.follow(&fate, device, &mut frame, &packet, snapshot, now),
                 Err(_) => Err(DropReason::MalformedFragment),
             };
             self.send(device, frame, verdict, snapshot, now, wire);
         }
+    }
+
+    /// Does to a later fragment what was done to the first, or tells its sender why it goes no further.
+    fn follow<A: Family>(
+        &mut self,
+        fate: &Fate,
+        arrived_by: DeviceIndex,
+        frame: &mut Frame,
+        packet: &Packet<A>,
+        snapshot: &Snapshot,
+        now: Now,
+    ) -> Verdict {
+        let octets = self.memory.octets_mut(frame);
+        fate.apply(octets, packet, snapshot).or_else(|reason| {
+            let mtu = fate.next_link_mtu(snapshot).unwrap_or_default();
+            let device = snapshot.device(arrived_by);
+            answer::explain_by(device, reason, mtu, octets, packet, &mut self.limit, now)
+        })
     }
 
     /// Sends a packet that is too long for its link in pieces, all or as many as leave.

@@ -66,7 +66,7 @@ pub struct Path {
     pub counters: Counters,
     pub(super) flows: Arc<FlowTables>,
     held: HeldPackets,
-    limit: RateLimit,
+    pub(super) limit: RateLimit,
     ports: PortSearches,
     pub(super) fragments: Fragments,
     pub(super) exchange: Exchange,
@@ -131,12 +131,17 @@ impl Path {
             self.counters.rx_packets += 1;
             self.counters.rx_bytes += frame.packet_bytes() as u64;
         }
+        let mut unknown = [0, 0];
         for (packet, hash) in self.parsed.iter().flatten() {
+            let [ipv4, ipv6] = &mut unknown;
             match packet {
-                Parsed::Ipv4(_) => self.flows.ipv4.prefetch_record(*hash),
-                Parsed::Ipv6(_) => self.flows.ipv6.prefetch_record(*hash),
+                Parsed::Ipv4(_) => *ipv4 += usize::from(!self.flows.ipv4.prefetch_record(*hash)),
+                Parsed::Ipv6(_) => *ipv6 += usize::from(!self.flows.ipv6.prefetch_record(*hash)),
             }
         }
+        let [ipv4, ipv6] = unknown;
+        self.flows.ipv4.prefetch_insertions(ipv4);
+        self.flows.ipv6.prefetch_insertions(ipv6);
         // Taken out, so that the packets stay where they are while each changes the path.
         let parsed = std::mem::take(&mut self.parsed);
         for (frame, parsed) in burst.drain(..).zip(&parsed) {

@@ -44,6 +44,7 @@ pub mod heartbeat;
 pub mod offloads;
 pub mod steering;
 
+pub use entries::Room;
 pub use error::{AttachError, AttachFailure, Error};
 pub use features::DriverFeatures;
 pub use heartbeat::{HEARTBEAT_LIMIT, Heartbeat};

@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::attached::Link;
-use super::entries::{ADDRESS_BYTES, ENDPOINT_BYTES};
+use super::entries::{ADDRESS_BYTES, ENDPOINT_BYTES, Room};
 use super::error::{AttachError, AttachFailure, Error, kernel_error, unusable, unverified};
 use super::heartbeat::{HEARTBEAT_BYTES, Heartbeat};
 use crate::net::Mac;
@@ -104,7 +104,17 @@ struct Attached {
 impl Steering {
     /// Loads the program and makes its maps, empty: attached now, it would pass everything.
     pub fn load() -> Result<Self, Error> {
-        let mut ebpf = EbpfLoader::new().load(&OBJECT.0).map_err(|error| Error::Load(Box::new(error)))?;
+        Self::load_with(Room::default())
+    }
+
+    /// Loads the program as [`Steering::load`] does, with maps of that size.
+    pub fn load_with(room: Room) -> Result<Self, Error> {
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("vip_prefixes", room.vip_prefixes)
+            .map_max_entries("endpoints", room.endpoints)
+            .map_max_entries("endpoint_addrs", room.endpoints)
+            .load(&OBJECT.0)
+            .map_err(|error| Error::Load(Box::new(error)))?;
         program(&mut ebpf, STEER).and_then(Xdp::load).map_err(unverified)?;
         let heartbeat_map = match ebpf.take_map("heartbeats") {
             Some(Map::Array(map)) => map,
