@@ -1,7 +1,8 @@
 //! Answers that we give in a Service's place, made in the frame of the packet that they answer.
 //!
 //! Each function turns `octets` (the frame and the room behind it) into the answer and returns its length. It
-//! leaves by the device it came by, to the station that sent it.
+//! leaves by the device it came by, to the station that sent it. Of a packet in several frames `octets` is the first,
+//! which has room for every answer but an Echo Reply; that goes on in the frames of its Echo.
 
 use zerocopy::IntoBytes;
 
@@ -119,7 +120,8 @@ fn answered(answer: Answer, length: Option<usize>) -> Verdict {
 
 /// Makes the RST for a segment that belongs to no connection. Source: RFC 9293 §3.10.7.1.
 fn reset<A: Family>(octets: &mut [u8], packet: &Packet<A>) -> Option<usize> {
-    let segment = tcp::Header::parse(octets.get(packet.transport_offset..packet.end)?)?;
+    let end = packet.end.min(octets.len());
+    let segment = tcp::Header::parse(octets.get(packet.transport_offset..end)?)?;
     let flags = segment.flags();
     let mut answer = if flags.contains(tcp::Flags::ACK) {
         tcp::Header::reset(segment.destination(), segment.source(), segment.acknowledgment(), None)

@@ -387,7 +387,7 @@ fn a_flood_from_many_sources_makes_the_oldest_give_way_and_fragments_in_order_pa
             let source = ([10, (number >> 8) as u8, number as u8, 9], 1);
             let flood = piece(&long(FROM_CLIENT, (source, V), 64, 4000, number), 1440, 2880);
             assert!(rig.carry(CLIENT_SIDE, &[flood]).is_empty());
-            assert!(rig.path.held() <= room);
+            assert!(rig.path.held_frames() <= room);
         }
         rig.assert_counters(&[("rx_packets", 1000), ("held", room as u64), ("drop_fragment_evicted", 872)]);
         assert_eq!(rig.carry(CLIENT_SIDE, &cut(&question(4000, 7))).len(), 3);

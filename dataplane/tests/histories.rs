@@ -30,7 +30,7 @@ const HISTORIES: u32 = 64;
 
 /// Drops for what histories lack: a second worker, a socket too few, few frames, wide ranges of ports, a device without
 /// an address, a flood of fragments or of packets to be answered, a hundred Services with one backend, Services that not
-/// everybody may call, endpoints that leave. And those that 200,000 steps may miss.
+/// everybody may call, endpoints that leave, packets in several frames. And those that 200,000 steps may miss.
 const OUT_OF_REACH: &[&str] = &[
     "drop_flow_contended",
     "drop_hand_over_full",
@@ -45,6 +45,10 @@ const OUT_OF_REACH: &[&str] = &[
     "drop_source_range",
     "drop_no_local_endpoint",
     "drop_late_reply",
+    "drop_long_icmp_error",
+    "drop_oversized_packet",
+    "drop_short_first_frame",
+    "drop_no_multi_buffer",
     "drop_exceeds_mtu",
     "drop_hairpin",
 ];

@@ -138,10 +138,28 @@ def resolve(server, name):
 
 def soak(server, domain, port, linger, stop):
     """Resolves the Services soak-0 to soak-3 in turn and connects to each at once and again later, until a file STOP is
-    there. Prints answers, connects that failed though begun within `linger` of their answer, and unanswered questions."""
-    answers = failures = unanswered = 0
+    there, and then until all refuse. Prints answers, connects that failed though begun within `linger` of their answer,
+    unanswered questions, and connects that were neither accepted nor refused."""
+    answers = failures = unanswered = hung = 0
     turn = 0
     held = []
+    seen = set()
+
+    def connect(answered, address):
+        nonlocal failures, hung
+        begun = time.monotonic()
+        try:
+            socket.create_connection((address, int(port)), 3.0).close()
+        except OSError as error:
+            if begun - answered < float(linger):
+                failures += 1
+                print(f"{address}: {error} {begun - answered:.3f} s after its answer", file=sys.stderr)
+            elif not isinstance(error, ConnectionRefusedError):
+                hung += 1
+                print(f"{address}: {error} {begun - answered:.3f} s after its answer", file=sys.stderr)
+            return isinstance(error, ConnectionRefusedError)
+        return False
+
     while not os.path.exists(stop):
         turn += 1
         asked = time.monotonic()
@@ -152,20 +170,22 @@ def soak(server, domain, port, linger, stop):
             continue
         if address is not None:
             answers += 1
-            held.append((asked, address))
-        # Half of them at once, the others as late as they still must work.
-        due = [one for one in held if turn % 2 or time.monotonic() - one[0] > float(linger) / 2]
-        held = [one for one in held if one not in due]
-        for answered, address in due:
-            begun = time.monotonic()
-            try:
-                socket.create_connection((address, int(port)), 3.0).close()
-            except OSError as error:
-                if begun - answered < float(linger):
-                    failures += 1
-                    print(f"{address}: {error} {begun - answered:.3f} s after its answer", file=sys.stderr)
+            # At once or as late as it still must work, and when it need not work any more.
+            held.append((asked, asked if turn % 2 else asked + float(linger) / 2, address))
+            held.append((asked, asked + 1.5 * float(linger), address))
+            seen.add(address)
+        now = time.monotonic()
+        due = [one for one in held if one[1] <= now]
+        held = [one for one in held if one[1] > now]
+        for answered, _, address in due:
+            connect(answered, address)
         time.sleep(0.002)
-    print(answers, failures, unanswered)
+    # Nobody has the addresses now: once the linger is over, each refuses.
+    end = time.monotonic() + float(linger) + 10
+    while seen and time.monotonic() < end:
+        seen = {address for address in seen if not connect(time.monotonic() - 2 * float(linger), address)}
+        time.sleep(0.05)
+    print(answers, failures, unanswered, hung + len(seen))
 
 
 def udp(address, port, text, own_port="0"):

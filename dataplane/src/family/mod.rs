@@ -69,16 +69,16 @@ pub trait Family: Address {
     /// Returns the port search of this family.
     fn ports(searches: &mut PortSearches) -> &mut PortSearch<Self>;
 
-    /// Parses a packet.
+    /// Parses a packet of which `beyond` octets more are in other frames; its headers are all here.
     ///
     /// # Errors
     /// In what the packet lies about itself.
-    fn parse(network: &[u8]) -> Result<Packet<Self>, DropReason>;
+    fn parse(network: &[u8], beyond: usize) -> Result<Packet<Self>, DropReason>;
 
     /// Says what an ICMP message is.
     fn message(message: &[u8]) -> Option<Transport>;
 
-    /// Parses the facts of a packet that is a fragment.
+    /// Reads the facts of a packet that was found to be a fragment; only its headers need to be there.
     ///
     /// # Errors
     /// In what it lies about itself.
