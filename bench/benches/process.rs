@@ -124,7 +124,9 @@ fn look_up(table: &FlowTable, keys: &[Key], is_hit: bool) -> Duration {
         table.prefetch(hash);
         hashes.push(hash);
     }
-    hashes.iter().for_each(|hash| table.prefetch_record(*hash));
+    hashes.iter().for_each(|hash| {
+        table.prefetch_record(*hash);
+    });
     let found = hashes.iter().zip(keys).filter(|(hash, key)| table.lookup(**hash, key).is_some()).count();
     let taken = start.elapsed();
     assert_eq!(found, if is_hit { keys.len() } else { 0 });

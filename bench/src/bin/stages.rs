@@ -34,7 +34,8 @@ fn run(options: &Options) -> Result<()> {
         println!("{:42} {:>9} {:>9} {:>9} {:>9} {:>9}", "ns", "p50/each", "p50", "p99", "p99.99", "max");
     }
     for recipe in stages::all() {
-        let is_meant = if options.exact { recipe.name == options.part } else { recipe.name.contains(&options.part) };
+        let is_meant =
+            if options.exact { recipe.name == options.part } else { recipe.name.contains(&options.part) };
         if !is_meant {
             continue;
         }

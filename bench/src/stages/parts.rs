@@ -40,11 +40,11 @@ fn parse() -> Stage {
 fn choose() -> Stage {
     let (keys, snapshot) = (keys(), cluster::snapshot());
     Stage::new(BURST, move || {
-        let chosen = |key: &Key| match snapshot.called(key.destination.into(), key.protocol, key.destination_port)
-        {
-            Called::Port(port) => port.backends.choose(key).is_some(),
-            _ => false,
-        };
+        let chosen =
+            |key: &Key| match snapshot.called(key.destination.into(), key.protocol, key.destination_port) {
+                Called::Port(port) => port.backends.choose(key).is_some(),
+                _ => false,
+            };
         time(|| keys.iter().filter(|key| chosen(black_box(key))).count())
     })
 }
@@ -76,7 +76,10 @@ fn difference() -> Stage {
         (1..=BURST as u16).map(|number| (Difference(number * 997), number.to_be_bytes())).collect();
     Stage::new(BURST, move || {
         time(|| {
-            differences.iter().map(|(by, sum)| u16::from_be_bytes(black_box(by).apply(*sum))).fold(0, u16::wrapping_add)
+            differences
+                .iter()
+                .map(|(by, sum)| u16::from_be_bytes(black_box(by).apply(*sum)))
+                .fold(0, u16::wrapping_add)
         })
     })
 }
@@ -86,7 +89,8 @@ fn header_sum() -> Stage {
     let headers: Vec<[u8; 20]> = (0..BURST as u8).map(|number| [number; 20]).collect();
     Stage::new(BURST, move || {
         time(|| {
-            let sum = |header: &[u8; 20]| u16::from_be_bytes(Sum::default().octets(black_box(header)).checksum());
+            let sum =
+                |header: &[u8; 20]| u16::from_be_bytes(Sum::default().octets(black_box(header)).checksum());
             headers.iter().map(sum).fold(0, u16::wrapping_add)
         })
     })

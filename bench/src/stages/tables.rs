@@ -4,7 +4,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use tidegate_dataplane::clock::Now;
-use tidegate_dataplane::flows::{Cursor, EndpointId, FlowTable, Key, NewFlow, ServicePortId, State, Timeouts};
+use tidegate_dataplane::flows::{
+    Cursor, EndpointId, FlowTable, Key, NewFlow, ServicePortId, State, Timeouts,
+};
 use tidegate_dataplane::net::Protocol;
 use tidegate_dataplane::worker::BURST;
 
@@ -93,7 +95,8 @@ fn lookup(flows: u32, popularity: Popularity, is_hit: bool) -> Stage {
             hashes.iter().for_each(|hash| {
                 table.prefetch_record(*hash);
             });
-            found = hashes.iter().zip(&keys).filter(|(hash, key)| table.lookup(**hash, key).is_some()).count();
+            found =
+                hashes.iter().zip(&keys).filter(|(hash, key)| table.lookup(**hash, key).is_some()).count();
         });
         assert_eq!(found, if is_hit { keys.len() } else { 0 });
         taken
@@ -134,7 +137,8 @@ fn insert_full(flows: u32) -> Stage {
         let taken = time(|| {
             table.prefetch_insertions(BURST);
             for new in &news {
-                inserted += usize::from(table.insert_evicting(new, Now::from_seconds(0), &mut evicted).is_ok());
+                inserted +=
+                    usize::from(table.insert_evicting(new, Now::from_seconds(0), &mut evicted).is_ok());
             }
         });
         assert_eq!((inserted, evicted), (BURST, BURST as u64));
