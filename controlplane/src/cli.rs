@@ -180,6 +180,16 @@ pub struct RunArguments {
     )]
     pub flows: u32,
 
+    /// Endpoints that there is room for; the kernel keeps 32 octets for each, and about 200 more for each that is there.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 262_144,
+        value_parser = clap::value_parser!(u32).range(1024..=16_777_216),
+        env = "TIDEGATE_ENDPOINTS"
+    )]
+    pub endpoints: u32,
+
     /// How long flows of a state are remembered without a packet, as `tcp_established=2h`; repeat for several. The
     /// names are those of Linux without `nf_conntrack_` and `timeout_`.
     #[arg(

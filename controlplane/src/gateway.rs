@@ -24,11 +24,11 @@ use crate::announce::{Announcer, announced};
 use crate::cluster::{Cluster, Dirty};
 use crate::devices::{self, ServedDevices, Standing};
 use crate::dns;
-use crate::health_checks::HealthChecks;
+use crate::http::health_checks::HealthChecks;
+use crate::http::metrics::{Asked, Question, Reply, render};
 use crate::instance::Instance;
 use crate::latency::Latency;
 use crate::memory;
-use crate::metrics::{Asked, Question, Reply, render};
 use crate::netlink::{KernelEvent, KernelEvents, Link, Netlink};
 use crate::publish::{InUse, Publication};
 use crate::settings;
@@ -42,6 +42,9 @@ use crate::workers::{AttachedDevice, SocketReport, Workers};
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
 /// Services that change at once for which it is worth while to give memory back.
 const GREAT: usize = 500;
+/// How often this thread lets others run before it goes on to wait for workers' acknowledgements: one that carries
+/// packets has given its own by then, and a timer would take a millisecond more.
+const TURNS: usize = 20;
 /// At most this part of the time goes into looking through the flow table for the last flows of endpoints.
 const SWEEP_SHARE: u32 = 100;
 
@@ -85,6 +88,8 @@ pub struct Gateway {
     pub latency: Latency,
     /// A change was so great that memory of it is to be given back.
     pub is_littered: bool,
+    /// Flows that an earlier process left have been compared with what the source says now.
+    pub has_judged_found: bool,
 }
 
 impl Gateway {
@@ -133,6 +138,7 @@ impl Gateway {
         if self.publication.locality().resolved(&self.cluster) != before {
             dirty.services.extend(self.cluster.services().map(|service| service.name.clone()));
         }
+        self.health_checks.note(&self.cluster, &dirty.services);
         self.follow_health_checks();
         self.latency.begin(update.origins);
         self.is_littered |= dirty.services.len() >= GREAT;
@@ -142,8 +148,10 @@ impl Gateway {
     }
 
     fn follow_health_checks(&mut self) {
-        let is_healthy = self.health().good;
-        self.health_checks.follow(&self.cluster, self.publication.locality(), is_healthy);
+        // They look at the gateway's health only if there are any.
+        let mut health_checks = std::mem::take(&mut self.health_checks);
+        health_checks.follow(&self.cluster, self.publication.locality(), || self.health().good);
+        self.health_checks = health_checks;
     }
 
     /// Takes a step of publication, and ends the workers' sleep if it gave them a snapshot.
@@ -154,6 +162,14 @@ impl Gateway {
             self.workers.wake();
             self.announce();
         }
+        for _ in 0..TURNS {
+            if self.publication.is_settled() {
+                break;
+            }
+            std::thread::yield_now();
+            self.publication.advance(&self.cluster, Instant::now());
+        }
+        self.source.complain(std::mem::take(&mut self.publication.refusals));
         self.publication.took.drain(..).for_each(|took| self.dns_counters.note_programming(took));
         if self.publication.is_settled() {
             self.latency.end(Instant::now());
@@ -258,6 +274,16 @@ impl Gateway {
         }
     }
 
+    /// Compares flows that an earlier process left with what is listed, once that is what the source says now.
+    pub(crate) fn judge_found(&mut self) {
+        if self.has_judged_found || !self.source.is_current() || !self.publication.is_settled() {
+            return;
+        }
+        self.has_judged_found = true;
+        let found = self.shared.flows.sockets_in_use();
+        self.publish(|publication, _, now| publication.judge_found(found, now));
+    }
+
     fn keep_house(&mut self) -> anyhow::Result<()> {
         if let Some(number) = self.workers.lost() {
             bail!("worker {number} has ended unexpectedly");
@@ -270,6 +296,7 @@ impl Gateway {
         if self.publication.is_settled() && std::mem::take(&mut self.is_littered) {
             memory::give_back();
         }
+        self.judge_found();
         let started = Instant::now();
         let loaded = self.publication.loaded();
         if (self.publication.has_leaving() || !loaded.is_empty()) && started >= self.sweep_at {

@@ -8,8 +8,10 @@ use ipnet::IpNet;
 
 use crate::cli::{PodsMode, RunArguments, Source as Which, SourceArguments};
 use crate::cluster::Event;
+use crate::http::metrics::Family;
 use crate::manifests::{self, Manifests, Report};
-use crate::metrics::Family;
+
+use crate::publish::Refusal;
 use crate::settings::BadConfiguration;
 use crate::watch::{self, AccessError, Kubernetes, Limits};
 
@@ -134,6 +136,15 @@ impl Source {
         }
     }
 
+    /// Says whether all that is known comes from the source itself, and none of it from what an earlier run wrote.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        match self {
+            Self::Manifests(_) => true,
+            Self::Kubernetes(kubernetes) => kubernetes.standing().stale.is_none(),
+        }
+    }
+
     /// Says whether what is in force is what the source says now, as far as we can know.
     #[must_use]
     pub fn is_followed(&self) -> bool {
@@ -158,6 +169,13 @@ impl Source {
         match self {
             Self::Manifests(manifests) => manifests.report().families(),
             Self::Kubernetes(kubernetes) => kubernetes.standing().families(),
+        }
+    }
+
+    /// Tells the authors of Services what of them cannot be put in force.
+    pub fn complain(&self, refusals: Vec<Refusal>) {
+        if let Self::Kubernetes(kubernetes) = self {
+            refusals.into_iter().for_each(|refusal| kubernetes.complain(refusal));
         }
     }
 

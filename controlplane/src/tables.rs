@@ -1,6 +1,8 @@
 //! From one Service of the cluster to the dataplane's tables: pure, and it costs that Service.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::{self, Write as _};
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
@@ -31,7 +33,7 @@ impl EndpointKey {
     /// Returns the stable identity that flows remember.
     #[must_use]
     pub fn id(&self) -> EndpointId {
-        EndpointId(stable_hash(&format!("{}:{}/{}", self.address, self.port, self.protocol)))
+        EndpointId(stable_hash(format_args!("{}:{}/{}", self.address, self.port, self.protocol)))
     }
 }
 
@@ -52,7 +54,9 @@ pub struct Compiler {
     locality: Locality,
     /// The rows that Service ports are counted in.
     pub accounts: AccountBook,
-    shared: HashMap<Vec<(Backend, u16)>, Weak<Backends>>,
+    /// Lists by a hash of their members.
+    shared: HashMap<u64, Weak<Backends>>,
+    hasher: RandomState,
     /// Those whose choice goes by the flows that they have.
     loaded: Vec<Weak<Backends>>,
 }
@@ -178,7 +182,9 @@ impl Compiler {
             });
             self.share(members.collect())
         };
-        let (cluster, local) = (share(cluster), share(local));
+        let is_one = cluster == local;
+        let cluster = share(cluster);
+        let local = if is_one { Arc::clone(&cluster) } else { share(local) };
         if service.traffic.choice == Choice::LeastConnections {
             self.loaded.extend([&cluster, &local].map(Arc::downgrade));
         }
@@ -236,14 +242,16 @@ impl Compiler {
     fn share(&mut self, mut members: Vec<(Backend, u16)>) -> Arc<Backends> {
         members.sort_unstable();
         members.dedup();
-        if let Some(known) = self.shared.get(&members).and_then(Weak::upgrade) {
+        let hash = self.hasher.hash_one(&members);
+        let known = self.shared.get(&hash).and_then(Weak::upgrade);
+        if let Some(known) = known.filter(|known| known.weighted_members().eq(members.iter().copied())) {
             return known;
         }
-        let backends = Arc::new(Backends::weighted(members.clone()));
+        let backends = Arc::new(Backends::weighted(members));
         if self.shared.len() == self.shared.capacity() {
             self.shared.retain(|_, table| table.strong_count() > 0);
         }
-        self.shared.insert(members, Arc::downgrade(&backends));
+        self.shared.insert(hash, Arc::downgrade(&backends));
         backends
     }
 }
@@ -288,17 +296,28 @@ fn sources(service: &Service, address: IpAddr) -> Option<Arc<[Prefix]>> {
 /// Returns the stable identity of a Service port: namespace, name, port name and protocol (K4).
 #[must_use]
 pub fn service_port_id(service: &ObjectName, port: &str, protocol: Protocol) -> ServicePortId {
-    ServicePortId(stable_hash(&format!("{service}:{port}/{protocol}")))
+    ServicePortId(stable_hash(format_args!("{service}:{port}/{protocol}")))
 }
 
 /// Hashes a text to 64 bits that never change between versions and machines (FNV-1a, then mixed).
 ///
 /// Source: RFC 9923 (FNV), the 64-bit parameters.
-pub(crate) fn stable_hash(text: &str) -> u64 {
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, octet| {
-        (hash ^ u64::from(octet)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+pub(crate) fn stable_hash(text: fmt::Arguments<'_>) -> u64 {
+    let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+    // It takes whatever is written.
+    let _ = hash.write_fmt(text);
+    (hash.0 ^ (hash.0 >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+struct Fnv(u64);
+
+impl fmt::Write for Fnv {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0 = text
+            .bytes()
+            .fold(self.0, |hash, octet| (hash ^ u64::from(octet)).wrapping_mul(0x0000_0100_0000_01b3));
+        Ok(())
+    }
 }
 
 #[cfg(test)]

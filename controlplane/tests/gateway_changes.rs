@@ -50,7 +50,7 @@ fn pods_leave_and_join_without_a_restart_and_without_a_failed_request() {
 }
 
 #[test]
-fn a_service_comes_and_goes_with_its_name() {
+fn a_service_comes_and_goes_with_its_name_and_then_refuses() {
     let Some(rig) = Rig::up(Shape::TwoInterfaces) else { return };
     let gateway = Gateway::start(&rig);
     let name = "late.dev.svc.cluster.local";
@@ -60,9 +60,11 @@ fn a_service_comes_and_goes_with_its_name() {
     assert_eq!(rig.curl(&format!("http://{NEW_ADDRESS}:8080/")).status, 0);
     rig.manifests.remove("late.yaml");
     eventually("the name is gone", PATIENCE, || address_of(&rig, name).is_empty().then_some(()));
-    eventually("the address serves no more", PATIENCE, || {
-        (rig.curl(&format!("http://{NEW_ADDRESS}:8080/")).status != 0).then_some(())
+    let status = eventually("the address serves no more", PATIENCE, || {
+        Some(rig.curl(&format!("http://{NEW_ADDRESS}:8080/")).status).filter(|status| *status != 0)
     });
+    assert_eq!(status, 7, "refused, not left to wait");
+    assert_eq!(rig.peer("jump", &["udp", NEW_ADDRESS, "8080", "hello"]), "refused");
     gateway.assert_accounts_balance();
 }
 

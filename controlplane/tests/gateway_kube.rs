@@ -4,13 +4,14 @@
 mod api_server;
 mod rig;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use api_server::listener::Listener;
-use api_server::objects::{service, slice};
-use api_server::{ApiServer, Fault, SERVICES, SLICES};
+use api_server::objects::{node, service, slice};
+use api_server::{ApiServer, Fault, NODES, SERVICES, SLICES};
 use rig::conversation::Conversation;
 use rig::gateway::{Gateway, refused_start};
 use rig::{DNS, ENT_DEV, Rig, Shape, eventually};
@@ -237,6 +238,97 @@ fn garbage_objects_are_named_and_disturb_nobody() {
 }
 
 #[test]
+fn what_only_publication_refuses_is_told_to_its_author_once_and_ends_with_its_cause() {
+    let Some(scene) = Scene::set() else { return };
+    let gateway = scene.gateway();
+    scene.server.put_service("prod", "second", ENT_DEV, &PODS);
+    let told = eventually("its author is told", PATIENCE, || {
+        scene.assert_served();
+        let written = scene.server.written();
+        (!written.is_empty()).then_some(written)
+    });
+    let event = &told[0];
+    assert_eq!(event["involvedObject"]["kind"], "Service");
+    assert_eq!(event["involvedObject"]["namespace"], "prod");
+    assert_eq!(event["involvedObject"]["name"], "second");
+    assert_eq!(event["involvedObject"]["uid"], "uid-prod-second");
+    let said =
+        format!("spec.clusterIPs: {ENT_DEV}: belongs to Service dev/ent already; the gateway leaves that");
+    assert!(event["message"].as_str().unwrap().starts_with(&said), "{event}");
+    assert_eq!(metric(&gateway, "services_short"), 1);
+    scene.server.put(SERVICES, service("prod", "second", NEW));
+    eventually("it is served by an address of its own", PATIENCE, || {
+        (scene.resolve("second.prod.svc.cluster.local") == NEW).then_some(())
+    });
+    assert_eq!(metric(&gateway, "services_short"), 0);
+    assert_eq!(scene.server.written().len(), 1);
+    gateway.stop();
+}
+
+#[test]
+fn an_exec_plugin_gives_the_token_and_is_asked_again_when_that_is_refused() {
+    let Some(scene) = Scene::set() else { return };
+    let (answer, kubeconfig) = (scene.directory.path().join("answer"), scene.listener.kubeconfig());
+    let issue = |token: &str| {
+        let status = json!({ "token": token });
+        let kind = "ExecCredential";
+        let said = json!({ "apiVersion": "client.authentication.k8s.io/v1", "kind": kind, "status": status });
+        fs::write(&answer, said.to_string()).unwrap();
+        scene.server.set_tokens(&[token]);
+    };
+    issue("one");
+    let by_file = format!("tokenFile: '{}'", scene.listener.token_file().display());
+    let by_plugin = format!(
+        "exec: {{apiVersion: client.authentication.k8s.io/v1, command: cat, args: ['{}'], interactiveMode: Never}}",
+        answer.display()
+    );
+    let text = fs::read_to_string(&kubeconfig).unwrap();
+    assert!(text.contains(&by_file), "{text}");
+    fs::write(&kubeconfig, text.replace(&by_file, &by_plugin)).unwrap();
+    let gateway = scene.gateway();
+    scene.assert_served();
+    issue("two");
+    scene.server.cut();
+    scene.assert_follows();
+    gateway.stop();
+}
+
+#[test]
+fn k11_k33_the_own_nodes_zone_and_its_end_are_followed() {
+    let Some(scene) = Scene::set() else { return };
+    scene.server.put(NODES, node("here", "a"));
+    let mut hinted = slice("dev", "ent", &PODS);
+    for (endpoint, zone) in hinted["endpoints"].as_array_mut().unwrap().iter_mut().zip(["a", "b"]) {
+        endpoint["hints"] = json!({ "forZones": [{ "name": zone }] });
+    }
+    scene.server.put(SLICES, hinted);
+    let mut arguments = scene.arguments();
+    arguments.extend(["--node-name".to_owned(), "here".to_owned()]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let gateway = Gateway::start_with(&scene.rig, &arguments);
+    let pods = || -> BTreeSet<String> {
+        let answers = (0..8).map(|_| scene.rig.curl(&format!("http://{ENT_DEV}:8080/")).output);
+        answers.map(|said| said.split(' ').next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(pods(), BTreeSet::from(["dev-1".to_owned()]), "the endpoint for the node's zone");
+    scene.server.put(NODES, node("here", "b"));
+    eventually("the node's other zone is followed", PATIENCE, || {
+        (pods() == BTreeSet::from(["dev-2".to_owned()])).then_some(())
+    });
+    assert_eq!(gateway.page("/healthz"), ("200".to_owned(), "ok\n".to_owned()));
+    let mut leaving = node("here", "b");
+    leaving["spec"] =
+        json!({ "taints": [{ "key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule" }] });
+    scene.server.put(NODES, leaving);
+    eventually("balancers are told that the node goes", PATIENCE, || {
+        (gateway.page("/healthz").0 == "503").then_some(())
+    });
+    assert_eq!(gateway.page("/livez").0, "200");
+    assert_eq!(pods(), BTreeSet::from(["dev-2".to_owned()]), "it serves on");
+    gateway.stop();
+}
+
+#[test]
 fn a_gateway_waits_for_the_api_server_and_says_so() {
     let Some(scene) = Scene::set() else { return };
     scene.server.set_fault(Some(Fault::Refuse(503, None)));
@@ -287,6 +379,46 @@ fn a_restart_without_the_api_server_serves_what_was_known_and_then_only_what_dif
     assert_eq!(metric(&gateway, "cluster_stale"), 0);
     assert_eq!(metric(&gateway, "publications_total"), publications, "nothing differs");
     scene.assert_follows();
+    gateway.stop();
+}
+
+#[test]
+fn no_connection_is_reset_by_an_old_file_alone() {
+    let Some(scene) = Scene::set() else { return };
+    let file = scene.rig.state().join("cluster");
+    scene.server.put(SLICES, slice("dev", "ent", &PODS[..1]));
+    scene.gateway().stop();
+    let old = fs::read(&file).unwrap();
+    scene.server.put(SLICES, slice("dev", "ent", &PODS[1..]));
+    let gateway = scene.gateway();
+    let mut conversation = Conversation::open(&scene.rig, ENT_DEV, "9000");
+    let pod = conversation.say("line");
+    gateway.stop();
+    fs::write(&file, old).unwrap();
+    scene.listener.stop();
+
+    let gateway = scene.gateway();
+    assert_eq!(metric(&gateway, "cluster_stale"), 1);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        assert_eq!(
+            conversation.say("line"),
+            pod,
+            "the file does not list that Pod, but knows nothing of today"
+        );
+    }
+    scene.listener.resume();
+    eventually("it is no longer stale", PATIENCE, || (readiness(&gateway) == "ok\n").then_some(()));
+    assert_eq!(conversation.say("line"), pod);
+    gateway.stop();
+
+    scene.server.put(SLICES, slice("dev", "ent", &PODS[..1]));
+    let gateway = scene.gateway();
+    eventually("a Pod that the API server itself does not list is gone", PATIENCE, || {
+        let answer = conversation.say("line");
+        assert!(answer == pod || answer == "ConnectionResetError", "{answer}");
+        (answer != pod).then_some(())
+    });
     gateway.stop();
 }
 

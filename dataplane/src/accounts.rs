@@ -3,11 +3,12 @@
 //! A flow remembers the number of its row, so that an established packet is counted without asking any rule. A row is
 //! a cache line; a worker writes its own rows only, and others read them.
 
+use std::alloc::{Layout, handle_alloc_error};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crossbeam::utils::CachePadded;
+use zerocopy::{FromZeros, KnownLayout};
 
 use crate::flows::Direction;
 
@@ -33,13 +34,21 @@ pub struct Row {
 
 /// The rows of one worker.
 ///
-/// Takes 4 MiB (8 MiB where a cache line is taken for two) of memory that is not touched before it is used.
+/// Takes 4 MiB of memory that is not touched before it is used.
 #[derive(Clone, Debug)]
-pub struct Accounts(Arc<[CachePadded<[AtomicU64; 6]>]>);
+pub struct Accounts(Arc<Box<[Cells]>>);
+
+/// A row: a cache line of its own.
+#[derive(FromZeros, KnownLayout, Debug)]
+#[repr(C, align(64))]
+struct Cells([AtomicU64; 6]);
 
 impl Default for Accounts {
+    /// # Panics
+    /// Without memory, as every allocation does.
     fn default() -> Self {
-        Self((0..ROWS).map(|_| CachePadded::default()).collect())
+        let rows = <[Cells]>::new_box_zeroed_with_elems(ROWS as usize);
+        Self(Arc::new(rows.unwrap_or_else(|_| handle_alloc_error(Layout::new::<[Cells; ROWS as usize]>()))))
     }
 }
 
@@ -47,8 +56,8 @@ impl Accounts {
     /// Counts a packet of a flow.
     #[inline]
     pub fn count(&self, row: u32, direction: Direction, bytes: usize) {
-        let Some(row) = self.0.get(row as usize) else { return };
-        let [request_packets, request_bytes, reply_packets, reply_bytes, ..] = &**row;
+        let Some(Cells(row)) = self.0.get(row as usize) else { return };
+        let [request_packets, request_bytes, reply_packets, reply_bytes, ..] = row;
         let (packets, octets) = match direction {
             Direction::Request => (request_packets, request_bytes),
             Direction::Reply => (reply_packets, reply_bytes),
@@ -89,7 +98,7 @@ impl Accounts {
 
     #[inline]
     fn cell(&self, row: u32, place: usize) -> Option<&AtomicU64> {
-        self.0.get(row as usize)?.get(place)
+        self.0.get(row as usize)?.0.get(place)
     }
 }
 

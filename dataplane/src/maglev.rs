@@ -8,13 +8,49 @@ const SEED: u64 = 0x7469_6465_6761_7465;
 /// Table entries per member; the paper's §5.3 shows that 100 keep the shares within one per cent.
 const ENTRIES_PER_MEMBER: usize = 100;
 
-/// Marks an entry that no member has taken yet.
-const VACANT: u32 = u32::MAX;
-
 /// A look-up table that maps a hash to the position of a member.
+///
+/// An entry is as narrow as the number of members allows: tables are most of what a great cluster takes of memory.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Maglev {
-    entries: Box<[u32]>,
+pub struct Maglev(Entries);
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Entries {
+    Narrow(Box<[u8]>),
+    Wide(Box<[u16]>),
+    Widest(Box<[u32]>),
+}
+
+/// The position of a member, or none.
+trait Entry: Copy + Eq {
+    /// Marks an entry that no member has taken yet; no position.
+    const VACANT: Self;
+
+    fn of(position: usize) -> Self;
+}
+
+impl Entry for u8 {
+    const VACANT: Self = Self::MAX;
+
+    fn of(position: usize) -> Self {
+        position as Self
+    }
+}
+
+impl Entry for u16 {
+    const VACANT: Self = Self::MAX;
+
+    fn of(position: usize) -> Self {
+        position as Self
+    }
+}
+
+impl Entry for u32 {
+    const VACANT: Self = Self::MAX;
+
+    fn of(position: usize) -> Self {
+        position as Self
+    }
 }
 
 impl Maglev {
@@ -35,56 +71,74 @@ impl Maglev {
     /// in each round as it weighs (the paper's "heterogeneous backends" by turns).
     #[must_use]
     pub fn weighted(members: &[(u64, u16)]) -> Self {
-        if members.len() < 2 {
-            return Self { entries: vec![0; members.len()].into() };
-        }
-        let size = smallest_prime_from(members.len().next_power_of_two() * ENTRIES_PER_MEMBER) as u64;
-        let mut preferences: Vec<(Preference, u16)> =
-            members.iter().map(|(identity, weight)| (Preference::new(*identity, size), *weight)).collect();
-        let mut entries = vec![VACANT; size as usize];
-        let mut vacant = entries.len();
-        'full: loop {
-            for (member, (preference, weight)) in preferences.iter_mut().enumerate() {
-                for _ in 0..*weight {
-                    if vacant == 0 {
-                        break 'full;
-                    }
-                    preference.take_next(&mut entries, member as u32, size);
-                    vacant -= 1;
-                }
-            }
-        }
-        Self { entries: entries.into() }
+        Self(match members.len() {
+            ..=0xff => Entries::Narrow(filled(members)),
+            0x100..=0xffff => Entries::Wide(filled(members)),
+            _ => Entries::Widest(filled(members)),
+        })
     }
 
     /// Returns the position of the member for `hash`, or `None` if there is no member.
     #[must_use]
     pub fn choose(&self, hash: u64) -> Option<usize> {
-        let place = (u128::from(hash) * self.entries.len() as u128) >> 64;
-        self.entries.get(place as usize).map(|member| *member as usize)
+        let place = |size: usize| ((u128::from(hash) * size as u128) >> 64) as usize;
+        match &self.0 {
+            Entries::Narrow(entries) => entries.get(place(entries.len())).map(|member| usize::from(*member)),
+            Entries::Wide(entries) => entries.get(place(entries.len())).map(|member| usize::from(*member)),
+            Entries::Widest(entries) => entries.get(place(entries.len())).map(|member| *member as usize),
+        }
     }
+}
+
+/// Makes the entries for members, fewer than can be told apart by them.
+fn filled<E: Entry>(members: &[(u64, u16)]) -> Box<[E]> {
+    if members.len() < 2 {
+        return vec![E::of(0); members.len()].into();
+    }
+    let size = smallest_prime_from(members.len().next_power_of_two() * ENTRIES_PER_MEMBER);
+    let mut preferences: Vec<(Preference, u16)> =
+        members.iter().map(|(identity, weight)| (Preference::new(*identity, size), *weight)).collect();
+    let mut entries = vec![E::VACANT; size];
+    let mut vacant = size;
+    'full: loop {
+        for (member, (preference, weight)) in preferences.iter_mut().enumerate() {
+            for _ in 0..*weight {
+                if vacant == 0 {
+                    break 'full;
+                }
+                preference.take_next(&mut entries, E::of(member));
+                vacant -= 1;
+            }
+        }
+    }
+    entries.into()
 }
 
 /// One member's walk over the table: a permutation of all entries.
 struct Preference {
-    next: u64,
-    skip: u64,
+    next: usize,
+    skip: usize,
 }
 
 impl Preference {
-    fn new(identity: u64, size: u64) -> Self {
+    fn new(identity: u64, size: usize) -> Self {
+        let size = size as u64;
         let offset = mix(identity ^ SEED) % size;
         let skip = mix(identity ^ !SEED) % (size - 1) + 1;
-        Self { next: offset, skip }
+        Self { next: offset as usize, skip: skip as usize }
     }
 
     /// Takes this member's most preferred entry that is still vacant; one is, or the caller has stopped.
-    fn take_next(&mut self, entries: &mut [u32], member: u32, size: u64) {
+    fn take_next<E: Entry>(&mut self, entries: &mut [E], member: E) {
+        let size = entries.len();
         for _ in 0..size {
-            let place = self.next as usize;
-            self.next = (self.next + self.skip) % size;
+            let place = self.next;
+            self.next += self.skip;
+            if self.next >= size {
+                self.next -= size;
+            }
             if let Some(entry) = entries.get_mut(place)
-                && *entry == VACANT
+                && *entry == E::VACANT
             {
                 *entry = member;
                 return;
@@ -120,12 +174,51 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// The members of all entries in order.
+    fn positions(table: &Maglev) -> Vec<usize> {
+        match &table.0 {
+            Entries::Narrow(entries) => entries.iter().map(|member| usize::from(*member)).collect(),
+            Entries::Wide(entries) => entries.iter().map(|member| usize::from(*member)).collect(),
+            Entries::Widest(entries) => entries.iter().map(|member| *member as usize).collect(),
+        }
+    }
+
     fn shares(table: &Maglev, members: usize) -> Vec<usize> {
         let mut shares = vec![0; members];
-        for entry in &table.entries {
-            shares[*entry as usize] += 1;
+        for member in positions(table) {
+            shares[member] += 1;
         }
         shares
+    }
+
+    /// The table as the paper's pseudocode makes it, by permutations that are written out.
+    fn as_the_paper_says(identities: &[u64]) -> Vec<usize> {
+        let size = smallest_prime_from(identities.len().next_power_of_two() * ENTRIES_PER_MEMBER) as u64;
+        let permutation = |identity: &u64| -> Vec<u64> {
+            let offset = mix(identity ^ SEED) % size;
+            let skip = mix(identity ^ !SEED) % (size - 1) + 1;
+            (0..size).map(|step| (offset + step * skip) % size).collect()
+        };
+        let mut permutations: Vec<_> = identities.iter().map(|one| permutation(one).into_iter()).collect();
+        let mut entries = vec![None; size as usize];
+        for turn in (0..identities.len()).cycle() {
+            if entries.iter().all(Option::is_some) {
+                break;
+            }
+            let place = permutations[turn].find(|place| entries[*place as usize].is_none()).unwrap();
+            entries[place as usize] = Some(turn);
+        }
+        entries.into_iter().flatten().collect()
+    }
+
+    #[test]
+    fn tables_of_every_width_are_as_the_paper_says() {
+        for members in [2, 10, 255, 256, 300] {
+            let identities: Vec<u64> = (0..members).map(mix).collect();
+            let table = Maglev::new(&identities);
+            assert_eq!(matches!(table.0, Entries::Narrow(_)), members < 256, "{members}");
+            assert_eq!(positions(&table), as_the_paper_says(&identities), "{members}");
+        }
     }
 
     proptest! {
@@ -138,7 +231,7 @@ mod tests {
             let shares = shares(&table, identities.len());
             let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
             prop_assert!(most - least <= 1);
-            prop_assert_eq!(shares.iter().sum::<usize>(), table.entries.len());
+            prop_assert_eq!(shares.iter().sum::<usize>(), positions(&table).len());
         }
     }
 

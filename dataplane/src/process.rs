@@ -125,7 +125,7 @@ fn process_portless<A: Family>(
     }
     match (context.snapshot.services.lookup(packet.destination.into()), packet.transport) {
         (Destination::Other, _) => Ok(Egress::Punt),
-        (Destination::Unallocated, _) => Err(DropReason::UnallocatedAddress),
+        (Destination::Unallocated | Destination::Removed, _) => Err(DropReason::UnallocatedAddress),
         (Destination::Service(_), Transport::Echo) if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
         (Destination::Service(_), Transport::Echo) => answer::echo_reply(octets, packet),
         (Destination::Service(_), Transport::Icmp | Transport::IcmpError) => Err(DropReason::UnsupportedIcmp),
@@ -267,6 +267,15 @@ fn process_new<A: Family>(
         return answer::refuse(octets, packet, context);
     };
     let Some(address) = A::of(backend.address) else { return Err(DropReason::AddressFamily) };
+    // The key of the replies unless the flow is masqueraded: its buckets are fetched while the way out is looked for.
+    let likely = Key {
+        source: address,
+        destination: request.source,
+        source_port: backend.port,
+        destination_port: request.source_port,
+        protocol: request.protocol,
+    };
+    context.flows.prefetch(context.flows.hash(&likely));
     let egress = egress(packet, address, 0, context)?;
     let (keeps_client, arrived_by) = (port.terms.keeps_client, context.arrived_by);
     let own =
@@ -275,13 +284,7 @@ fn process_new<A: Family>(
         // What it was masqueraded as is not known any more (design decision 7).
         return answer::refuse(octets, packet, context);
     }
-    let reply = Key {
-        source: address,
-        destination: own.unwrap_or(request.source),
-        source_port: backend.port,
-        destination_port: request.source_port,
-        protocol: request.protocol,
-    };
+    let reply = Key { destination: own.unwrap_or(request.source), ..likely };
     let rewrite = Rewrite::between(request, &reply.reversed());
     let flow = NewFlow {
         request: *request,

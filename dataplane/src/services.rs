@@ -156,6 +156,11 @@ impl Backends {
         }
     }
 
+    /// Returns all members in order, with their weights.
+    pub fn weighted_members(&self) -> impl Iterator<Item = (Backend, u16)> {
+        self.members.iter().copied().zip(self.weights.iter().copied())
+    }
+
     /// Returns all members in order.
     #[must_use]
     pub fn members(&self) -> &[Backend] {
@@ -319,6 +324,8 @@ pub struct VirtualAddress {
     ports: Box<[ServicePort]>,
     /// Those that Services have here each for itself.
     sockets: Box<[ServicePort]>,
+    /// It was a ClusterIP until a moment ago, and nobody's yet.
+    is_removed: bool,
 }
 
 impl VirtualAddress {
@@ -327,7 +334,13 @@ impl VirtualAddress {
     pub fn new(mut ports: Vec<ServicePort>) -> Self {
         ports.sort_by_key(ServicePort::place);
         ports.dedup_by_key(|port| port.place());
-        Self { ports: ports.into(), sockets: Box::default() }
+        Self { ports: ports.into(), ..Self::default() }
+    }
+
+    /// Makes the table of a ClusterIP whose Service is gone: whoever still calls is told so, not left to wait.
+    #[must_use]
+    pub fn removed() -> Self {
+        Self { is_removed: true, ..Self::default() }
     }
 
     /// Returns the Service port, or `None` if the address has none there (K23).
@@ -348,11 +361,11 @@ impl VirtualAddress {
     /// Says whether it is a ClusterIP, so that all its ports are ours to speak for (K23).
     #[must_use]
     pub fn is_cluster_ip(&self) -> bool {
-        !self.ports.is_empty()
+        !self.ports.is_empty() || self.is_removed
     }
 
     fn is_empty(&self) -> bool {
-        self.ports.is_empty() && self.sockets.is_empty()
+        self.ports.is_empty() && self.sockets.is_empty() && !self.is_removed
     }
 
     /// Puts a port in place of the one with its protocol and number, or takes that out.
@@ -373,6 +386,8 @@ impl VirtualAddress {
 pub enum Destination<'a> {
     /// A virtual address of a Service.
     Service(&'a VirtualAddress),
+    /// A ClusterIP whose Service is gone since a moment ago.
+    Removed,
     /// An address of a service CIDR that no Service has (K23).
     Unallocated,
     /// None of ours.
@@ -384,7 +399,7 @@ pub enum Destination<'a> {
 pub enum Called<'a> {
     /// A port of a Service.
     Port(&'a ServicePort),
-    /// A port that the Service of a ClusterIP does not have (K23).
+    /// A port that the Service of a ClusterIP does not have (K23), or any of one whose Service is just gone.
     UndefinedPort,
     /// An address of a service CIDR that no Service has (K23).
     UnallocatedAddress,
@@ -426,7 +441,10 @@ impl Services {
             let shard = Arc::make_mut(shard);
             let entry = shard.entry(address).or_default();
             match frontend {
-                Frontend::Address(_) => entry.ports = change.unwrap_or_default().ports,
+                Frontend::Address(_) => {
+                    let change = change.unwrap_or_default();
+                    (entry.ports, entry.is_removed) = (change.ports, change.is_removed);
+                }
                 Frontend::Socket(_, protocol, port) => {
                     let ports = change.map(|change| change.ports.into_vec()).unwrap_or_default();
                     let own = ports.into_iter().find(|own| own.place() == (protocol, port));
@@ -456,6 +474,7 @@ impl Services {
     #[must_use]
     pub fn lookup(&self, address: IpAddr) -> Destination<'_> {
         match self.virtual_address(address) {
+            Some(found) if found.is_removed && found.sockets.is_empty() => Destination::Removed,
             Some(found) => Destination::Service(found),
             None if self.in_service_cidr(address) => Destination::Unallocated,
             None => Destination::Other,

@@ -101,6 +101,7 @@ impl Snapshot {
                 None if own.is_cluster_ip() => return Called::UndefinedPort,
                 None => {}
             },
+            Destination::Removed => return Called::UndefinedPort,
             Destination::Unallocated => return Called::UnallocatedAddress,
             Destination::Other => {}
         }

@@ -10,6 +10,7 @@ use etherparse::PacketBuilder;
 use path_rig::*;
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::neighbours::NeighbourState;
+use tidegate_dataplane::services::VirtualAddress;
 
 const C: ([u8; 4], u16) = (CLIENT, 40_000);
 const V: ([u8; 4], u16) = (VIP, 80);
@@ -216,6 +217,38 @@ fn k23_an_undefined_port_of_a_known_address_is_refused_and_an_unallocated_addres
             ("rx_packets", 3),
             ("tx_packets", 1),
             ("answered_port_unreachable", 1),
+            ("drop_unallocated_address", 2),
+        ]);
+    });
+}
+
+#[test]
+fn a_removed_address_refuses_every_port_and_answers_no_ping_while_its_flows_go_on() {
+    over_both_families(|| {
+        let mut rig = Rig::new();
+        rig.one(CLIENT_SIDE, &udp(FROM_CLIENT, (C, V), 64, b"before"));
+        rig.snapshot.services = rig.snapshot.services.with([(ip(VIP), Some(VirtualAddress::removed()))]);
+        let sent = rig.one(CLIENT_SIDE, &udp(FROM_CLIENT, (C, V), 64, b"after"));
+        assert_eq!(sent.0, Out::Device(POD_SIDE));
+        let other = (CLIENT, 40_001);
+        for port in [80, 81] {
+            let (_, octets) = rig.one(CLIENT_SIDE, &udp(FROM_CLIENT, (other, (VIP, port)), 64, b"x"));
+            let Says(kind, code, _) = port_unreachable();
+            assert_eq!(octets[transport()..][..2], [kind, code]);
+            let reset = rig.one(CLIENT_SIDE, &tcp(FROM_CLIENT, (other, (VIP, port)), 64, "S", b""));
+            assert_eq!(reset.1[transport() + 13], 0x14, "RST and ACK");
+        }
+        assert!(rig.carry(CLIENT_SIDE, &[ping(FROM_CLIENT, CLIENT, VIP, 64, false)]).is_empty());
+        rig.snapshot.services = rig.snapshot.services.with([(ip(VIP), None)]);
+        let late = udp(FROM_CLIENT, (other, V), 64, b"x");
+        assert!(rig.carry(CLIENT_SIDE, &[late]).is_empty());
+        rig.assert_counters(&[
+            ("rx_packets", 8),
+            ("tx_packets", 6),
+            ("forwarded", 2),
+            ("flows_inserted", 1),
+            ("answered_port_unreachable", 2),
+            ("answered_reset", 2),
             ("drop_unallocated_address", 2),
         ]);
     });

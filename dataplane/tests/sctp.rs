@@ -9,7 +9,7 @@ use std::sync::Arc;
 use etherparse::{IpNumber, PacketBuilder, PacketHeaders};
 use path_rig::*;
 use tidegate_dataplane::clock::Now;
-use tidegate_dataplane::flows::{Cursors, EndpointId, ServicePortId, Timeouts};
+use tidegate_dataplane::flows::{Cursors, EndpointId, ServicePortId};
 use tidegate_dataplane::masquerade::Mode;
 use tidegate_dataplane::net::{Mac, Port, Protocol};
 use tidegate_dataplane::services::{Backend, Backends, ServicePort, Terms, VirtualAddress};
@@ -121,7 +121,7 @@ const ENDING: [(bool, u8); 3] = [(true, SHUTDOWN), (false, SHUTDOWN_ACK), (true,
 /// Returns how many flows are left after so many seconds of silence.
 fn left_after(rig: &Rig, seconds: u32) -> usize {
     let now = Now::from_ns(rig.now.ns() + u64::from(seconds) * 1_000_000_000);
-    rig.flows.expire(&mut Cursors::part(0, 1), now, rig.flows.capacity(), &Timeouts::default());
+    rig.flows.expire(&mut Cursors::part(0, 1), now, rig.flows.capacity());
     rig.flows.len()
 }
 

@@ -12,6 +12,7 @@ use tidegate_dataplane::xdp::Steering;
 use crate::cli::RunArguments;
 use crate::netlink::Netlink;
 use crate::punt_device::{RECEIVE_END, TRANSMIT_END};
+use crate::settings;
 
 /// The oldest kernel that a run starts on.
 const OLDEST: (u32, u32) = (6, 1);
@@ -33,7 +34,7 @@ pub(super) async fn obstacles(arguments: &RunArguments, netlink: &Netlink) -> an
         obstacles.push(format!("AF_XDP sockets: {error}; the kernel needs CONFIG_XDP_SOCKETS"));
     }
     // Loaded and let go at once; attached to nothing.
-    obstacles.extend(Steering::load().err().map(|error| error.to_string()));
+    obstacles.extend(Steering::load_with(settings::room(arguments)).err().map(|error| error.to_string()));
     for listen in arguments.dns_listen.iter().map(|listen| listen.0) {
         for (name, kind, protocol) in
             [("udp", Type::DGRAM, Protocol::UDP), ("tcp", Type::STREAM, Protocol::TCP)]

@@ -17,6 +17,7 @@ use tidegate_dataplane::services::Frontend;
 use crate::cli::{Announce, RunArguments};
 use crate::cluster::{Cluster, Dirty, Service, ServiceKind};
 use crate::compile::Locality;
+use crate::frame_limit::needs_chains;
 use crate::netlink::{Link, Netlink};
 use crate::source::Source;
 use crate::tables::Compiler;
@@ -62,7 +63,8 @@ fn print_devices(served: &[Link], arguments: &RunArguments, cores: &[usize]) -> 
     let mut obstacles = Vec::new();
     for link in served {
         let queues = offloads::receive_queues(&link.name)?;
-        println!("device {}: {queues} receive queues, MTU {}, {}", link.name, link.mtu, link.mac);
+        let chains = if needs_chains(link.mtu) { " (multi-buffer)" } else { "" };
+        println!("device {}: {queues} receive queues, MTU {}{chains}, {}", link.name, link.mtu, link.mac);
         if let Some(program) = link.xdp_program {
             obstacles.push(format!(
                 "--interface {}: XDP program {program} is on it; stop what attached it, or `ip link set {} xdp off`",

@@ -1,8 +1,8 @@
-//! Which Service has which frontend, here called address, and which linger.
+//! Which Service has which frontend, here called address, which linger, and which are refused after that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tidegate_dataplane::net::{Port, Protocol};
 use tidegate_dataplane::services::{Frontend, VirtualAddress};
@@ -10,13 +10,36 @@ use tidegate_dataplane::services::{Frontend, VirtualAddress};
 use crate::cluster::ObjectName;
 use crate::tables::{Compiled, EndpointKey};
 
+/// The most removed addresses that are refused at once; of more, the oldest is left.
+pub(super) const MOST_REFUSED: usize = 4096;
+
+/// How far an address is on its way out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// A Service has it.
+    Held,
+    /// Its Service no longer has it; others may claim it from now on. Its table stays until then.
+    Lingers(Instant),
+    /// Its Service is gone, and whoever calls is told so until then. Others may claim it.
+    Refuses(Instant),
+}
+
 #[derive(Debug)]
 struct Holding {
     service: ObjectName,
     table: VirtualAddress,
     endpoints: BTreeSet<EndpointKey>,
-    /// Set when the Service no longer has this address; others may claim it from then on.
-    lingers_until: Option<Instant>,
+    stage: Stage,
+}
+
+/// A step of an address on its way out.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) address: Frontend,
+    /// What is to be in its place; `None` if it is gone.
+    pub(super) table: Option<VirtualAddress>,
+    /// Those that its table listed.
+    pub(super) endpoints: BTreeSet<EndpointKey>,
 }
 
 /// What a Service's wish for an address came to.
@@ -34,9 +57,10 @@ pub(super) enum Claim {
 #[derive(Debug, Default)]
 pub(super) struct Addresses {
     holdings: BTreeMap<Frontend, Holding>,
-    /// Addresses that do not linger.
+    /// Addresses that are held.
     of_service: BTreeMap<ObjectName, BTreeSet<Frontend>>,
-    endings: BTreeSet<(Instant, Frontend)>,
+    lingering: BTreeSet<(Instant, Frontend)>,
+    refusing: BTreeSet<(Instant, Frontend)>,
 }
 
 impl Addresses {
@@ -46,11 +70,11 @@ impl Addresses {
         let mut unchanged = false;
         if let Some(holding) = self.holdings.get_mut(&address) {
             let own = holding.service == *service;
-            if !own && holding.lingers_until.is_none() {
-                return Claim::Taken(holding.service.clone());
-            }
-            if let Some(until) = holding.lingers_until.take() {
-                self.endings.remove(&(until, address));
+            match std::mem::replace(&mut holding.stage, Stage::Held) {
+                Stage::Held if own => {}
+                Stage::Held => return Claim::Taken(holding.service.clone()),
+                Stage::Lingers(until) => drop(self.lingering.remove(&(until, address))),
+                Stage::Refuses(until) => drop(self.refusing.remove(&(until, address))),
             }
             unchanged = own && holding.table == table;
         }
@@ -58,7 +82,7 @@ impl Addresses {
         if unchanged {
             return Claim::Unchanged;
         }
-        let holding = Holding { service: service.clone(), table, endpoints, lingers_until: None };
+        let holding = Holding { service: service.clone(), table, endpoints, stage: Stage::Held };
         let before = self.holdings.insert(address, holding);
         Claim::Changed(before.map(|before| before.endpoints).unwrap_or_default())
     }
@@ -71,8 +95,9 @@ impl Addresses {
     /// Takes an address from its Service; its table stays until then, unless another Service claims it before.
     pub(super) fn let_linger(&mut self, address: Frontend, until: Instant) {
         let Some(holding) = self.holdings.get_mut(&address) else { return };
-        if holding.lingers_until.replace(until).is_none() {
-            self.endings.insert((until, address));
+        if holding.stage == Stage::Held {
+            holding.stage = Stage::Lingers(until);
+            self.lingering.insert((until, address));
         }
         if let Some(own) = self.of_service.get_mut(&holding.service) {
             own.remove(&address);
@@ -82,24 +107,51 @@ impl Addresses {
         }
     }
 
-    /// Removes the addresses that have lingered long enough and returns them with their endpoints.
-    pub(super) fn end_lingering(&mut self, now: Instant) -> Vec<(Frontend, BTreeSet<EndpointKey>)> {
-        let mut ended = Vec::new();
-        while let Some((until, address)) = self.endings.first().copied().filter(|(until, _)| *until <= now) {
-            self.endings.remove(&(until, address));
-            if let Some(holding) = self.holdings.remove(&address) {
-                ended.push((address, holding.endpoints));
+    /// Takes the addresses a step on that have lingered or been refused long enough.
+    ///
+    /// After the linger, one is refused for `refused_for` if `is_refused` says so of it and its last Service; others are
+    /// gone at once.
+    pub(super) fn step(
+        &mut self,
+        now: Instant,
+        refused_for: Duration,
+        is_refused: impl Fn(&Frontend, &ObjectName) -> bool,
+    ) -> Vec<Step> {
+        let mut steps = Vec::new();
+        while let Some((until, address)) = self.lingering.first().copied().filter(|(until, _)| *until <= now)
+        {
+            self.lingering.remove(&(until, address));
+            let Some(holding) = self.holdings.get_mut(&address) else { continue };
+            let endpoints = std::mem::take(&mut holding.endpoints);
+            let table = is_refused(&address, &holding.service).then(VirtualAddress::removed);
+            match &table {
+                Some(table) => {
+                    let until = now + refused_for;
+                    (holding.table, holding.stage) = (table.clone(), Stage::Refuses(until));
+                    self.refusing.insert((until, address));
+                }
+                None => drop(self.holdings.remove(&address)),
             }
+            steps.push(Step { address, table, endpoints });
         }
-        ended
+        let is_over = |refusing: &BTreeSet<(Instant, Frontend)>| {
+            refusing.len() > MOST_REFUSED || refusing.first().is_some_and(|(until, _)| *until <= now)
+        };
+        while is_over(&self.refusing) {
+            let Some((_, address)) = self.refusing.pop_first() else { break };
+            self.holdings.remove(&address);
+            steps.push(Step { address, table: None, endpoints: BTreeSet::new() });
+        }
+        steps
     }
 
-    /// Returns when the next address has lingered long enough.
-    pub(super) fn next_ending(&self) -> Option<Instant> {
-        self.endings.first().map(|(until, _)| *until)
+    /// Returns when the next address is to take a step.
+    pub(super) fn next_step(&self) -> Option<Instant> {
+        let firsts = [self.lingering.first(), self.refusing.first()];
+        firsts.into_iter().flatten().map(|(until, _)| *until).min()
     }
 
-    /// Lists the virtual addresses from one to another, lingering ones included, some more than once. Costs what it
+    /// Lists the virtual addresses from one to another, lingering and refused ones included, some more than once. Costs what it
     /// lists.
     pub(super) fn between(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = IpAddr> {
         let cluster_ips = self.holdings.range(Frontend::Address(first)..=Frontend::Address(last));
@@ -109,8 +161,8 @@ impl Addresses {
         listed.map(|(frontend, _)| frontend.address()).filter(|address| !address.is_unspecified())
     }
 
-    /// Returns how many addresses there are, lingering ones included.
+    /// Returns how many addresses there are, lingering ones included, refused ones not.
     pub(super) fn len(&self) -> usize {
-        self.holdings.len()
+        self.holdings.len() - self.refusing.len()
     }
 }

@@ -151,9 +151,10 @@ impl Departures {
 /// Reads what the slices of a Service list. Of entries with one address and port, one that is not terminating replaces
 /// another; a terminating one never does (K8). What is ready counts as serving (K9).
 fn read(cluster: &Cluster, name: &ObjectName, before: &Listing) -> Listing {
-    let mut entries: BTreeMap<(EndpointKey, Arc<str>), bool> = BTreeMap::new();
+    let mut entries: BTreeMap<(EndpointKey, ServicePortId), bool> = BTreeMap::new();
     for slice in cluster.slices_of(name) {
         for port in &slice.ports {
+            let id = service_port_id(name, &port.name, port.protocol);
             for endpoint in &slice.endpoints {
                 let key = EndpointKey {
                     address: endpoint.address,
@@ -161,17 +162,15 @@ fn read(cluster: &Cluster, name: &ObjectName, before: &Listing) -> Listing {
                     protocol: port.protocol,
                 };
                 let serves = endpoint.serving || endpoint.ready;
-                let entry = entries.entry((key, Arc::clone(&port.name))).or_insert(serves);
+                let entry = entries.entry((key, id)).or_insert(serves);
                 if !endpoint.terminating {
                     *entry = serves;
                 }
             }
         }
     }
-    let endpoints = entries
-        .into_iter()
-        .map(|((key, port), serves)| ((service_port_id(name, &port, key.protocol), key.id()), (key, serves)))
-        .collect();
+    let endpoints =
+        entries.into_iter().map(|((key, port), serves)| ((port, key.id()), (key, serves))).collect();
     match cluster.service(name) {
         Some(service) => {
             Listing { endpoints, reset_after: service.traffic.reset_after, repick: service.traffic.repick }

@@ -1,8 +1,9 @@
 //! Putting changes in force in the order that never lets a name lead to nowhere (design decision 6).
 //!
 //! Adding: endpoints into the XDP program → snapshot → acknowledged by all workers → virtual addresses into the XDP
-//! program → names. Removing: names → linger → snapshot → acknowledged → virtual addresses out of the XDP program;
-//! an endpoint leaves the program when no Service lists it and its last flow is gone.
+//! program → names. Removing: names → linger → snapshot that refuses ClusterIPs, for a minute → snapshot →
+//! acknowledged → virtual addresses out of the XDP program; an endpoint leaves the program when no Service lists it
+//! and its last flow is gone.
 //!
 //! Nothing here waits: [`Publication::apply`] begins, [`Publication::advance`] goes on as far as the workers'
 //! acknowledgements and the clock allow, [`Publication::next_deadline`] says when to call it again. `now` is an
@@ -35,13 +36,13 @@ use tidegate_dataplane::routes::Routes;
 use tidegate_dataplane::services::{Backends, Frontend, VirtualAddress};
 use tidegate_dataplane::snapshot::{Device, Publisher, Snapshot};
 
-use self::addresses::{Addresses, Claim};
+use self::addresses::{Addresses, Claim, Step};
 use self::departures::Departures;
 pub use self::departures::Pair;
 use self::endpoints::Endpoints;
 use self::entries::Entries;
 use crate::account_book::AccountBook;
-use crate::cluster::{Cluster, Dirty, ObjectName};
+use crate::cluster::{Cluster, Dirty, ObjectName, ServiceKind};
 use crate::compile::Locality;
 use crate::dns::Zone;
 use crate::programming::Programming;
@@ -52,6 +53,8 @@ use crate::tables::{Compiled, Compiler, EndpointKey};
 const ACKNOWLEDGE_LIMIT: Duration = Duration::from_millis(600);
 /// How often acknowledgements are looked at while they are waited for.
 const POLL: Duration = Duration::from_millis(1);
+/// How long a ClusterIP is refused after its linger, so that who still has its name from a cache is told at once.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
 /// How long until a Service that could not be put in force is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -70,6 +73,26 @@ pub trait Steering {
 /// Says whether a name of the Service leads to a frontend: to its ClusterIPs, and to nothing else.
 const fn is_named(frontend: &Frontend) -> bool {
     matches!(frontend, Frontend::Address(_))
+}
+
+/// What of a Service cannot be put in force.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// The Service.
+    pub service: ObjectName,
+    /// Path of the field that asks for it.
+    pub field: &'static str,
+    /// Why not.
+    pub what: String,
+}
+
+/// Returns the path of the field that asks for a frontend.
+const fn field_of(frontend: &Frontend) -> &'static str {
+    match frontend {
+        Frontend::Address(_) => "spec.clusterIPs",
+        Frontend::Socket(address, ..) if address.is_unspecified() => "spec.ports.nodePort",
+        Frontend::Socket(..) => "spec.externalIPs",
+    }
 }
 
 /// An addition between its snapshot and its names.
@@ -131,6 +154,8 @@ pub struct Publication<S> {
     pub programming: Programming,
     /// How long the changes took whose names have come since this was last emptied.
     pub took: Vec<Duration>,
+    /// What was refused since this was last emptied, each once and of a Service one at a time.
+    pub refusals: Vec<Refusal>,
 }
 
 impl<S: Steering> Publication<S> {
@@ -160,6 +185,7 @@ impl<S: Steering> Publication<S> {
             errors: 0,
             programming: Programming::default(),
             took: Vec::new(),
+            refusals: Vec::new(),
         }
     }
 
@@ -208,7 +234,7 @@ impl<S: Steering> Publication<S> {
                     Ok(()) => entering.push((address, name.clone())),
                     Err(error) => {
                         if !reported.contains(name) {
-                            self.note(&error);
+                            self.refuse(name, field_of(&address), &error);
                         }
                         if is_named(&address) {
                             refused.insert(name.clone());
@@ -246,7 +272,9 @@ impl<S: Steering> Publication<S> {
         for endpoint in compiled.iter().flat_map(|one| &one.endpoints) {
             if let Err(error) = self.endpoints.prepare(*endpoint, &mut self.steering) {
                 complete = false;
-                error.filter(|_| !reported).into_iter().for_each(|error| self.note(&error));
+                if let Some(error) = error.filter(|_| !reported) {
+                    self.refuse(name, "EndpointSlices", &error);
+                }
             }
         }
         if complete {
@@ -284,8 +312,7 @@ impl<S: Steering> Publication<S> {
                 change.unlisted.push(before);
             }
             Claim::Taken(owner) => {
-                let field = if is_named(&address) { "spec.clusterIP " } else { "" };
-                bail!("Service {name}: {field}{address}: belongs to Service {owner} already")
+                bail!("{address}: belongs to Service {owner} already")
             }
         }
         self.entries.reuse(address);
@@ -304,7 +331,7 @@ impl<S: Steering> Publication<S> {
                 self.addition = Some(addition);
             }
         }
-        self.end_lingering(now);
+        self.end_lingering(cluster, now);
         let publisher = &self.publisher;
         let is_acknowledged = |generation| publisher.is_acknowledged(generation);
         let errors = self.entries.remove_unused(is_acknowledged, &mut self.steering);
@@ -338,7 +365,7 @@ impl<S: Steering> Publication<S> {
         for (address, service) in entering {
             if let Err(error) = self.entries.insert(address, &mut self.steering) {
                 if !reported.contains(&service) {
-                    self.note(&error);
+                    self.refuse(&service, field_of(&address), &error);
                 }
                 if is_named(&address) {
                     refused.insert(service);
@@ -374,17 +401,26 @@ impl<S: Steering> Publication<S> {
         self.retry_at = Some(self.retry_at.map_or(at, |before| before.min(at)));
     }
 
-    fn end_lingering(&mut self, now: Instant) {
+    /// Takes addresses on that have lingered, or were refused, long enough.
+    fn end_lingering(&mut self, cluster: &Cluster, now: Instant) {
+        // A Service that still states the address has given it to another proxy, which is to speak for it.
+        let states = |address: &Frontend, service: &ObjectName| {
+            let kind = cluster.service(service).map(|service| &service.kind);
+            matches!(kind, Some(ServiceKind::ClusterIp(own)) if own.contains(&address.address()))
+        };
+        let is_refused = |address: &Frontend, service: &_| is_named(address) && !states(address, service);
         let mut change = Change::default();
-        let mut ended = Vec::new();
-        for (address, endpoints) in self.addresses.end_lingering(now) {
-            change.tables.push((address, None));
+        let mut gone = Vec::new();
+        for Step { address, table, endpoints } in self.addresses.step(now, REFUSED_FOR, is_refused) {
+            if table.is_none() {
+                gone.push(address);
+            }
+            change.tables.push((address, table));
             change.unlisted.push(endpoints);
-            ended.push(address);
         }
-        if !ended.is_empty() {
+        if !change.tables.is_empty() {
             let generation = self.publish(change, now);
-            ended.into_iter().for_each(|address| self.entries.retire(address, generation));
+            gone.into_iter().for_each(|address| self.entries.retire(address, generation));
         }
     }
 
@@ -394,7 +430,7 @@ impl<S: Steering> Publication<S> {
         let waits = self.addition.is_some() || self.entries.has_unused() && often;
         let poll = waits.then(|| now + POLL);
         let retry = self.retry_at.filter(|_| self.is_settled());
-        [poll, retry, self.addresses.next_ending(), self.departures.next_reset()].into_iter().flatten().min()
+        [poll, retry, self.addresses.next_step(), self.departures.next_reset()].into_iter().flatten().min()
     }
 
     /// Waits until [`Publication::is_settled`].
@@ -434,22 +470,19 @@ impl<S: Steering> Publication<S> {
         self.publish(Change::default(), now);
     }
 
-    /// Puts flows that an earlier process left to those whose endpoint is gone by now; called once, when all is read.
-    ///
-    /// `late` are the endpoints whose late replies are still to be dropped.
-    pub fn note_found(
-        &mut self,
-        found: Vec<(Pair, Socket)>,
-        late: impl IntoIterator<Item = Socket>,
-        now: Instant,
-    ) {
-        let sockets = found.iter().map(|(_, socket)| *socket).chain(late);
-        for (address, port, protocol) in sockets.collect::<BTreeSet<Socket>>() {
+    /// Takes replies to flows that an earlier process left, and to those that it ended, whose late replies are dropped.
+    pub fn steer_found(&mut self, sockets: impl IntoIterator<Item = Socket>) {
+        for (address, port, protocol) in sockets.into_iter().collect::<BTreeSet<Socket>>() {
             let endpoint = EndpointKey { address, port, protocol };
             if let Err(Some(error)) = self.endpoints.prepare(endpoint, &mut self.steering) {
                 self.note(&error);
             }
         }
+    }
+
+    /// Puts flows that an earlier process left to those whose endpoint is gone by now; called once, when what is in force
+    /// is what the source says now: by an old file alone no connection is reset.
+    pub fn judge_found(&mut self, found: impl IntoIterator<Item = (Pair, Socket)>, now: Instant) {
         self.departures.note_found(found, now);
         self.publish(Change::default(), now);
     }
@@ -524,6 +557,15 @@ impl<S: Steering> Publication<S> {
     fn withdraw_names(&self, services: &BTreeSet<ObjectName>) {
         let dirty = Dirty { services: services.clone(), ..Dirty::default() };
         self.update_names(&Cluster::default(), &dirty);
+    }
+
+    /// Notes that something of a Service is left out.
+    fn refuse(&mut self, service: &ObjectName, field: &'static str, error: &anyhow::Error) {
+        self.errors += 1;
+        tracing::error!("Service {service}: {field}: {error:#}");
+        if self.refusals.last().is_none_or(|last| last.service != *service) {
+            self.refusals.push(Refusal { service: service.clone(), field, what: format!("{error:#}") });
+        }
     }
 
     fn note(&mut self, error: &anyhow::Error) {

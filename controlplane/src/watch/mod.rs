@@ -31,7 +31,7 @@ use tokio::time::Instant;
 
 use self::access::Access;
 pub use self::access::AccessError;
-use self::complaints::Complaints;
+use self::complaints::{Complaint, Complaints};
 pub use self::follow::Limits;
 use self::follow::{Follower, Heard};
 use self::life::Lives;
@@ -40,7 +40,8 @@ pub use self::standing::{Standing, WatchStanding};
 use self::store::{Done, Store};
 use crate::cluster_file::ClusterFile;
 use crate::manifests::Report;
-use crate::objects::Kind;
+use crate::objects::{Fault, Kind, ObjectKey};
+use crate::publish::Refusal;
 use crate::source::{Origin, Update};
 
 /// How long changes of a burst are gathered. A change that comes alone goes out at once.
@@ -195,7 +196,7 @@ impl Kubernetes {
         }
         let complaints = self.mirror.take_complaints();
         if let Some(writer) = &self.complaints {
-            complaints.into_iter().for_each(|refused| writer.push(refused));
+            complaints.into_iter().for_each(|refused| writer.push(Complaint::skipped(refused)));
         }
     }
 
@@ -303,6 +304,15 @@ impl Kubernetes {
         };
         let complaints_dropped = self.complaints.as_ref().map_or(0, Complaints::dropped);
         Standing { watches: watches.collect(), stale, complaints_dropped }
+    }
+
+    /// Has an Event written about a Service that cannot be put in force as it is.
+    pub fn complain(&self, refusal: Refusal) {
+        let Refusal { service, field, what } = refusal;
+        if let Some(writer) = &self.complaints {
+            let key = ObjectKey { kind: Kind::Service, name: service };
+            writer.push(Complaint::left_out(key, Fault { field: field.to_owned(), what }));
+        }
     }
 
     /// Brings the file up to date before the process ends.

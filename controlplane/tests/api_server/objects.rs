@@ -9,6 +9,12 @@ pub(crate) fn namespace(name: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } })
 }
 
+/// A Node in a zone.
+pub(crate) fn node(name: &str, zone: &str) -> Value {
+    let labels = json!({ "topology.kubernetes.io/zone": zone });
+    json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name, "labels": labels } })
+}
+
 /// A Service with HTTP and UDP echo on 8080 and lines on 9000, as the rig's pods have them.
 pub(crate) fn service(namespace: &str, name: &str, cluster_ip: &str) -> Value {
     json!({

@@ -138,7 +138,7 @@ fn observed(rig: &mut Rig, call: Call, port: u16) -> (Verdict, Option<Address>) 
         let named = rig.path.counters.named();
         named.filter(|(name, ..)| name.starts_with("drop_")).map(|(name, _, count)| (name, count)).collect()
     };
-    let (before, held) = (drops(rig), rig.path.held());
+    let (before, held) = (drops(rig), rig.path.held_frames());
     let left = rig.carry(CLIENT_SIDE, &[packet]);
     let after = drops(rig);
     if let Some((name, _)) = after.iter().find(|(name, count)| before[*name] != **count) {
@@ -146,7 +146,7 @@ fn observed(rig: &mut Rig, call: Call, port: u16) -> (Verdict, Option<Address>) 
     }
     match &left[..] {
         [] => {
-            assert_eq!(rig.path.held(), held + 1, "lost");
+            assert_eq!(rig.path.held_frames(), held + 1, "lost");
             unreachable!("every pod's MAC is known")
         }
         [(Out::Device(CLIENT_SIDE), _)] => (Verdict::Refused, None),

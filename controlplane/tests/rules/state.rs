@@ -317,12 +317,7 @@ fn an_endpoint_stays_steered_while_late_replies_of_it_are_to_be_dropped() {
     assert!(world.rig.snapshot.departed.is_empty(), "no flow of it is left");
     wait(&mut world, Duration::from_secs(62));
     let mut cursors = tidegate_dataplane::flows::Cursors::part(0, 1);
-    world.rig.flows.expire(
-        &mut cursors,
-        world.rig.now,
-        100_000,
-        &tidegate_dataplane::flows::Timeouts::default(),
-    );
+    world.rig.flows.expire(&mut cursors, world.rig.now, 100_000);
     world.keep_house();
     assert!(!steered(&world) && !world.publication.has_leaving());
 }

@@ -15,9 +15,9 @@ use super::steering::{PRESENT, Steering, map_error};
 use crate::masquerade::PortRange;
 use crate::net::{Port, Protocol};
 
-/// The most VIP prefixes: service CIDRs and single addresses.
+/// The most VIP prefixes, service CIDRs and single addresses, unless [`Room`] says otherwise.
 pub const MAX_VIP_PREFIXES: u32 = 65_536;
-/// The most endpoints, and the most addresses they have.
+/// The most endpoints, and the most addresses they have, unless [`Room`] says otherwise.
 pub const MAX_ENDPOINTS: u32 = 262_144;
 /// The most addresses of the box itself.
 pub const MAX_OWN_ADDRESSES: u32 = 4_096;
@@ -26,6 +26,22 @@ pub const MAX_LISTENERS: u32 = 1_024;
 
 /// The most sockets of Services at own addresses.
 pub const MAX_SERVED_SOCKETS: u32 = 65_536;
+
+/// How much the maps hold. The kernel keeps 16 octets for each endpoint that there is room for, twice, rounded up to a
+/// power of two; an entry itself, of whichever map, takes its memory when it is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Room {
+    /// VIP prefixes: service CIDRs and single addresses.
+    pub vip_prefixes: u32,
+    /// Endpoints, and addresses that they have.
+    pub endpoints: u32,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { vip_prefixes: MAX_VIP_PREFIXES, endpoints: MAX_ENDPOINTS }
+    }
+}
 
 /// The first of the IPv6 addresses that stand for IPv4 ones, `::ffff:0.0.0.0`.
 const IPV4_MAPPED: u128 = 0xffff_0000_0000;

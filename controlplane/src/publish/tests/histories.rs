@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::publish::{ACKNOWLEDGE_LIMIT, RETRY};
+use crate::publish::{ACKNOWLEDGE_LIMIT, REFUSED_FOR, RETRY};
 
 const SERVICES: [&str; 5] = ["a", "b", "c", "d", "e"];
 const WORKERS: usize = 2;
@@ -44,7 +44,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => prop::collection::vec(event(), 1..5).prop_map(Step::Say),
         6 => (0..WORKERS).prop_map(Step::Refresh),
         2 => (0..WORKERS).prop_map(Step::Park),
-        4 => prop::sample::select(vec![1, 100, 400, 700, 1000, 6000]).prop_map(Step::Wait),
+        4 => prop::sample::select(vec![1, 100, 400, 700, 1000, 6000, 60_000]).prop_map(Step::Wait),
         3 => Just(Step::Sweep),
         3 => (0..WORKERS, 0..ADDRESSES).prop_map(|(worker, address)| Step::OpenFlow(worker, address)),
         2 => Just(Step::EndFlow),
@@ -112,6 +112,8 @@ fn rest(world: &mut World) {
         world.refresh_all();
         world.wait(LINGER.max(RETRY));
     }
+    world.refresh_all();
+    world.wait(REFUSED_FOR);
     world.refresh_all();
     world.sweep();
 }

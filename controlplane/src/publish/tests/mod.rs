@@ -326,6 +326,13 @@ impl World {
         belongs(&self.publication.publisher.current(), service, vip(address))
     }
 
+    /// Whether the snapshot in force refuses whoever calls that address.
+    pub(super) fn refuses(&self, address: u8) -> bool {
+        let snapshot = self.publication.publisher.current();
+        let table = snapshot.services.virtual_address(vip(address));
+        table.is_some_and(|table| *table == VirtualAddress::removed())
+    }
+
     /// Whether the XDP program takes that address.
     pub(super) fn steers(&self, address: u8) -> bool {
         self.publication.steering.addresses.contains(&vip(address))
@@ -342,5 +349,5 @@ pub(super) fn belongs(snapshot: &Snapshot, service: &str, address: IpAddr) -> bo
     let own = service_of(service, ServiceKind::Headless);
     let id = service_port_id(&own.name, "http", Protocol::Tcp);
     let table = snapshot.services.virtual_address(address);
-    table.is_some_and(|table| table.ports().iter().all(|port| port.id == id))
+    table.is_some_and(|table| table.ports().iter().any(|port| port.id == id))
 }

@@ -1,7 +1,8 @@
 //! The order of publication, step by step.
 
 use super::*;
-use crate::publish::{ACKNOWLEDGE_LIMIT, RETRY};
+use crate::publish::addresses::MOST_REFUSED;
+use crate::publish::{ACKNOWLEDGE_LIMIT, REFUSED_FOR, RETRY};
 
 /// A world in which the Service `a` has the address 1 and the endpoints 1 and 2, and all is settled.
 fn with_a(workers: usize) -> World {
@@ -32,13 +33,89 @@ fn a_removed_service_loses_its_name_first_and_its_address_after_the_linger() {
     world.wait(LINGER - Duration::from_millis(1));
     assert!(world.steers(1) && world.gives("a", 1));
     world.wait(Duration::from_millis(1));
-    assert!(!world.gives("a", 1));
-    assert!(world.steers(1), "the worker has not acknowledged yet");
+    assert!(!world.gives("a", 1) && world.refuses(1));
     world.refresh(0);
-    assert!(!world.steers(1) && world.takes(1));
+    assert!(world.steers(1) && world.takes(1));
     world.sweep();
     assert!(!world.takes(1) && !world.publication.has_leaving());
+    world.wait(REFUSED_FOR);
+    assert!(!world.refuses(1));
+    assert!(world.steers(1), "the worker has not acknowledged yet");
+    world.refresh(0);
+    assert!(!world.steers(1));
     assert_eq!(world.publication.next_deadline(world.now), None);
+}
+
+#[test]
+fn a_removed_address_refuses_after_the_linger_and_counts_no_more() {
+    let mut world = with_a(1);
+    assert_eq!(world.publication.sizes().0, 1);
+    world.say([deleted("a")]);
+    world.wait(LINGER - Duration::from_millis(1));
+    assert!(!world.refuses(1));
+    world.wait(Duration::from_millis(1));
+    world.refresh(0);
+    assert!(world.refuses(1) && world.steers(1));
+    assert_eq!(world.publication.sizes(), (0, 0));
+    world.wait(REFUSED_FOR - Duration::from_millis(1));
+    assert!(world.refuses(1) && world.steers(1));
+    world.wait(Duration::from_millis(1));
+    world.refresh(0);
+    assert!(!world.refuses(1) && !world.steers(1));
+}
+
+#[test]
+fn a_refused_address_goes_to_whoever_asks_for_it_at_once() {
+    for taker in ["a", "b"] {
+        let mut world = with_a(1);
+        world.say([deleted("a")]);
+        world.wait(LINGER);
+        world.refresh(0);
+        assert!(world.refuses(1));
+        world.say([at(taker, 1), slice(taker, &[3])]);
+        assert!(world.gives(taker, 1) && !world.refuses(1) && !world.names(taker, 1), "{taker}");
+        world.refresh(0);
+        assert!(world.names(taker, 1) && world.steers(1), "{taker}");
+        world.wait(2 * REFUSED_FOR);
+        assert!(world.names(taker, 1) && world.gives(taker, 1) && world.steers(1), "{taker}");
+        assert_eq!(world.publication.next_deadline(world.now), None);
+    }
+}
+
+#[test]
+fn of_many_removed_addresses_the_oldest_are_left_and_the_others_refused() {
+    let mut world = World::new(1, &[]);
+    let address = |number: u16| IpAddr::from([10, 97, (number >> 8) as u8, number as u8]);
+    let kind = |number| ServiceKind::ClusterIp(vec![address(number)]);
+    let name = |number: u16| format!("s{number}");
+    let most = MOST_REFUSED as u16;
+    world.say((0..=most).map(|number| applied(&name(number), kind(number))));
+    world.refresh(0);
+    world.say([deleted(&name(7))]);
+    world.wait(Duration::from_millis(1));
+    world.say((0..=most).filter(|number| *number != 7).map(|number| deleted(&name(number))));
+    world.wait(LINGER);
+    world.refresh(0);
+    let current = world.publication.publisher.current();
+    let left = (0..=most).filter(|number| current.services.virtual_address(address(*number)).is_none());
+    assert_eq!(left.collect::<Vec<_>>(), [7]);
+    assert_eq!(world.publication.steering.addresses.len(), MOST_REFUSED);
+}
+
+#[test]
+fn a_removed_external_address_goes_back_to_the_kernel_at_once() {
+    let mut world = World::new(1, &["a"]);
+    let mut service = service_of("a", ServiceKind::ClusterIp(vec![vip(1)]));
+    service.traffic.external_addresses = vec![IpAddr::from([203, 0, 113, 5])];
+    service.ports[0].node_port = Some(30_080);
+    world.say([Event::ServiceApplied(Arc::new(service)), slice("a", &[1])]);
+    world.refresh(0);
+    assert_eq!(world.publication.steering.sockets.len(), 2);
+    world.say([deleted("a")]);
+    world.wait(LINGER);
+    world.refresh(0);
+    assert!(world.publication.steering.sockets.is_empty());
+    assert!(world.refuses(1) && world.steers(1));
 }
 
 #[test]
@@ -145,6 +222,9 @@ fn an_address_that_passes_on_in_one_change_is_first_nobodys_name() {
         assert!(world.names(taker, 1) && world.names(giver, 3) && !world.names(taker, 2));
         world.wait(LINGER);
         world.refresh(0);
+        assert!(world.refuses(2) && !world.refuses(1) && !world.refuses(3));
+        world.wait(REFUSED_FOR);
+        world.refresh(0);
         assert!(!world.steers(2) && world.steers(1) && world.steers(3));
     }
 }
@@ -185,7 +265,7 @@ fn a_service_that_becomes_headless_is_named_by_its_endpoints_before_its_address_
     world.wait(LINGER);
     world.refresh(0);
     world.sweep();
-    assert!(!world.steers(1) && !world.takes(1) && !world.takes(2));
+    assert!(world.refuses(1) && !world.takes(1) && !world.takes(2));
     world.say([at("a", 1)]);
     world.refresh(0);
     assert!(world.names("a", 1) && world.takes(1));
@@ -213,7 +293,9 @@ fn a_parked_worker_holds_up_nothing() {
     world.say([deleted("a")]);
     world.wait(LINGER);
     world.sweep();
-    assert!(!world.steers(1) && !world.takes(1));
+    assert!(world.refuses(1) && !world.takes(1));
+    world.wait(REFUSED_FOR);
+    assert!(!world.steers(1));
 }
 
 #[test]
@@ -227,7 +309,7 @@ fn a_worker_that_stops_delays_names_but_takes_nothing_away_that_it_may_use() {
     assert!(world.names("b", 2) && world.steers(2));
     assert_eq!(world.publication.errors, 1);
     world.say([deleted("a")]);
-    world.wait(10 * LINGER);
+    world.wait(LINGER + REFUSED_FOR);
     world.refresh(0);
     world.sweep();
     assert!(world.steers(1) && world.takes(1) && world.takes(2));
@@ -279,6 +361,7 @@ fn a_service_of_another_proxy_has_names_but_no_table() {
     world.wait(LINGER);
     world.refresh(0);
     assert!(world.names("a", 1) && !world.gives("a", 1));
+    assert!(!world.refuses(1), "the other proxy speaks for it");
 }
 
 #[tokio::test]

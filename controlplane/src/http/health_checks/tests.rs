@@ -54,13 +54,18 @@ async fn ask(port: u16) -> std::io::Result<String> {
     Ok(answer)
 }
 
+fn follow(checks: &mut HealthChecks, cluster: &Cluster, locality: &Locality, is_healthy: bool) {
+    checks.note(cluster, [&ObjectName::new("dev", "ent")]);
+    checks.follow(cluster, locality, || is_healthy);
+}
+
 #[tokio::test]
 async fn k32_a_health_check_port_says_how_many_endpoints_are_ready_on_this_node() {
     let port = free_port();
     let here = Locality { node: Some("here".into()), zone: None };
     let mut checks = HealthChecks::default();
     let nodes = [("here", true), ("here", true), ("here", false), ("there", true)];
-    checks.follow(&cluster(port, &nodes), &here, true);
+    follow(&mut checks, &cluster(port, &nodes), &here, true);
     let answer = ask(port).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(answer.to_lowercase().contains("x-load-balancing-endpoint-weight: 2\r\n"), "{answer}");
@@ -68,18 +73,18 @@ async fn k32_a_health_check_port_says_how_many_endpoints_are_ready_on_this_node(
         r#"{"localEndpoints":2,"service":{"name":"ent","namespace":"dev"},"serviceProxyHealthy":true}"#;
     assert!(answer.ends_with(body), "{answer}");
 
-    checks.follow(&cluster(port, &[("there", true)]), &here, true);
+    follow(&mut checks, &cluster(port, &[("there", true)]), &here, true);
     assert!(ask(port).await.unwrap().starts_with("HTTP/1.1 503"));
-    checks.follow(&cluster(port, &[("there", true)]), &Locality::default(), true);
+    follow(&mut checks, &cluster(port, &[("there", true)]), &Locality::default(), true);
     assert!(ask(port).await.unwrap().starts_with("HTTP/1.1 200"), "no node: all endpoints are served");
-    checks.follow(&cluster(port, &[("here", true)]), &here, false);
+    follow(&mut checks, &cluster(port, &[("here", true)]), &here, false);
     let answer = ask(port).await.unwrap();
     assert!(
         answer.starts_with("HTTP/1.1 503") && answer.contains(r#""serviceProxyHealthy":false"#),
         "{answer}"
     );
 
-    checks.follow(&Cluster::default(), &here, true);
+    follow(&mut checks, &Cluster::default(), &here, true);
     let gone = async {
         while ask(port).await.is_ok() {
             tokio::task::yield_now().await;

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::cluster::{Cluster, ObjectName};
+use crate::cluster::{Cluster, ObjectName, Service};
 use crate::compile::Locality;
 
 /// The answer of a port.
@@ -35,6 +35,8 @@ pub struct Standing {
 #[derive(Debug, Default)]
 pub struct HealthChecks {
     ports: BTreeMap<u16, Port>,
+    /// The Services that have such a port.
+    services: BTreeSet<ObjectName>,
 }
 
 #[derive(Debug)]
@@ -44,10 +46,27 @@ struct Port {
 }
 
 impl HealthChecks {
+    /// Notes which of these Services, which may have changed, have such a port.
+    pub fn note<'a>(&mut self, cluster: &Cluster, changed: impl IntoIterator<Item = &'a ObjectName>) {
+        for name in changed {
+            let is_asked_for = |service: &Arc<Service>| {
+                !service.foreign_proxy && service.traffic.health_check_port.is_some()
+            };
+            if cluster.service(name).is_some_and(is_asked_for) {
+                self.services.insert(name.clone());
+            } else {
+                self.services.remove(name);
+            }
+        }
+    }
+
     /// Makes the ports answer what the cluster says now; must be called within a tokio runtime. A port that cannot be
-    /// listened on is reported once. Costs all Services.
-    pub fn follow(&mut self, cluster: &Cluster, locality: &Locality, is_healthy: bool) {
-        let wanted = standings(cluster, locality, is_healthy);
+    /// listened on is reported once. Costs the Services that were noted to have one.
+    pub fn follow(&mut self, cluster: &Cluster, locality: &Locality, is_healthy: impl Fn() -> bool) {
+        if self.services.is_empty() && self.ports.is_empty() {
+            return;
+        }
+        let wanted = self.standings(cluster, locality, is_healthy());
         self.ports.retain(|port, one| {
             let stays = wanted.contains_key(port);
             if let (false, Some(task)) = (stays, &one.task) {
@@ -67,6 +86,19 @@ impl HealthChecks {
                 None => drop(self.ports.insert(port, Port::open(port, standing))),
             }
         }
+    }
+
+    /// Returns what each port answers. Of two Services with one port the first has it.
+    fn standings(&self, cluster: &Cluster, locality: &Locality, is_healthy: bool) -> BTreeMap<u16, Standing> {
+        let mut standings = BTreeMap::new();
+        for service in self.services.iter().filter_map(|name| cluster.service(name)) {
+            if let Some(port) = service.traffic.health_check_port {
+                let local_endpoints = local_endpoints(cluster, &service.name, locality);
+                let standing = Standing { service: service.name.clone(), local_endpoints, is_healthy };
+                standings.entry(port).or_insert(standing);
+            }
+        }
+        standings
     }
 }
 
@@ -127,19 +159,6 @@ async fn answer(State(told): State<Arc<watch::Receiver<Standing>>>) -> impl Into
         ("X-Load-Balancing-Endpoint-Weight", local_endpoints.to_string()),
     ];
     (status, headers, body.to_string())
-}
-
-/// Returns what each port answers. Of two Services with one port the first has it.
-fn standings(cluster: &Cluster, locality: &Locality, is_healthy: bool) -> BTreeMap<u16, Standing> {
-    let mut standings = BTreeMap::new();
-    for service in cluster.services().filter(|service| !service.foreign_proxy) {
-        if let Some(port) = service.traffic.health_check_port {
-            let local_endpoints = local_endpoints(cluster, &service.name, locality);
-            let standing = Standing { service: service.name.clone(), local_endpoints, is_healthy };
-            standings.entry(port).or_insert(standing);
-        }
-    }
-    standings
 }
 
 /// Counts the addresses that are ready on this node, each once whatever ports it has.
