@@ -49,10 +49,6 @@ const OUT_OF_REACH: &[&str] = &[
     "drop_source_range",
     "drop_no_local_endpoint",
     "drop_late_reply",
-    "drop_long_icmp_error",
-    "drop_oversized_packet",
-    "drop_short_first_frame",
-    "drop_no_multi_buffer",
     "drop_exceeds_mtu",
     "drop_hairpin",
 ];
