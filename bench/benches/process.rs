@@ -10,9 +10,7 @@ use tidegate_bench::gateway::Gateway;
 use tidegate_bench::order::Order;
 use tidegate_bench::packet;
 use tidegate_dataplane::clock::Now;
-use tidegate_dataplane::flows::{
-    Cursor, EndpointId, FlowTable, Key, NewFlow, ServicePortId, State, Timeouts,
-};
+use tidegate_dataplane::flows::{Cursor, EndpointId, FlowTable, Key, NewFlow, ServicePortId, State};
 use tidegate_dataplane::maglev::Maglev;
 use tidegate_dataplane::net::{Protocol, tcp};
 use tidegate_dataplane::worker::BURST;
@@ -126,7 +124,9 @@ fn look_up(table: &FlowTable, keys: &[Key], is_hit: bool) -> Duration {
         table.prefetch(hash);
         hashes.push(hash);
     }
-    hashes.iter().for_each(|hash| table.prefetch_record(*hash));
+    hashes.iter().for_each(|hash| {
+        table.prefetch_record(*hash);
+    });
     let found = hashes.iter().zip(keys).filter(|(hash, key)| table.lookup(**hash, key).is_some()).count();
     let taken = start.elapsed();
     assert_eq!(found, if is_hit { keys.len() } else { 0 });
@@ -146,7 +146,7 @@ fn insert_expire(criterion: &mut Criterion) {
     const FLOWS: u32 = 1024;
     let table = FlowTable::in_memory(2 * FLOWS).expect("memory for flows");
     let flows: Vec<NewFlow> = (0..FLOWS).map(flow).collect();
-    let (mut cursor, timeouts) = (Cursor::part(0, 1), Timeouts::default());
+    let mut cursor = Cursor::part(0, 1);
     let mut group = criterion.benchmark_group("flows");
     group.throughput(Throughput::Elements(u64::from(FLOWS)));
     group.bench_function("insert_expire", |bencher| {
@@ -154,7 +154,7 @@ fn insert_expire(criterion: &mut Criterion) {
             for flow in &flows {
                 table.insert(flow, Now::from_seconds(0)).expect("room for every flow");
             }
-            let expired = table.expire(&mut cursor, Now::from_seconds(1_000), 2 * FLOWS as usize, &timeouts);
+            let expired = table.expire(&mut cursor, Now::from_seconds(1_000), 2 * FLOWS as usize);
             assert_eq!(expired, FLOWS as usize);
         };
         bencher.iter_custom(|rounds| by_median(rounds, || time(&mut round)));

@@ -1,10 +1,10 @@
 //! The packet path of one worker on real frames, with a wire that gives every frame back.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidegate_dataplane::clock::Now;
-use tidegate_dataplane::flows::{FlowTables, Key};
+use tidegate_dataplane::flows::{FlowTable, FlowTables, Key};
 use tidegate_dataplane::neighbours::NextHop;
 use tidegate_dataplane::net::{Mac, Protocol, tcp};
 use tidegate_dataplane::routes::DeviceIndex;
@@ -13,6 +13,7 @@ use tidegate_dataplane::verdict::DropReason;
 use tidegate_dataplane::worker::{BURST, Path, PuntAddresses, Wire};
 use tidegate_dataplane::xsk::{Frame, FrameMemory};
 
+use crate::bursts::time;
 use crate::cluster;
 use crate::packet::{self, PACKET_BYTES};
 
@@ -55,7 +56,9 @@ impl Gateway {
     #[must_use]
     pub fn new(flows: u32) -> Self {
         let (memory, pool) = FrameMemory::new(FRAMES).expect("memory for frames");
-        let flows = Arc::new(FlowTables::in_memory(flows + flows / 3 + 64).expect("memory for flows"));
+        let ipv4 = FlowTable::in_memory(flows + flows / 3 + 64).expect("memory for flows");
+        let flows = FlowTables { ipv4, ..FlowTables::in_memory(64).expect("memory for flows") };
+        let flows = Arc::new(flows);
         let punt = PuntAddresses { source: Mac::default(), destination: Mac::default() };
         let path = Path::new(memory, pool, Arc::clone(&flows), punt);
         let wire = Returning(Vec::with_capacity(BURST));
@@ -116,10 +119,10 @@ impl Gateway {
             self.burst.push(frame);
         }
         let count = self.burst.len();
-        let start = Instant::now();
-        let now = Now::read();
-        self.path.carry(cluster::CLIENT_SIDE, &mut self.burst, &self.snapshot, now, &mut self.wire);
-        let taken = start.elapsed();
+        let taken = time(|| {
+            let now = Now::read();
+            self.path.carry(cluster::CLIENT_SIDE, &mut self.burst, &self.snapshot, now, &mut self.wire);
+        });
         assert_eq!(self.wire.0.len(), count, "{:?}", self.path.counters);
         self.wire.0.drain(..).for_each(|frame| self.path.pool.push(frame));
         taken

@@ -110,6 +110,7 @@ fn config(name: &str, queue: u32) -> SocketConfig {
         completion_ring: 2 * RING,
         receives: true,
         zero_copy: true,
+        chains: false,
     }
 }
 

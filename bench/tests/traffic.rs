@@ -9,6 +9,7 @@ use std::process::Command;
 use ends_rig::Rig;
 use tidegate_bench::traffic::plan::{Kind, Pace, Plan};
 use tidegate_bench::traffic::popularity::Popularity;
+use tidegate_bench::traffic::results::Results;
 
 /// Another compiler makes other octets of the same program.
 const CLANG: &str = "clang version 14.";
@@ -18,6 +19,12 @@ fn plan(kind: Kind) -> Plan {
     Plan { kind, rate: 20_000.0, bytes: 60, flows: 1000, popularity, seconds: 0.25, pace, echo: false }
 }
 
+/// Returns how many were sent: all, but for what a core that was busy elsewhere at the end kept from being due in time.
+fn assert_most_were_sent(results: &Results) -> u64 {
+    assert!((4000..=5000).contains(&results.sent), "{results:?}");
+    results.sent
+}
+
 #[test]
 fn everything_that_is_sent_over_a_wire_arrives_once_and_in_order() {
     let Some(rig) = Rig::new("wire") else { return };
@@ -25,9 +32,11 @@ fn everything_that_is_sent_over_a_wire_arrives_once_and_in_order() {
     for kind in [Kind::EstablishedUdp, Kind::EstablishedTcp, Kind::NewUdp, Kind::Connections] {
         for bytes in [60, 1514] {
             let results = generator.run(&Plan { bytes, ..plan(kind) }, |_| {}).unwrap();
-            assert_eq!((results.offered, results.sent, results.completed), (5000, 5000, 5000), "{results:?}");
-            assert_eq!((results.sink.received, results.sink.reordered), (5000, 0), "{results:?}");
-            assert_eq!(results.latency.count, 5000, "every packet is timed");
+            assert_eq!(results.offered, 5000, "{results:?}");
+            let sent = assert_most_were_sent(&results);
+            assert_eq!((results.completed, results.sink.received), (sent, sent), "{results:?}");
+            assert_eq!(results.sink.reordered, 0, "{results:?}");
+            assert_eq!(results.latency.count, sent, "every packet is timed");
         }
     }
 }
@@ -36,7 +45,8 @@ fn everything_that_is_sent_over_a_wire_arrives_once_and_in_order() {
 fn a_datagram_that_is_sent_back_is_timed_both_ways() {
     let Some(rig) = Rig::new("echo") else { return };
     let results = rig.generator().run(&Plan { echo: true, ..plan(Kind::EstablishedUdp) }, |_| {}).unwrap();
-    assert_eq!((results.replies, results.round_trip.count), (5000, 5000), "{results:?}");
+    let sent = assert_most_were_sent(&results);
+    assert_eq!((results.replies, results.round_trip.count), (sent, sent), "{results:?}");
     assert!(results.round_trip.p50 >= results.latency.p50, "{results:?}");
 }
 
@@ -45,9 +55,10 @@ fn connections_run_from_syn_to_the_last_acknowledgement() {
     let Some(rig) = Rig::new("connections") else { return };
     let results = rig.generator().run(&plan(Kind::Connections), |_| {}).unwrap();
     let sink = results.sink;
-    assert_eq!((sink.opened, sink.received, sink.closed), (5000, 5000, 5000), "{results:?}");
-    assert_eq!(sink.without_data, 10_000, "the ACK of the SYN and the ACK of the FIN: {results:?}");
-    assert_eq!(results.round_trip.count, 5000, "handshakes");
+    let sent = assert_most_were_sent(&results);
+    assert_eq!((sink.opened, sink.received, sink.closed), (sent, sent, sent), "{results:?}");
+    assert_eq!(sink.without_data, 2 * sent, "the ACK of the SYN and the ACK of the FIN: {results:?}");
+    assert_eq!(results.round_trip.count, sent, "handshakes");
 }
 
 #[test]

@@ -9,12 +9,13 @@ use tidegate_dataplane::xdp::{AttachMode, AttachPreference, Steering};
 use crate::instance::Instance;
 use crate::netlink::Link;
 use crate::workers::AttachedDevice;
-use crate::{offloads, settings};
+use crate::{frame_limit, offloads, settings};
 
-/// Attaches the program to a device; receive offloads that generic mode cannot have are switched off.
+/// Attaches the program to a device, for packets in several buffers if its MTU takes them; receive offloads that generic
+/// mode cannot have are switched off.
 ///
 /// # Errors
-/// Another program is on it, or the kernel refuses.
+/// Its MTU is more than it can be served with, another program is on it, or the kernel refuses.
 pub fn attach(
     link: &Link,
     want: AttachPreference,
@@ -22,11 +23,17 @@ pub fn attach(
     instance: &mut Instance,
 ) -> anyhow::Result<AttachedDevice> {
     let queues = offloads::receive_queues(&link.name)?;
-    let attach_mode = program.attach(link.index, &link.name, queues, want)?;
+    frame_limit::require_fitting_mtu(link, want)?;
+    let chains = frame_limit::needs_chains(link.mtu);
+    let attach_mode = if chains {
+        program.attach_for_chains(link.index, &link.name, queues, want)?
+    } else {
+        program.attach(link.index, &link.name, queues, want)?
+    };
     if attach_mode == AttachMode::Generic {
         offloads::switch_off(&link.name, instance)?;
     }
-    Ok(AttachedDevice { index: link.index, name: link.name.clone(), queues, attach_mode })
+    Ok(AttachedDevice { index: link.index, name: link.name.clone(), queues, attach_mode, chains })
 }
 
 /// All devices that were asked for.
@@ -166,7 +173,7 @@ mod tests {
 
     fn attached(index: u32, name: &str) -> AttachedDevice {
         let (name, attach_mode) = (name.to_owned(), AttachMode::Native);
-        AttachedDevice { index: DeviceIndex(index), name, queues: 1, attach_mode }
+        AttachedDevice { index: DeviceIndex(index), name, queues: 1, attach_mode, chains: false }
     }
 
     fn link(index: u32, name: &str, up: bool) -> Link {

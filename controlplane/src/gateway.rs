@@ -24,11 +24,11 @@ use crate::announce::{Announcer, announced};
 use crate::cluster::{Cluster, Dirty};
 use crate::devices::{self, ServedDevices, Standing};
 use crate::dns;
-use crate::health_checks::HealthChecks;
+use crate::http::health_checks::HealthChecks;
+use crate::http::metrics::{Asked, Question, Reply, render};
 use crate::instance::Instance;
 use crate::latency::Latency;
 use crate::memory;
-use crate::metrics::{Asked, Question, Reply, render};
 use crate::netlink::{KernelEvent, KernelEvents, Link, Netlink};
 use crate::publish::{InUse, Publication};
 use crate::settings;
@@ -88,6 +88,8 @@ pub struct Gateway {
     pub latency: Latency,
     /// A change was so great that memory of it is to be given back.
     pub is_littered: bool,
+    /// Flows that an earlier process left have been compared with what the source says now.
+    pub has_judged_found: bool,
 }
 
 impl Gateway {
@@ -272,6 +274,16 @@ impl Gateway {
         }
     }
 
+    /// Compares flows that an earlier process left with what is listed, once that is what the source says now.
+    pub(crate) fn judge_found(&mut self) {
+        if self.has_judged_found || !self.source.is_current() || !self.publication.is_settled() {
+            return;
+        }
+        self.has_judged_found = true;
+        let found = self.shared.flows.sockets_in_use();
+        self.publish(|publication, _, now| publication.judge_found(found, now));
+    }
+
     fn keep_house(&mut self) -> anyhow::Result<()> {
         if let Some(number) = self.workers.lost() {
             bail!("worker {number} has ended unexpectedly");
@@ -284,6 +296,7 @@ impl Gateway {
         if self.publication.is_settled() && std::mem::take(&mut self.is_littered) {
             memory::give_back();
         }
+        self.judge_found();
         let started = Instant::now();
         let loaded = self.publication.loaded();
         if (self.publication.has_leaving() || !loaded.is_empty()) && started >= self.sweep_at {

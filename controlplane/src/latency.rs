@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::metrics::Spread;
+use crate::http::metrics::Spread;
 use crate::source::Origin;
 
 /// Upper bounds of the buckets.
@@ -112,7 +112,7 @@ impl Latency {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::render;
+    use crate::http::metrics::render;
 
     #[test]
     fn changes_are_timed_from_their_reading_and_from_what_they_show() {

@@ -1,11 +1,11 @@
 //! What the cluster wants, and the names. See the crate's README for an update's day.
 //!
 //! Reading order: [`start`] puts the parts together, [`gateway`] is the loop that drives them. The source
-//! ([`manifests`], with [`objects`], [`endpoint_slices`] and [`cluster_ip`]) sends events, [`cluster`] folds them (what they say of packets: [`traffic`]),
-//! [`compile`] and [`tables`] turn Services into the dataplane's tables, [`publish`] puts them in force through
-//! [`steering`] and the workers ([`workers`]). [`netlink`] and [`topology`] follow the kernel's links. [`dns`] answers
-//! names, [`explain`] says why. [`metrics`] and [`status`] say how it goes; [`instance`], [`punt_device`] and [`offloads`] are what a run
-//! puts on the machine and takes away again.
+//! ([`manifests`], with [`objects`], [`endpoint_slices`] and [`cluster_ip`]) sends events, [`cluster`] folds them (what
+//! they say of packets: [`traffic`]), [`compile`] and [`tables`] turn Services into the dataplane's tables, [`publish`]
+//! puts them in force through [`steering`] and the workers ([`workers`]). [`netlink`] and [`topology`] follow the kernel's
+//! links. [`dns`] answers names, [`explain`] says why. [`http`] and [`status`] say how it goes; [`instance`],
+//! [`punt_device`] and [`offloads`] are what a run puts on the machine and takes away again.
 
 pub mod account_book;
 pub mod announce;
@@ -19,15 +19,15 @@ pub mod devices;
 pub mod dns;
 pub mod endpoint_slices;
 pub mod explain;
+pub mod frame_limit;
 pub mod frontends;
 pub mod gateway;
-pub mod health_checks;
+pub mod http;
 pub mod instance;
 pub mod latency;
 pub mod manifests;
 pub mod masquerade;
 pub mod memory;
-pub mod metrics;
 pub mod netlink;
 pub mod objects;
 pub mod offloads;

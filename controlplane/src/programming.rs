@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::metrics::{Family, Spread};
+use crate::http::metrics::{Family, Spread};
 
 /// Upper bounds of the buckets, in seconds: doubling from 1 ms.
 ///
@@ -50,7 +50,7 @@ impl Programming {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::render;
+    use crate::http::metrics::render;
 
     #[test]
     fn k34_the_time_of_changes_is_shown_by_kube_proxys_name() {

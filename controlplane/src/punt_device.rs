@@ -23,6 +23,7 @@ use anyhow::{Context as _, bail};
 use tidegate_dataplane::net::Mac;
 use tidegate_dataplane::routes::DeviceIndex;
 
+use crate::frame_limit::MULTI_BUFFER_MTU;
 use crate::instance::{Change, Instance};
 use crate::netlink::{Link, Netlink, VethPair};
 use crate::sysctl;
@@ -57,9 +58,6 @@ const NARROW: u32 = 1279;
 const MULTICAST_ROUTE_LIMIT: Duration = Duration::from_secs(2);
 const MULTICAST_ROUTE_POLL: Duration = Duration::from_millis(5);
 
-/// The largest MTU whose frames fit a 4 KiB frame of the shared memory, in octets.
-pub const MTU_MAX: u32 = 3498;
-
 /// The pair, made and up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PuntDevice {
@@ -74,7 +72,7 @@ pub struct PuntDevice {
 }
 
 impl PuntDevice {
-    /// Makes the pair with one queue per worker, and the largest MTU of `served`, at most [`MTU_MAX`]; notes
+    /// Makes the pair with one queue per worker, and the largest MTU of `served`, at most [`MULTI_BUFFER_MTU`]; notes
     /// it in the journal first.
     ///
     /// # Errors
@@ -89,7 +87,7 @@ impl PuntDevice {
         remove_leftover(netlink, &marker).await?;
 
         let served_mtu = served.iter().map(|link| link.mtu).max().context("no device is served")?;
-        let mtu = served_mtu.min(MTU_MAX);
+        let mtu = served_mtu.min(MULTI_BUFFER_MTU);
         instance.record(Change::PuntDevice)?;
         let pair = VethPair { name: TRANSMIT_END, peer: RECEIVE_END, queues: workers, mtu: mtu.min(NARROW) };
         netlink.create_veth(pair).await?;

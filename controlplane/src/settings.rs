@@ -9,14 +9,13 @@ use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use tidegate_dataplane::net::Prefix;
-use tidegate_dataplane::xdp::Room;
+use tidegate_dataplane::xdp::{AttachPreference, Room};
 
-use crate::cli::{AaaaAnswer, DnsUpstream, NameArguments, PodsMode, RunArguments};
+use crate::cli::{AaaaAnswer, DnsUpstream, NameArguments, PodsMode, RunArguments, XdpMode};
 use crate::compile::Locality;
 use crate::dns::{self, PodNames, Zone, ZoneSettings};
 use crate::netlink::{Link, Netlink};
-use crate::offloads;
-use crate::punt_device::MTU_MAX;
+use crate::{frame_limit, offloads};
 
 /// A setting that cannot hold on this machine: the process ends with status 2.
 #[derive(Debug)]
@@ -105,6 +104,7 @@ pub async fn served_links(arguments: &RunArguments, netlink: &Netlink) -> anyhow
             return Err(BadConfiguration(message).into());
         };
         require_servable(link, &links)?;
+        frame_limit::require_fitting_mtu(link, attach_preference(arguments))?;
         require(!served.iter().any(|other: &Link| other.index == link.index), || {
             format!("--interface {name}: named twice")
         })?;
@@ -154,12 +154,6 @@ pub fn require_servable(link: &Link, links: &[Link]) -> Result<(), BadConfigurat
         format!("--interface {name}: it is a bond; name its members instead")
     })?;
     require(link.up, || format!("--interface {name}: it is down; bring it up with `ip link set {name} up`"))?;
-    require(link.mtu <= MTU_MAX, || {
-        format!(
-            "--interface {name}: its MTU is {}, more than {MTU_MAX}; lower it with `ip link set {name} mtu {MTU_MAX}`",
-            link.mtu
-        )
-    })?;
     let is_vlan = |child: &&Link| child.parent == Some(link.index) && child.kind.as_deref() == Some("vlan");
     let child = links.iter().find(is_vlan);
     require(child.is_none() || !rx_vlan_offload(name), || {
@@ -169,6 +163,15 @@ pub fn require_servable(link: &Link, links: &[Link]) -> Result<(), BadConfigurat
             child.map_or("", |child| child.name.as_str())
         )
     })
+}
+
+/// Returns what way of attaching the XDP program was asked for.
+#[must_use]
+pub const fn attach_preference(arguments: &RunArguments) -> AttachPreference {
+    match arguments.xdp_mode {
+        XdpMode::Auto => AttachPreference::NativeThenGeneric,
+        XdpMode::Generic => AttachPreference::GenericOnly,
+    }
 }
 
 /// Refuses a device whose receive queues do not give each worker at least one.
@@ -362,7 +365,6 @@ mod tests {
             (link(1, "lo"), "loopback"),
             (Link { kind: Some("bond".into()), ..good.clone() }, "name its members instead"),
             (Link { up: false, ..good.clone() }, "`ip link set eth1 up`"),
-            (Link { mtu: 9000, ..good.clone() }, "`ip link set eth1 mtu 3498`"),
         ] {
             let error = require_servable(&bad, std::slice::from_ref(&bad)).unwrap_err().to_string();
             assert!(error.contains(says) && error.starts_with("--interface "), "{error}");

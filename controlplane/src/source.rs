@@ -8,8 +8,9 @@ use ipnet::IpNet;
 
 use crate::cli::{PodsMode, RunArguments, Source as Which, SourceArguments};
 use crate::cluster::Event;
+use crate::http::metrics::Family;
 use crate::manifests::{self, Manifests, Report};
-use crate::metrics::Family;
+
 use crate::publish::Refusal;
 use crate::settings::BadConfiguration;
 use crate::watch::{self, AccessError, Kubernetes, Limits};
@@ -132,6 +133,15 @@ impl Source {
         match self {
             Self::Manifests(manifests) => manifests.report(),
             Self::Kubernetes(kubernetes) => kubernetes.report(),
+        }
+    }
+
+    /// Says whether all that is known comes from the source itself, and none of it from what an earlier run wrote.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        match self {
+            Self::Manifests(_) => true,
+            Self::Kubernetes(kubernetes) => kubernetes.standing().stale.is_none(),
         }
     }
 

@@ -12,19 +12,20 @@ use tidegate_dataplane::flows::FlowTables;
 use tidegate_dataplane::services::Services;
 use tidegate_dataplane::snapshot::{Publisher, Snapshot};
 use tidegate_dataplane::worker::Shared;
-use tidegate_dataplane::xdp::{AttachPreference, Steering};
+use tidegate_dataplane::xdp::Steering;
 use tokio::net::UnixDatagram;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::account_book::AccountBook;
 use crate::announce::Announcer;
-use crate::cli::{Announce, RunArguments, XdpMode};
+use crate::cli::{Announce, RunArguments};
 use crate::cluster::Cluster;
 use crate::devices::{self, ServedDevices};
 use crate::dns::{self, Zone};
 use crate::frontends::Frontends;
 use crate::gateway::{self, Gateway};
-use crate::health_checks::HealthChecks;
+use crate::http::health_checks::HealthChecks;
+use crate::http::metrics;
 use crate::instance::{Change, Instance};
 use crate::latency::Latency;
 use crate::netlink::{KernelEvents, Link, Netlink};
@@ -35,7 +36,7 @@ use crate::steering::DeviceSteering;
 use crate::tables::Compiler;
 use crate::topology::{Changed, Topology};
 use crate::workers::{AttachedDevice, Plan, SocketReport, Workers};
-use crate::{masquerade, metrics, offloads, reserved_ports, settings, status};
+use crate::{masquerade, offloads, reserved_ports, settings, status};
 
 /// Next hops that may wait for the control thread at once.
 const WANTED: usize = 1024;
@@ -174,7 +175,7 @@ async fn start(
         publication: Publication::new(steering, publisher, compiler, Arc::clone(&names), linger),
         workers,
         devices: ServedDevices::new(devices),
-        attach_preference: attach_preference(arguments),
+        attach_preference: settings::attach_preference(arguments),
         shared,
         wanted_bell,
         dns,
@@ -183,6 +184,7 @@ async fn start(
         sweep_at: Instant::now(),
         latency: Latency::default(),
         is_littered: false,
+        has_judged_found: false,
     };
     begin(&mut gateway, arguments, first, &names).await?;
     Ok(gateway)
@@ -209,8 +211,9 @@ async fn begin(
     gateway.apply_update(first);
     gateway.publication.settle(&gateway.cluster).await;
     let flows = &gateway.shared.flows;
-    let (found, late) = (flows.sockets_in_use(), flows.sockets_with_tombstones());
-    gateway.publication.note_found(found, late, Instant::now());
+    let found = flows.sockets_in_use().into_iter().map(|(_, socket)| socket);
+    gateway.publication.steer_found(found.chain(flows.sockets_with_tombstones()));
+    gateway.judge_found();
     for cidr in &arguments.service_cidrs {
         gateway.publication.steering.insert_service_cidr(cidr)?;
     }
@@ -244,6 +247,7 @@ async fn open_dns(
 
 fn share(arguments: &RunArguments, instance: &Instance) -> anyhow::Result<(Shared, UnixDatagram)> {
     let (flows, recoveries) = FlowTables::open(instance.directory(), arguments.flows)?;
+    let flows = flows.with_timeouts(arguments.flow_timeouts());
     for (name, recovery) in FlowTables::FILES.iter().zip(recoveries) {
         let path = instance.directory().join(name);
         let (kept, dropped) = (recovery.kept, recovery.dropped);
@@ -258,7 +262,6 @@ fn share(arguments: &RunArguments, instance: &Instance) -> anyhow::Result<(Share
     }
     let shared = Shared {
         flows: Arc::new(flows),
-        timeouts: Arc::new(arguments.flow_timeouts()),
         wanted: Arc::new(ArrayQueue::new(WANTED)),
         control_bell: Arc::new(bell),
         stop: Arc::new(AtomicBool::new(false)),
@@ -272,19 +275,12 @@ fn attach(
     served: &[Link],
     instance: &mut Instance,
 ) -> anyhow::Result<Vec<AttachedDevice>> {
-    let want = attach_preference(arguments);
+    let want = settings::attach_preference(arguments);
     let attach = |link| {
         devices::attach(link, want, &mut steering.program, instance)
             .with_context(|| format!("--interface {}", link.name))
     };
     served.iter().map(attach).collect()
-}
-
-const fn attach_preference(arguments: &RunArguments) -> AttachPreference {
-    match arguments.xdp_mode {
-        XdpMode::Auto => AttachPreference::NativeThenGeneric,
-        XdpMode::Generic => AttachPreference::GenericOnly,
-    }
 }
 
 /// Says how each socket came out, and that packets and names are served.

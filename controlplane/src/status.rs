@@ -11,8 +11,8 @@ use tidegate_dataplane::xsk::Mode;
 use crate::account_book::Owner;
 use crate::devices::Standing;
 use crate::dns;
+use crate::http::metrics::{Family, Spread};
 use crate::manifests::Report;
-use crate::metrics::{Family, Spread};
 use crate::programming::Programming;
 use crate::tables::EndpointKey;
 use crate::workers::SocketReport;
@@ -263,7 +263,7 @@ fn dns_families(samples: Vec<dns::Sample>) -> (Vec<Family>, Vec<Spread>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::render;
+    use crate::http::metrics::render;
 
     #[test]
     fn each_metric_is_shown_once_with_a_series_for_each_worker() {

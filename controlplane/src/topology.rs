@@ -12,13 +12,14 @@ use tidegate_dataplane::net::Prefix;
 use tidegate_dataplane::routes::{DeviceIndex, Routes};
 use tidegate_dataplane::snapshot::Device;
 
+use crate::frame_limit::{MULTI_BUFFER_MTU, SINGLE_FRAME_MTU, needs_chains};
 use crate::netlink::{KernelEvent, Link, LocalAddress, Netlink};
 
 /// What the kernel says of links, as far as we use it.
 #[derive(Debug)]
 pub struct Topology {
-    /// With their names, for the log.
-    served: BTreeMap<DeviceIndex, String>,
+    /// By their numbers.
+    served: BTreeMap<DeviceIndex, Served>,
     /// All of the box, as last read.
     links: Vec<Link>,
     routes: Arc<Routes>,
@@ -38,19 +39,34 @@ pub struct Changed {
     pub own_addresses: bool,
 }
 
+/// A device that is served.
+#[derive(Debug)]
+struct Served {
+    name: String,
+    /// The largest MTU that its program and sockets are for, whatever the device is set to later.
+    limit: u32,
+}
+
+impl Served {
+    fn of(link: &Link) -> Self {
+        let limit = if needs_chains(link.mtu) { MULTI_BUFFER_MTU } else { SINGLE_FRAME_MTU };
+        Self { name: link.name.clone(), limit }
+    }
+}
+
 impl Topology {
     /// Reads all tables of the kernel.
     ///
     /// # Errors
     /// When the kernel refuses a dump.
     pub async fn read(netlink: &Netlink, served: &[Link]) -> anyhow::Result<Self> {
-        let mut topology = Self::serving(served.iter().map(|link| (link.index, link.name.clone())));
+        let mut topology = Self::serving(served.iter().map(|link| (link.index, Served::of(link))));
         topology.devices = topology.devices_among(served);
         topology.apply(netlink, KernelEvent::Resync).await?;
         Ok(topology)
     }
 
-    fn serving(served: impl IntoIterator<Item = (DeviceIndex, String)>) -> Self {
+    fn serving(served: impl IntoIterator<Item = (DeviceIndex, Served)>) -> Self {
         Self {
             served: served.into_iter().collect(),
             links: Vec::new(),
@@ -96,7 +112,7 @@ impl Topology {
     /// # Errors
     /// When the kernel refuses a dump.
     pub async fn adopt(&mut self, netlink: &Netlink, link: &Link) -> anyhow::Result<Changed> {
-        self.served.insert(link.index, link.name.clone());
+        self.served.insert(link.index, Served::of(link));
         self.apply(netlink, KernelEvent::Resync).await
     }
 
@@ -162,19 +178,21 @@ impl Topology {
     }
 
     fn devices_among(&self, links: &[Link]) -> Arc<[Device]> {
-        let served = links.iter().filter(|link| self.served.contains_key(&link.index) && link.up);
-        served
-            .map(|link| Device {
+        let up = links.iter().filter(|link| link.up);
+        up.filter_map(|link| {
+            let served = self.served.get(&link.index)?;
+            Some(Device {
                 index: link.index,
                 mac: link.mac,
-                mtu: link.mtu as usize,
+                mtu: link.mtu.min(served.limit) as usize,
                 addresses: source_addresses(&self.addresses, link.index),
             })
-            .collect()
+        })
+        .collect()
     }
 
     fn log_differences(&self, now: &[Device]) {
-        for (index, name) in &self.served {
+        for (index, Served { name, limit }) in &self.served {
             let find = |devices: &[Device]| devices.iter().find(|device| device.index == *index).cloned();
             match (find(&self.devices), find(now)) {
                 // Of one that is gone more is to be said than this.
@@ -183,6 +201,13 @@ impl Topology {
                 }
                 (before, Some(after)) if before.as_ref() != Some(&after) => {
                     tracing::info!("device {name}: up, MAC {}, MTU {}", after.mac, after.mtu);
+                    let mtu = self.links.iter().find(|link| link.index == *index).map_or(0, |link| link.mtu);
+                    if mtu > *limit {
+                        tracing::warn!(
+                            "device {name}: its MTU is now {mtu}, but {limit} is the most it is served with; a start \
+                             anew looks whether it can have more"
+                        );
+                    }
                 }
                 _ => {}
             }
@@ -248,7 +273,7 @@ mod tests {
     const NOT_SERVED: DeviceIndex = DeviceIndex(3);
 
     fn serving() -> Topology {
-        Topology::serving([(SERVED, "pods0".to_owned())])
+        Topology::serving([(SERVED, Served { name: "pods0".to_owned(), limit: SINGLE_FRAME_MTU })])
     }
 
     fn next_hop(device: DeviceIndex, host: u8) -> NextHop {

@@ -21,6 +21,7 @@ use tidegate_dataplane::worker::{
 use tidegate_dataplane::xdp::{AttachMode, Steering};
 use tidegate_dataplane::xsk::{FrameMemory, FramePool, Mode, Socket, SocketConfig};
 
+use crate::frame_limit;
 use crate::punt_device::PuntDevice;
 
 /// Descriptors in each ring of a socket.
@@ -42,6 +43,8 @@ pub struct AttachedDevice {
     pub queues: u32,
     /// How the program is attached.
     pub attach_mode: AttachMode,
+    /// Whether packets may come in several buffers.
+    pub chains: bool,
 }
 
 /// How one socket came out; for the log and the metrics.
@@ -55,6 +58,8 @@ pub struct SocketReport {
     pub worker: usize,
     /// Native or generic.
     pub attach_mode: AttachMode,
+    /// Whether packets may take several frames.
+    pub chains: bool,
     /// Zero-copy or copy, as the kernel says (XDP_OPTIONS).
     pub mode: Mode,
     /// Why the kernel refused zero-copy, if it was asked.
@@ -66,7 +71,8 @@ impl SocketReport {
     pub fn log(&self) {
         let (attach, mode) = crate::status::mode_names(self);
         let Self { device, queue, worker, .. } = self;
-        tracing::info!("device {device} queue {queue}: {mode} mode, {attach} XDP, worker {worker}");
+        let chains = if self.chains { ", multi-buffer" } else { "" };
+        tracing::info!("device {device} queue {queue}: {mode} mode{chains}, {attach} XDP, worker {worker}");
         if let Some(error) = &self.zero_copy_refusal {
             tracing::info!("device {device} queue {queue}: zero-copy refused: {error}");
         }
@@ -166,7 +172,8 @@ impl Workers {
                 queues.push(self.bind(device, queue, number, &memory, &mut pool, steering)?);
             }
         }
-        let config = socket_config(plan.punt.transmit, number as u32, false);
+        let mut config = socket_config(plan.punt.transmit, number as u32, false);
+        config.chains = frame_limit::needs_chains(plan.punt.mtu);
         let punt = Socket::bind(&memory, &config, &mut pool).context("punt device tide0")?;
         let addresses = PuntAddresses { source: plan.punt.transmit_mac, destination: plan.punt.receive_mac };
         let published = Arc::new(Published::default());
@@ -203,6 +210,7 @@ impl Workers {
         let mut config = socket_config(device.index, queue, true);
         // A program in generic mode sees packets after the driver has copied them out of its own buffers.
         config.zero_copy = device.attach_mode == AttachMode::Native;
+        config.chains = device.chains;
         let socket = Socket::bind(memory, &config, pool)
             .with_context(|| format!("device {} queue {queue}", device.name))?;
         steering
@@ -213,6 +221,7 @@ impl Workers {
             queue,
             worker,
             attach_mode: device.attach_mode,
+            chains: device.chains,
             mode: socket.mode(),
             zero_copy_refusal: socket.zero_copy_refusal().map(io::Error::from_raw_os_error),
         });
@@ -348,5 +357,6 @@ fn socket_config(device: DeviceIndex, queue: u32, receives: bool) -> SocketConfi
         completion_ring: RING,
         receives,
         zero_copy: true,
+        chains: false,
     }
 }

@@ -3,29 +3,61 @@
 mod rig;
 
 use rig::gateway::Gateway;
-use rig::{ENT_DEV, ENT_PROD, Rig, Shape};
+use rig::manifests::dual_stack_service;
+use rig::{BOTH, CLIENT, CLIENT_IPV6, ENT_DEV, ENT_PROD, Rig, Shape};
 
-/// Fragments of a UDP datagram of that many octets of data over a link of 1,500.
-fn fragments(octets: u64) -> u64 {
-    (octets + 8).div_ceil(1480)
+/// ClusterIPs of a DNS server of the cluster's own.
+const NAMES: [&str; 2] = ["10.96.1.53", "fd00:96::153"];
+
+/// Fragments of a UDP datagram of that many octets of data over a link of 1,500, by the family of its address.
+fn fragments(address: &str, octets: u64) -> u64 {
+    // All but the last carry a multiple of eight octets; those of IPv6 have a header more.
+    (octets + 8).div_ceil(if address.contains(':') { 1448 } else { 1480 })
 }
 
 #[test]
 fn long_datagrams_pass_both_ways_and_none_is_lost() {
     let Some(rig) = Rig::up(Shape::TwoInterfaces) else { return };
+    rig.manifests.remove_pod("dev-2");
     let gateway = Gateway::start(&rig);
-    assert!(rig.peer("jump", &["udp", ENT_PROD, "8080", "neighbours are known now"]).starts_with("prod-"));
-    for octets in [2000, 20_000] {
-        let before = gateway.assert_accounts_balance();
-        assert_eq!(rig.peer("jump", &["echoes", ENT_PROD, "8080", &octets.to_string(), "200"]), "200");
-        let after = gateway.assert_accounts_balance();
-        let name_and_client = "prod-1 10.1.0.2 ".len() as u64;
-        let both_ways = fragments(octets) + fragments(octets + name_and_client);
-        assert_eq!(after.grown(&before, "forwarded"), 200 * both_ways, "{after:#?}");
-        assert_eq!(after.value("held"), 0, "{after:#?}");
-        assert_eq!(after.drops(), before.drops());
+    for (address, client) in BOTH.into_iter().zip([CLIENT, CLIENT_IPV6]) {
+        assert!(rig.peer("jump", &["udp", address, "8080", "neighbours are known now"]).starts_with("dev-1"));
+        for octets in [2000, 20_000] {
+            let before = gateway.assert_accounts_balance();
+            assert_eq!(rig.peer("jump", &["echoes", address, "8080", &octets.to_string(), "200"]), "200");
+            let after = gateway.assert_accounts_balance();
+            let name_and_client = format!("dev-1 {client} ").len() as u64;
+            let both_ways = fragments(address, octets) + fragments(address, octets + name_and_client);
+            assert_eq!(after.grown(&before, "forwarded"), 200 * both_ways, "{address}: {after:#?}");
+            assert_eq!(after.value("held"), 0, "{after:#?}");
+            assert_eq!(after.drops(), before.drops());
+        }
     }
     gateway.stop();
+}
+
+#[test]
+fn a_long_answer_of_a_dns_server_behind_a_service_arrives() {
+    let Some(rig) = Rig::up(Shape::TwoInterfaces) else { return };
+    for pod in ["dev-1", "dev-2"] {
+        rig.start_peer(pod, &["serve-dns", "192.0.2.1", "200"]);
+    }
+    let names = dual_stack_service("dev", "names", NAMES, "enterprise").replace(
+        "{name: echo, protocol: UDP, port: 8080, targetPort: 8080}",
+        "{name: dns, protocol: UDP, port: 53}",
+    );
+    rig.manifests.write("names.yaml", &names);
+    let gateway = Gateway::start(&rig);
+    for address in NAMES {
+        let server = format!("@{address}");
+        let said =
+            rig.output("jump", &["dig", &server, "+short", "+ignore", "+bufsize=4096", "long.example"]);
+        assert_eq!(said.lines().filter(|line| *line == "192.0.2.1").count(), 200, "{address}: {said}");
+    }
+    let counters = gateway.assert_accounts_balance();
+    // Of more than 3,200 octets; the questions fit a packet.
+    assert_eq!(counters.value("forwarded"), 2 * (1 + 3), "{counters:#?}");
+    assert!(counters.drops().is_empty(), "{counters:#?}");
 }
 
 #[test]
@@ -47,7 +79,7 @@ fn long_datagrams_with_a_pod_itself_are_routed_by_the_kernel() {
     assert_eq!(rig.peer("jump", &["echoes", "10.244.0.21", "8080", "5000", "50"]), "50");
     let counters = gateway.assert_accounts_balance();
     assert_eq!(counters.value("forwarded"), 0, "{counters:#?}");
-    assert_eq!(counters.value("punted"), 50 * fragments(5000 + 16), "{counters:#?}");
+    assert_eq!(counters.value("punted"), 50 * fragments("10.244.0.21", 5000 + 16), "{counters:#?}");
     assert!(counters.drops().is_empty(), "{counters:#?}");
 }
 

@@ -383,6 +383,46 @@ fn a_restart_without_the_api_server_serves_what_was_known_and_then_only_what_dif
 }
 
 #[test]
+fn no_connection_is_reset_by_an_old_file_alone() {
+    let Some(scene) = Scene::set() else { return };
+    let file = scene.rig.state().join("cluster");
+    scene.server.put(SLICES, slice("dev", "ent", &PODS[..1]));
+    scene.gateway().stop();
+    let old = fs::read(&file).unwrap();
+    scene.server.put(SLICES, slice("dev", "ent", &PODS[1..]));
+    let gateway = scene.gateway();
+    let mut conversation = Conversation::open(&scene.rig, ENT_DEV, "9000");
+    let pod = conversation.say("line");
+    gateway.stop();
+    fs::write(&file, old).unwrap();
+    scene.listener.stop();
+
+    let gateway = scene.gateway();
+    assert_eq!(metric(&gateway, "cluster_stale"), 1);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        assert_eq!(
+            conversation.say("line"),
+            pod,
+            "the file does not list that Pod, but knows nothing of today"
+        );
+    }
+    scene.listener.resume();
+    eventually("it is no longer stale", PATIENCE, || (readiness(&gateway) == "ok\n").then_some(()));
+    assert_eq!(conversation.say("line"), pod);
+    gateway.stop();
+
+    scene.server.put(SLICES, slice("dev", "ent", &PODS[..1]));
+    let gateway = scene.gateway();
+    eventually("a Pod that the API server itself does not list is gone", PATIENCE, || {
+        let answer = conversation.say("line");
+        assert!(answer == pod || answer == "ConnectionResetError", "{answer}");
+        (answer != pod).then_some(())
+    });
+    gateway.stop();
+}
+
+#[test]
 fn a_torn_or_foreign_file_is_refused_with_a_reason_and_the_start_waits() {
     let Some(scene) = Scene::set() else { return };
     let gateway = scene.gateway();

@@ -103,9 +103,9 @@ fn bad_usage_and_configuration_end_with_status_2_and_name_the_flag() {
         assert_eq!(seen.status, 2, "{arguments:?}: {}{}", seen.output, seen.errors);
         assert!(seen.errors.contains(says) && !seen.errors.contains("panicked"), "{says}: {}", seen.errors);
     }
-    rig.output("gw", &["ip", "link", "set", "client0", "mtu", "4000"]);
+    rig.output("gw", &["ip", "link", "set", "client0", "mtu", "9300"]);
     let seen = check(&rig, &["client0"], &[]);
-    assert!(seen.status == 2 && seen.errors.contains("ip link set client0 mtu 3498"), "{}", seen.errors);
+    assert!(seen.status == 2 && seen.errors.contains("ip link set client0 mtu 9202"), "{}", seen.errors);
     rig.output("gw", &["ip", "link", "set", "client0", "mtu", "1500"]);
     assert_eq!(differences(&before, &kernel_state(&rig)), [""; 0]);
 }

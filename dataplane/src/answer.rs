@@ -1,14 +1,17 @@
 //! Answers that we give in a Service's place, made in the frame of the packet that they answer.
 //!
 //! Each function turns `octets` (the frame and the room behind it) into the answer and returns its length. It
-//! leaves by the device it came by, to the station that sent it.
+//! leaves by the device it came by, to the station that sent it. Of a packet in several frames `octets` is the first,
+//! which has room for every answer but an Echo Reply; that goes on in the frames of its Echo.
 
 use zerocopy::IntoBytes;
 
+use crate::clock::Now;
 use crate::family::{Family, IcmpError};
 use crate::net::{Protocol, checksum, ethernet, icmpv4, sctp, tcp};
 use crate::packet::{Packet, Transport};
 use crate::process::Context;
+use crate::rate_limit::RateLimit;
 use crate::snapshot::Device;
 use crate::verdict::{Answer, DropReason, Egress, Verdict};
 
@@ -62,17 +65,34 @@ pub fn explain<A: Family>(
     packet: &Packet<A>,
     context: &mut Context<'_, A>,
 ) -> Verdict {
+    let device = context.snapshot.device(context.arrived_by);
+    explain_by(device, reason, context.next_link_mtu, octets, packet, context.limit, context.now)
+}
+
+/// Does what [`explain`] does, for a packet that came by `device` and is too long for a link of `mtu` octets, if that
+/// is the reason.
+///
+/// # Errors
+/// `reason`, if nobody is told.
+pub fn explain_by<A: Family>(
+    device: Option<&Device>,
+    reason: DropReason,
+    mtu: usize,
+    octets: &mut [u8],
+    packet: &Packet<A>,
+    limit: &mut RateLimit,
+    now: Now,
+) -> Verdict {
     let (answer, error) = match reason {
         DropReason::TtlExceeded => (Answer::TimeExceeded, IcmpError::TimeExceeded),
-        DropReason::ExceedsMtu => (Answer::FragmentationNeeded, IcmpError::TooBig(context.next_link_mtu)),
+        DropReason::ExceedsMtu => (Answer::FragmentationNeeded, IcmpError::TooBig(mtu)),
         _ => return Err(reason),
     };
-    let device = context.snapshot.device(context.arrived_by);
     let Some(own) = device.and_then(Device::address) else { return Err(reason) };
     if !may_be_told(octets, packet).unwrap_or(false) {
         return Err(reason);
     }
-    if !context.limit.admit(context.now) {
+    if !limit.admit(now) {
         return Err(DropReason::IcmpRateLimited);
     }
     answered(answer, icmp_error(octets, packet, own, error))
@@ -80,12 +100,16 @@ pub fn explain<A: Family>(
 
 /// Says whether an error about this packet may be sent.
 ///
-/// Source: RFC 1122 §3.2.2, RFC 4443 §2.4 (e): none about an error, about what went to many, about a fragment but the
-/// first, to a sender that is no single host (martian sources are dropped before).
+/// Source: RFC 1122 §3.2.2, RFC 4443 §2.4 (e): none about an error, about what went to many, to a sender that is no
+/// single host (martian sources are dropped before); over IPv4 none about a fragment but the first.
 fn may_be_told<A: Family>(octets: &[u8], packet: &Packet<A>) -> Option<bool> {
     let [first, ..] = ethernet::Header::parse(octets)?.destination().0;
     let went_to_many = first & 1 != 0 || packet.destination.is_many();
-    let has_no_errors = matches!(packet.transport, Transport::IcmpError | Transport::Fragment);
+    let has_no_errors = match packet.transport {
+        Transport::IcmpError => true,
+        Transport::Fragment => !A::ERRORS_ABOUT_LATER_FRAGMENTS,
+        _ => false,
+    };
     Some(!went_to_many && !has_no_errors)
 }
 
@@ -96,7 +120,8 @@ fn answered(answer: Answer, length: Option<usize>) -> Verdict {
 
 /// Makes the RST for a segment that belongs to no connection. Source: RFC 9293 §3.10.7.1.
 fn reset<A: Family>(octets: &mut [u8], packet: &Packet<A>) -> Option<usize> {
-    let segment = tcp::Header::parse(octets.get(packet.transport_offset..packet.end)?)?;
+    let end = packet.end.min(octets.len());
+    let segment = tcp::Header::parse(octets.get(packet.transport_offset..end)?)?;
     let flags = segment.flags();
     let mut answer = if flags.contains(tcp::Flags::ACK) {
         tcp::Header::reset(segment.destination(), segment.source(), segment.acknowledgment(), None)

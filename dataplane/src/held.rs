@@ -39,12 +39,14 @@ pub enum Released {
 #[derive(Debug)]
 pub struct HeldPackets {
     packets: Vec<Held>,
+    /// Frames of all these packets.
+    frames: usize,
     asked: Vec<(NextHop, Now)>,
 }
 
 impl Default for HeldPackets {
     fn default() -> Self {
-        Self { packets: Vec::with_capacity(CAPACITY), asked: Vec::with_capacity(CAPACITY) }
+        Self { packets: Vec::with_capacity(CAPACITY), frames: 0, asked: Vec::with_capacity(CAPACITY) }
     }
 }
 
@@ -65,6 +67,7 @@ impl HeldPackets {
             return Err(frame);
         }
         let links_generation = snapshot.links_generation;
+        self.frames += frame.frames();
         self.packets.push(Held { frame, next_hop, since: now, links_generation });
         Ok(())
     }
@@ -83,6 +86,7 @@ impl HeldPackets {
     pub fn release(&mut self, snapshot: &Snapshot, now: Now) -> Option<Released> {
         let place = self.packets.iter().position(|held| held.is_over(snapshot, now))?;
         let held = self.packets.remove(place);
+        self.frames -= held.frame.frames();
         Some(match snapshot.neighbours.lookup(&held.next_hop) {
             Some(NeighbourState::Reachable(mac)) => Released::Resolved(held.frame, held.next_hop, mac),
             Some(NeighbourState::Failed) => Released::Dropped(held.frame, DropReason::NeighbourFailed),
@@ -90,10 +94,10 @@ impl HeldPackets {
         })
     }
 
-    /// Returns how many packets wait.
+    /// Returns how many frames the packets take that wait.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.packets.len()
+    pub const fn frames(&self) -> usize {
+        self.frames
     }
 
     /// Says whether none waits.

@@ -51,7 +51,8 @@ pub struct Packet<A = Ipv4Addr> {
     pub ttl: u8,
     /// Where the transport header starts, in octets from the start of the frame.
     pub transport_offset: usize,
-    /// Where the packet ends, in octets from the start of the frame; padding may follow.
+    /// Where the packet ends, in octets from the start of the frame; padding may follow. Behind the frame's end if the
+    /// packet goes on in others.
     pub end: usize,
     /// Says whether no router may cut it: its sender does not want it, or it is IPv6.
     pub is_unfragmentable: bool,
@@ -86,23 +87,43 @@ impl Parsed {
     /// [`Unparsed`] says what the frame is instead.
     #[inline]
     pub fn parse(frame: &[u8]) -> Result<Self, Unparsed> {
+        Self::parse_beyond(frame, 0)
+    }
+
+    /// Parses the first frame of a packet that goes on for `beyond` octets in others, where no header may be.
+    ///
+    /// Every offset but [`Packet::end`] lies within the first frame.
+    ///
+    /// # Errors
+    /// As [`Self::parse`]; and [`DropReason::LongIcmpError`].
+    #[cold]
+    pub fn parse_first(frame: &[u8], beyond: usize) -> Result<Self, Unparsed> {
+        Self::parse_beyond(frame, beyond)
+    }
+
+    #[inline]
+    fn parse_beyond(frame: &[u8], beyond: usize) -> Result<Self, Unparsed> {
         let link = ethernet::Header::parse(frame).ok_or(Unparsed::Foreign)?;
         match link.ethertype {
-            ethernet::ETHERTYPE_IPV4 => Packet::parse(frame).map(Self::Ipv4).map_err(Unparsed::Malformed),
-            ethernet::ETHERTYPE_IPV6 => Packet::parse(frame).map(Self::Ipv6).map_err(Unparsed::Malformed),
+            ethernet::ETHERTYPE_IPV4 => {
+                Packet::parse(frame, beyond).map(Self::Ipv4).map_err(Unparsed::Malformed)
+            }
+            ethernet::ETHERTYPE_IPV6 => {
+                Packet::parse(frame, beyond).map(Self::Ipv6).map_err(Unparsed::Malformed)
+            }
             _ => Err(Unparsed::Foreign),
         }
     }
 }
 
 impl<A: Family> Packet<A> {
-    /// Parses a frame whose link header names this family.
+    /// Parses a frame whose link header names this family, of a packet with `beyond` octets more in others.
     ///
     /// # Errors
     /// In what the packet lies about itself.
     #[inline]
-    pub fn parse(frame: &[u8]) -> Result<Self, DropReason> {
-        A::parse(frame.get(ethernet::HEADER_BYTES..).ok_or(A::MALFORMED)?)
+    pub fn parse(frame: &[u8], beyond: usize) -> Result<Self, DropReason> {
+        A::parse(frame.get(ethernet::HEADER_BYTES..).ok_or(A::MALFORMED)?, beyond)
     }
 }
 
@@ -151,6 +172,33 @@ impl Transport {
             Some(Protocol::Sctp) => Self::sctp(payload, sctp::Chunks::parse(payload)?),
             None if protocol == A::ICMP => A::message(payload),
             None => Some(Self::Other),
+        }
+    }
+
+    /// Parses what a packet carries whose last `missing` octets are in other frames.
+    ///
+    /// Of SCTP the chunks that begin here are known; those that follow a chunk which reaches into another frame are not
+    /// looked at. An ICMP error is refused: its checksum has to be looked at, and none may be so long (RFC 1812 §4.3.2.3,
+    /// RFC 4443 §2.4).
+    #[cold]
+    pub(crate) fn parse_cut<A: Family>(
+        protocol: u8,
+        payload: &[u8],
+        missing: usize,
+    ) -> Result<Self, DropReason> {
+        let transport = match Protocol::from_number(protocol) {
+            Some(Protocol::Udp) => udp::Header::parse_cut(payload, missing).map(|datagram| {
+                Self::Udp(Ports { source: datagram.source(), destination: datagram.destination() })
+            }),
+            Some(Protocol::Sctp) => {
+                sctp::Chunks::parse_first(payload).and_then(|chunks| Self::sctp(payload, chunks))
+            }
+            _ => Self::parse::<A>(protocol, payload),
+        };
+        match transport {
+            Some(Self::IcmpError) => Err(DropReason::LongIcmpError),
+            Some(transport) => Ok(transport),
+            None => Err(DropReason::MalformedTransport),
         }
     }
 

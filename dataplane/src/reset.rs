@@ -54,7 +54,8 @@ impl Draft {
         found: &Found<A>,
     ) -> Result<Self, DropReason> {
         let make = || {
-            let segment = tcp::Header::parse(octets.get(packet.transport_offset..packet.end)?)?;
+            let end = packet.end.min(octets.len());
+            let segment = tcp::Header::parse(octets.get(packet.transport_offset..end)?)?;
             let Key { source_port, destination_port, .. } = found.leaves_as;
             let acknowledges = segment.flags().contains(tcp::Flags::ACK).then(|| segment.acknowledgment());
             let reset = tcp::Header::reset(source_port, destination_port, segment.sequence(), acknowledges);

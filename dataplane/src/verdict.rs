@@ -111,6 +111,8 @@ drop_reasons! {
     UnsupportedIcmp => "drop_unsupported_icmp",
     /// The checksum of an ICMP error is wrong.
     IcmpChecksum => "drop_icmp_checksum",
+    /// An ICMP error that does not fit one frame; none may be so long (RFC 1812 4.3.2.3, RFC 4443 2.4).
+    LongIcmpError => "drop_long_icmp_error",
     /// The packet that an ICMP error quotes is cut before its ports, or lies about its lengths.
     MalformedQuote => "drop_malformed_quote",
     /// An ICMP error about an ICMP error, which nobody may send (RFC 1122 3.2.2).
@@ -163,6 +165,12 @@ drop_reasons! {
     MasqueradeSearchPaused => "drop_masquerade_search_paused",
     /// The device that the packet would leave by has no address to masquerade with.
     NoMasqueradeAddress => "drop_no_masquerade_address",
+    /// A packet longer than 9,216 octets, or in more than 8 frames: as a sender that cuts in its device (TSO) leaves them.
+    OversizedPacket => "drop_oversized_packet",
+    /// A packet in several frames whose first has fewer than 1,536 octets.
+    ShortFirstFrame => "drop_short_first_frame",
+    /// A packet in several frames, and the device that it would leave by takes each in one.
+    NoMultiBuffer => "drop_no_multi_buffer",
     /// The transmit ring of the device was full.
     TxRingFull => "drop_tx_ring_full",
     /// No socket of this worker leaves by that device.

@@ -139,7 +139,7 @@ fn what_cannot_be_cut_is_a_named_drop() {
         ("drop_malformed_ipv4", 576, with_options(&whole, &[0x94, 9, 0, 0])),
         ("drop_malformed_ipv4", 576, with_options(&whole, &[1, 1, 1, 0x94])),
         ("drop_exceeds_mtu", 27, whole.clone()),
-        ("drop_exceeds_mtu", 30, whole.clone()),
+        ("drop_exceeds_mtu", 30, question(1600, 7)),
     ] {
         let mut rig = Rig::new();
         narrow(&mut rig, mtu);
@@ -224,19 +224,25 @@ fn over_ipv6_fragments_too_long_for_their_link_are_answered_once_by_the_first() 
 }
 
 #[test]
-fn over_ipv6_a_later_fragment_longer_than_its_first_and_its_link_is_a_named_drop() {
+fn over_ipv6_a_later_fragment_longer_than_its_first_and_its_link_is_answered_with_its_mtu() {
     over_ipv6(|| {
-        let mut rig = Rig::new();
-        narrow(&mut rig, 1400);
         let whole = question(2800, 7);
         let pieces = [piece(&whole, 0, 1280), piece(&whole, 1280, 2728), piece(&whole, 2728, 2808)];
-        assert_eq!(rig.carry(CLIENT_SIDE, &pieces).len(), 2);
-        rig.assert_counters(&[
-            ("rx_packets", 3),
-            ("tx_packets", 2),
-            ("forwarded", 2),
-            ("flows_inserted", 1),
-            ("drop_exceeds_mtu", 1),
-        ]);
+        let expected = icmp_error(TO_CLIENT, GATEWAY, CLIENT, 64, too_big(1400), &pieces[1][14..14 + 1232]);
+        // Each also waits for the first.
+        for order in [[0, 1, 2], [1, 2, 0]] {
+            let mut rig = Rig::new();
+            narrow(&mut rig, 1400);
+            let left = rig.carry(CLIENT_SIDE, &order.map(|number| pieces[number].clone()));
+            let told = left.iter().filter(|(out, _)| *out == Out::Device(CLIENT_SIDE));
+            assert_eq!(told.map(|(_, octets)| octets).collect::<Vec<_>>(), [&expected]);
+            rig.assert_counters(&[
+                ("rx_packets", 3),
+                ("tx_packets", 3),
+                ("forwarded", 2),
+                ("flows_inserted", 1),
+                ("answered_fragmentation_needed", 1),
+            ]);
+        }
     });
 }

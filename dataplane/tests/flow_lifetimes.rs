@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use path_rig::*;
 use tidegate_dataplane::clock::Now;
-use tidegate_dataplane::flows::{Cursors, Timeouts};
+use tidegate_dataplane::flows::Cursors;
 
 const C: ([u8; 4], u16) = (CLIENT, 40_000);
 const V: ([u8; 4], u16) = (VIP, 80);
@@ -28,7 +28,7 @@ fn exchange(rig: &mut Rig, segments: &[&str]) {
 fn left_after(rig: &mut Rig, seconds: u32) -> usize {
     rig.now = Now::from_seconds(rig.now.seconds() + seconds);
     let flows = Arc::clone(&rig.flows);
-    flows.expire(&mut Cursors::part(0, 1), rig.now, flows.capacity(), &Timeouts::default());
+    flows.expire(&mut Cursors::part(0, 1), rig.now, flows.capacity());
     flows.len()
 }
 

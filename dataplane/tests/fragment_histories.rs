@@ -208,7 +208,7 @@ proptest! {
             let whole = fragmentable(whole, u16::from(identification));
             let octets = raw_piece(&whole, start * 8, &vec![identification; blocks * 8 + frames], more);
             rig.carry(CLIENT_SIDE, &[octets]);
-            prop_assert!(rig.path.held() <= room.min(6 * WAITING_PER_SOURCE));
+            prop_assert!(rig.path.held_frames() <= room.min(6 * WAITING_PER_SOURCE));
             if seconds == 0 {
                 rig.now = Now::from_ns(rig.now.ns() + 3_000_000_000);
                 rig.path.expire_fragments(&rig.snapshot, rig.now, &mut rig.wire);
@@ -220,7 +220,7 @@ proptest! {
             rig.path.expire_fragments(&rig.snapshot, rig.now, &mut rig.wire);
         }
         rig.carry(CLIENT_SIDE, &[]);
-        prop_assert_eq!(rig.path.held(), 0);
+        prop_assert_eq!(rig.path.held_frames(), 0);
         prop_assert_eq!(rig.path.pool.len(), 512);
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use path_rig::*;
 use proptest::prelude::*;
 use tidegate_dataplane::clock::Now;
-use tidegate_dataplane::flows::{Cursors, Timeouts};
+use tidegate_dataplane::flows::Cursors;
 use tidegate_dataplane::masquerade::{Masquerade, Mode, PortRange};
 use tidegate_dataplane::neighbours::NeighbourState;
 use tidegate_dataplane::net::{Mac, Prefix};
@@ -68,7 +68,7 @@ fn source(octets: &[u8]) -> End {
 fn expire(rig: &mut Rig, seconds: u32) {
     rig.now = Now::from_seconds(rig.now.seconds() + seconds);
     let flows = Arc::clone(&rig.flows);
-    flows.expire(&mut Cursors::part(0, 1), rig.now, flows.capacity(), &Timeouts::default());
+    flows.expire(&mut Cursors::part(0, 1), rig.now, flows.capacity());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use etherparse::{IpNumber, PacketBuilder, PacketHeaders};
 use path_rig::*;
 use tidegate_dataplane::clock::Now;
-use tidegate_dataplane::flows::{Cursors, EndpointId, ServicePortId, Timeouts};
+use tidegate_dataplane::flows::{Cursors, EndpointId, ServicePortId};
 use tidegate_dataplane::masquerade::Mode;
 use tidegate_dataplane::net::{Mac, Port, Protocol};
 use tidegate_dataplane::services::{Backend, Backends, ServicePort, Terms, VirtualAddress};
@@ -121,7 +121,7 @@ const ENDING: [(bool, u8); 3] = [(true, SHUTDOWN), (false, SHUTDOWN_ACK), (true,
 /// Returns how many flows are left after so many seconds of silence.
 fn left_after(rig: &Rig, seconds: u32) -> usize {
     let now = Now::from_ns(rig.now.ns() + u64::from(seconds) * 1_000_000_000);
-    rig.flows.expire(&mut Cursors::part(0, 1), now, rig.flows.capacity(), &Timeouts::default());
+    rig.flows.expire(&mut Cursors::part(0, 1), now, rig.flows.capacity());
     rig.flows.len()
 }
 
@@ -313,5 +313,21 @@ fn a_packet_whose_chunks_lie_is_malformed() {
             assert!(rig.carry(CLIENT_SIDE, &[packet(FROM_CLIENT, (C, V), 64, &lying)]).is_empty());
             rig.assert_counters(&[("rx_packets", 1), ("drop_malformed_transport", 1)]);
         }
+    });
+}
+
+#[test]
+fn a_packet_in_several_frames_has_a_right_checksum_behind_a_port_change() {
+    over_both_families(|| {
+        let mut rig = rig();
+        let mut devices = rig.snapshot.devices.to_vec();
+        devices.iter_mut().for_each(|device| device.mtu = 9000);
+        rig.snapshot.devices = devices.into();
+        converse(&mut rig, &[(true, INIT), (false, INIT_ACK), (true, COOKIE_ECHO), (false, COOKIE_ACK)]);
+        let value: Vec<u8> = (0..8_801).map(|at| (at * 7 + at / 251) as u8).collect();
+        let (_, left) = rig.one(CLIENT_SIDE, &sctp(FROM_CLIENT, (C, V), 64, DATA, &value));
+        assert!(left == sctp(TO_POD, (C, P), 63, DATA, &value));
+        let (_, left) = rig.one(POD_SIDE, &sctp(FROM_POD, (P, C), 64, DATA, &value));
+        assert!(left == sctp(TO_CLIENT, (V, C), 63, DATA, &value));
     });
 }

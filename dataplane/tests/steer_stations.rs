@@ -62,6 +62,7 @@ fn a_flooded_frame_is_taken_only_by_the_station_it_is_meant_for() {
             completion_ring: RING,
             receives: true,
             zero_copy: true,
+            chains: false,
         };
         let mut worker = Socket::bind(&memory, &config, &mut pool).unwrap();
         steering.serve_queue(gateway, 0, worker.as_fd(), 0).unwrap();

@@ -33,6 +33,7 @@ fn config(device: DeviceIndex) -> SocketConfig {
         completion_ring: RING,
         receives: true,
         zero_copy: true,
+        chains: false,
     }
 }
 

@@ -28,6 +28,7 @@ fn config(device: DeviceIndex) -> SocketConfig {
         completion_ring: 2 * RING,
         receives: true,
         zero_copy: true,
+        chains: false,
     }
 }
 

@@ -74,6 +74,7 @@ impl Drained {
             completion_ring: FRAMES,
             receives: true,
             zero_copy: true,
+            chains: false,
         };
         let socket = Socket::bind(&memory, &config, &mut pool)?;
         ensure!(socket.mode() == Mode::ZeroCopy, "the socket is in {:?} mode", socket.mode());

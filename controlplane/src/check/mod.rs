@@ -11,13 +11,13 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::bail;
-use tidegate_dataplane::net::Protocol;
 use tidegate_dataplane::routes::{RouteKind, Routes};
 use tidegate_dataplane::services::Frontend;
 
 use crate::cli::{Announce, RunArguments};
 use crate::cluster::{Cluster, Dirty, Service, ServiceKind};
 use crate::compile::Locality;
+use crate::frame_limit::needs_chains;
 use crate::netlink::{Link, Netlink};
 use crate::source::Source;
 use crate::tables::Compiler;
@@ -63,7 +63,8 @@ fn print_devices(served: &[Link], arguments: &RunArguments, cores: &[usize]) -> 
     let mut obstacles = Vec::new();
     for link in served {
         let queues = offloads::receive_queues(&link.name)?;
-        println!("device {}: {queues} receive queues, MTU {}, {}", link.name, link.mtu, link.mac);
+        let chains = if needs_chains(link.mtu) { " (multi-buffer)" } else { "" };
+        println!("device {}: {queues} receive queues, MTU {}{chains}, {}", link.name, link.mtu, link.mac);
         if let Some(program) = link.xdp_program {
             obstacles.push(format!(
                 "--interface {}: XDP program {program} is on it; stop what attached it, or `ip link set {} xdp off`",
@@ -135,17 +136,12 @@ fn print_cluster(
         }
         print_limits_of_service(service, locality, own);
     }
-    for endpoint in endpoints.iter().filter(|endpoint| is_carried(endpoint.protocol)) {
+    for endpoint in &endpoints {
         if let Some(why) = passes_by(endpoint.address, routes, served) {
             let at = SocketAddr::new(endpoint.address, endpoint.port.number());
             println!("limit: endpoint {at}/{}: {why}: its replies would pass us by", endpoint.protocol);
         }
     }
-}
-
-/// Says whether workers carry such packets; others stay the kernel's for now.
-const fn is_carried(protocol: Protocol) -> bool {
-    matches!(protocol, Protocol::Tcp | Protocol::Udp)
 }
 
 fn print_limits_of_service(service: &Service, locality: &Locality, own: &BTreeSet<IpAddr>) {
@@ -166,12 +162,6 @@ fn print_limits_of_service(service: &Service, locality: &Locality, own: &BTreeSe
     for address in addresses {
         if own.contains(address) {
             println!("limit: Service {name}: {address} is this box's own: packets to it stay the kernel's");
-        }
-        for port in &service.ports {
-            if !is_carried(port.protocol) {
-                let at = SocketAddr::new(*address, port.port);
-                println!("limit: Service {name}: {at}/{}: only TCP and UDP are carried", port.protocol);
-            }
         }
     }
 }

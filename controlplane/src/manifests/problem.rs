@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::metrics::Family;
+use crate::http::metrics::Family;
 use crate::objects::{Fault, Kind, ObjectKey, Refusal};
 
 /// Something that is wrong and to be mended by people; it stands until it is.

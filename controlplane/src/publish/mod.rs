@@ -470,22 +470,19 @@ impl<S: Steering> Publication<S> {
         self.publish(Change::default(), now);
     }
 
-    /// Puts flows that an earlier process left to those whose endpoint is gone by now; called once, when all is read.
-    ///
-    /// `late` are the endpoints whose late replies are still to be dropped.
-    pub fn note_found(
-        &mut self,
-        found: Vec<(Pair, Socket)>,
-        late: impl IntoIterator<Item = Socket>,
-        now: Instant,
-    ) {
-        let sockets = found.iter().map(|(_, socket)| *socket).chain(late);
-        for (address, port, protocol) in sockets.collect::<BTreeSet<Socket>>() {
+    /// Takes replies to flows that an earlier process left, and to those that it ended, whose late replies are dropped.
+    pub fn steer_found(&mut self, sockets: impl IntoIterator<Item = Socket>) {
+        for (address, port, protocol) in sockets.into_iter().collect::<BTreeSet<Socket>>() {
             let endpoint = EndpointKey { address, port, protocol };
             if let Err(Some(error)) = self.endpoints.prepare(endpoint, &mut self.steering) {
                 self.note(&error);
             }
         }
+    }
+
+    /// Puts flows that an earlier process left to those whose endpoint is gone by now; called once, when what is in force
+    /// is what the source says now: by an old file alone no connection is reset.
+    pub fn judge_found(&mut self, found: impl IntoIterator<Item = (Pair, Socket)>, now: Instant) {
         self.departures.note_found(found, now);
         self.publish(Change::default(), now);
     }

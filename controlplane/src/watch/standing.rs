@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::metrics::Family;
+use crate::http::metrics::Family;
 use crate::objects::Kind;
 
 /// How one watch stands.

@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tidegate::frame_limit::MULTI_BUFFER_MTU;
 use tidegate::instance::Instance;
 use tidegate::netlink::{Link, Netlink};
-use tidegate::punt_device::{INNER_ADDRESS, MTU_MAX, PuntDevice};
+use tidegate::punt_device::{INNER_ADDRESS, PuntDevice};
 
 use crate::namespace::{Namespace, send_frame};
 
@@ -201,10 +202,13 @@ fn the_pair_is_up_and_silent_with_a_queue_per_worker_and_an_mtu_that_fits_a_fram
         let (_directory, mut instance) = claimed();
         let netlink = Netlink::connect().unwrap();
         let punt = created(&netlink, &mut instance).await.unwrap();
-        assert_eq!(punt.mtu, MTU_MAX, "lo has 65536");
+        assert_eq!(punt.mtu, MULTI_BUFFER_MTU, "lo has 65536");
         for (name, mac) in [("tide0", punt.transmit_mac), ("tide1", punt.receive_mac)] {
             let shown = &gateway.ip_json(&format!("-d link show {name}"))[0];
-            assert_eq!((&shown["mtu"], &shown["address"]), (&MTU_MAX.into(), &mac.to_string().into()));
+            assert_eq!(
+                (&shown["mtu"], &shown["address"]),
+                (&MULTI_BUFFER_MTU.into(), &mac.to_string().into())
+            );
             assert_eq!((&shown["num_tx_queues"], &shown["num_rx_queues"]), (&2.into(), &2.into()));
             let flags = shown["flags"].as_array().unwrap();
             assert!(flags.contains(&"UP".into()) && flags.contains(&"NOARP".into()), "{flags:?}");

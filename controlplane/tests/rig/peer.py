@@ -109,16 +109,16 @@ def serve(pod, page_port="8080", line_port="9000"):
     answer_datagrams(pod, datagrams)
 
 
-def serve_dns(address):
-    """Answers every question with one A record."""
+def serve_dns(address, records="1"):
+    """Answers every question with an A record, or so many."""
     peer = bound_udp(53)
     print("listening", flush=True)
     while True:
         query, client = peer.recvfrom(4096)
         end = query.index(0, 12) + 5
-        header = query[:2] + struct.pack("!HHHHH", 0x8180, 1, 1, 0, 0)
+        header = query[:2] + struct.pack("!HHHHH", 0x8180, 1, int(records), 0, 0)
         record = struct.pack("!HHHIH", 0xC00C, 1, 1, 60, 4) + socket.inet_aton(address)
-        peer.sendto(header + query[12:end] + record, client)
+        peer.sendto(header + query[12:end] + record * int(records), client)
 
 
 def resolve(server, name):
@@ -217,6 +217,48 @@ def echoes(address, port, octets, count):
             except TimeoutError:
                 pass
     print(whole)
+
+
+def scattered(address, port, octets, count):
+    """Sends datagrams in pieces in any order, each from another processor than the one before, and prints how many
+    came back whole."""
+    chance = random.Random(7)
+    whole = 0
+    with client_udp(address) as peer, socket.socket(peer.family, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        peer.connect((address, int(port)))
+        peer.settimeout(REPLY_SECONDS)
+        own, own_port = peer.getsockname()[:2]
+        ends = b"".join(socket.inet_pton(peer.family, end) for end in (own, address))
+        for number in range(int(count)):
+            data = chance.randbytes(int(octets))
+            length = 8 + len(data)
+            header = struct.pack("!HHH", own_port, int(port), length)
+            pseudo = ends + struct.pack("!II", length, 17)
+            datagram = header + struct.pack("!H", checksum(pseudo + header + data) or 0xFFFF) + data
+            pieces = [
+                fragment(ends, number + 1, start, datagram[start : start + 1400], start + 1400 < length)
+                for start in range(0, length, 1400)
+            ]
+            chance.shuffle(pieces)
+            for place, piece in enumerate(pieces):
+                os.sched_setaffinity(0, {place % 2})
+                raw.sendto(piece, (address, 0))
+            try:
+                whole += peer.recv(65535).endswith(data)
+            except TimeoutError:
+                pass
+    print(whole)
+
+
+def fragment(ends, identification, start, octets, more):
+    """A piece of a UDP datagram between two ends of either family."""
+    if len(ends) == 8:
+        place = more << 13 | start // 8
+        # The kernel fills in the checksum.
+        fields = (0x45, 0, 20 + len(octets), identification, place, 64, 17, 0)
+        return struct.pack("!BBHHHBBH", *fields) + ends + octets
+    header = struct.pack("!IHBB", 6 << 28, 8 + len(octets), 44, 64)
+    return header + ends + struct.pack("!BBHI", 17, 0, start | more, identification) + octets
 
 
 def probe(address, port, seconds):
@@ -431,6 +473,7 @@ def frames(device, next_hop, source, destination, count, seed):
 
 
 def checksum(octets):
+    octets += bytes(len(octets) % 2)
     total = sum(struct.unpack(f"!{len(octets) // 2}H", octets))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
@@ -443,6 +486,7 @@ PROGRAMS = {
     "soak": soak,
     "udp": udp,
     "echoes": echoes,
+    "scattered": scattered,
     "probe": probe,
     "stream": stream,
     "hold": hold,

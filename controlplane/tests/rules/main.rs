@@ -8,6 +8,9 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "../netlink/namespace.rs"]
+#[allow(dead_code, reason = "another test program's; these tests take what they need")]
+mod namespace;
 #[path = "../../../dataplane/tests/path_rig/mod.rs"]
 mod path_rig;
 mod world;
@@ -15,8 +18,13 @@ mod world;
 mod addresses;
 mod affinity;
 mod choice;
+mod departures;
+mod kernel;
+mod kube_proxy;
 mod model;
 mod objects;
 mod policies;
 mod property;
+mod protocols;
+mod random;
 mod state;

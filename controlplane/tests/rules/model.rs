@@ -92,8 +92,8 @@ pub(crate) enum Verdict {
 }
 
 /// By which rule a Service is called.
-#[derive(Clone, Copy, PartialEq)]
-enum Way {
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Way {
     ClusterIp,
     External,
     Balancer,
@@ -101,39 +101,58 @@ enum Way {
 }
 
 pub(crate) fn verdict(cluster: &Cluster, call: Call) -> Verdict {
-    // K1, K3: Services that get packets here.
-    let served: Vec<&Service> =
-        cluster.services.iter().filter(|one| one.kind == Kind::WithClusterIp && !one.is_foreign).collect();
+    match called(cluster, call) {
+        Called::Port(service, port, way) => of_port(cluster, service, port, call, way),
+        Called::UndefinedPort => Verdict::Refused, // K23
+        Called::Nothing if is_in(call.to, cluster.service_network) => {
+            Verdict::Dropped("drop_unallocated_address") // K23
+        }
+        Called::Nothing => Verdict::TheKernels,
+    }
+}
+
+/// What a packet calls.
+pub(crate) enum Called<'a> {
+    Port(&'a Service, &'a ServicePort, Way),
+    UndefinedPort,
+    Nothing,
+}
+
+/// K1, K3: Services that get packets here.
+pub(crate) fn served(cluster: &Cluster) -> Vec<&Service> {
+    cluster.services.iter().filter(|one| one.kind == Kind::WithClusterIp && !one.is_foreign).collect()
+}
+
+/// K4, K15 to K18.
+pub(crate) fn called(cluster: &Cluster, call: Call) -> Called<'_> {
+    let served = served(cluster);
     for service in &served {
         if service.cluster_ip == call.to {
             for port in &service.ports {
                 if port.protocol == call.protocol && port.number == call.port {
-                    return called(cluster, service, port, call, Way::ClusterIp);
+                    return Called::Port(service, port, Way::ClusterIp);
                 }
             }
-            return Verdict::Refused; // K23
+            return Called::UndefinedPort;
         }
     }
     for service in &served {
         for port in service.ports.iter().filter(|port| port.protocol == call.protocol) {
             if port.number == call.port && service.balancer == Some(call.to) {
-                return called(cluster, service, port, call, Way::Balancer);
+                return Called::Port(service, port, Way::Balancer);
             }
             if port.number == call.port && service.external == Some(call.to) {
-                return called(cluster, service, port, call, Way::External);
+                return Called::Port(service, port, Way::External);
             }
             if port.node_port == Some(call.port) && cluster.node_addresses.contains(&call.to) {
-                return called(cluster, service, port, call, Way::NodePort);
+                return Called::Port(service, port, Way::NodePort);
             }
         }
     }
-    if is_in(call.to, cluster.service_network) {
-        return Verdict::Dropped("drop_unallocated_address"); // K23
-    }
-    Verdict::TheKernels
+    Called::Nothing
 }
 
-fn called(cluster: &Cluster, service: &Service, port: &ServicePort, call: Call, way: Way) -> Verdict {
+fn of_port(cluster: &Cluster, service: &Service, port: &ServicePort, call: Call, way: Way) -> Verdict {
     // K22: before anything else, at load-balancer addresses alone; a range of length 0 admits all.
     if way == Way::Balancer && !service.ranges.is_empty() {
         let admits_all = service.ranges.iter().any(|(_, bits)| *bits == 0);
@@ -160,8 +179,13 @@ fn called(cluster: &Cluster, service: &Service, port: &ServicePort, call: Call, 
     Verdict::OneOf(usable)
 }
 
+/// K24 as the design decides it where replies come back through us: an endpoint sees its client, unless it is that.
+pub(crate) fn hides_client(call: Call, endpoint: Address) -> bool {
+    call.from == endpoint
+}
+
 /// K4 to K8: the endpoints of a port, each (address, number) once.
-fn joined(service: &Service, port: &ServicePort) -> Vec<(Address, u16, Endpoint)> {
+pub(crate) fn joined(service: &Service, port: &ServicePort) -> Vec<(Address, u16, Endpoint)> {
     let mut all: Vec<(Address, u16, Endpoint)> = Vec::new();
     for slice in &service.slices {
         for (name, protocol, number) in &slice.ports {
@@ -182,7 +206,7 @@ fn joined(service: &Service, port: &ServicePort) -> Vec<(Address, u16, Endpoint)
 }
 
 /// K10, K11.
-fn cluster_set(cluster: &Cluster, endpoints: &[(Address, u16, Endpoint)]) -> Vec<(Address, u16)> {
+pub(crate) fn cluster_set(cluster: &Cluster, endpoints: &[(Address, u16, Endpoint)]) -> Vec<(Address, u16)> {
     let ready: Vec<_> = endpoints.iter().filter(|(_, _, endpoint)| endpoint.ready).collect();
     if ready.is_empty() {
         return sockets(endpoints.iter().filter(|(_, _, one)| one.serving && one.terminating));
@@ -201,7 +225,7 @@ fn cluster_set(cluster: &Cluster, endpoints: &[(Address, u16, Endpoint)]) -> Vec
 }
 
 /// K10: the fallback is independent of the other set's.
-fn local_set(cluster: &Cluster, endpoints: &[(Address, u16, Endpoint)]) -> Vec<(Address, u16)> {
+pub(crate) fn local_set(cluster: &Cluster, endpoints: &[(Address, u16, Endpoint)]) -> Vec<(Address, u16)> {
     let local = || endpoints.iter().filter(|(_, _, one)| one.node.is_some() && one.node == cluster.node);
     let ready = sockets(local().filter(|(_, _, endpoint)| endpoint.ready));
     if ready.is_empty() {
@@ -214,7 +238,7 @@ fn sockets<'a>(endpoints: impl Iterator<Item = &'a (Address, u16, Endpoint)>) ->
     endpoints.map(|(address, number, _)| (*address, *number)).collect()
 }
 
-fn is_in(address: Address, (network, bits): (Address, u32)) -> bool {
+pub(crate) fn is_in(address: Address, (network, bits): (Address, u32)) -> bool {
     let binary = |address: Address| format!("{:032b}", u32::from_be_bytes(address));
     binary(address)[..bits as usize] == binary(network)[..bits as usize]
 }

@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use proptest::sample::select;
 use proptest::test_runner::TestRunner;
 use tidegate::cluster::{self, Dirty, Event, Hints, ObjectName, ServiceKind};
 use tidegate::compile::Locality;
@@ -16,158 +15,15 @@ use tidegate_dataplane::net::{self, Prefix};
 use tidegate_dataplane::services::Services;
 
 use crate::model::{
-    Address, Call, Cluster, Endpoint, Kind, Protocol, Service, ServicePort, Slice, Verdict, verdict,
+    Address, Call, Cluster, Endpoint, Kind, Protocol, Service, ServicePort, Slice, Verdict, hides_client,
+    verdict,
 };
-use crate::path_rig::{CLIENT_SIDE, FROM_CLIENT, GATEWAY, Out, POD_SIDE, POD_SIDE_GATEWAY, Rig, tcp, udp};
+use crate::path_rig::{CLIENT_SIDE, FROM_CLIENT, Out, POD_SIDE, POD_SIDE_GATEWAY, Rig, tcp, udp};
+use crate::random::{SERVICES, aimed, call, cluster};
 
 /// Clusters, each with some calls, in a normal run and with `--long`.
 const CASES: [u32; 2] = [20_000, 100_000];
 const CALLS: usize = 4;
-
-const SERVICES: usize = 3;
-const PORTS: [u16; 3] = [53, 80, 443];
-
-fn protocol() -> impl Strategy<Value = Protocol> {
-    select(vec![Protocol::Tcp, Protocol::Udp])
-}
-
-fn maybe<T: Strategy>(strategy: T) -> impl Strategy<Value = Option<T::Value>> {
-    proptest::option::weighted(0.6, strategy)
-}
-
-fn endpoint() -> impl Strategy<Value = Endpoint> {
-    let node = || select(vec!["here", "there"]);
-    let conditions = (any::<bool>(), any::<bool>(), any::<bool>());
-    (1..6_u8, conditions, maybe(node()), maybe(node()), maybe(select(vec!["east", "west"]))).prop_map(
-        |(number, (ready, serving, terminating), node, node_hint, zone_hint)| Endpoint {
-            address: [10, 244, 0, number],
-            ready,
-            serving,
-            terminating,
-            node,
-            node_hint,
-            zone_hint,
-        },
-    )
-}
-
-fn slice() -> impl Strategy<Value = Slice> {
-    let port = (select(vec!["a", "b"]), protocol(), select(vec![8080_u16, 9090]));
-    (prop::collection::vec(port, 0..3), prop::collection::vec(endpoint(), 0..5)).prop_map(
-        |(mut ports, endpoints)| {
-            let mut names = BTreeSet::new();
-            ports.retain(|(name, ..)| names.insert(*name));
-            Slice { ports, endpoints }
-        },
-    )
-}
-
-fn service(number: u8) -> impl Strategy<Value = Service> {
-    let port = (select(vec!["a", "b"]), protocol(), select(PORTS.to_vec()), any::<bool>());
-    let kind =
-        prop_oneof![8 => Just(Kind::WithClusterIp), 1 => Just(Kind::Headless), 1 => Just(Kind::ExternalName)];
-    let range = prop_oneof![
-        Just(([10, 1, 0, 0], 24)),
-        Just(([10, 1, 0, 2], 32)),
-        Just(([192, 0, 2, 0], 24)),
-        Just(([0; 4], 0)),
-    ];
-    (
-        (kind, prop::bool::weighted(0.1), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()),
-        prop::collection::vec(range, 0..3),
-        prop::collection::vec(port, 1..3),
-        prop::collection::vec(slice(), 0..4),
-    )
-        .prop_map(
-            move |(
-                (kind, is_foreign, external, balancer, internal_local, external_local),
-                ranges,
-                ports,
-                slices,
-            )| {
-                let mut names = BTreeSet::new();
-                let mut numbers = Vec::new();
-                let ports = ports
-                    .into_iter()
-                    .enumerate()
-                    .filter(|(_, (name, protocol, number, _))| {
-                        let is_new = !numbers.contains(&(*protocol, *number)) && names.insert(*name);
-                        numbers.push((*protocol, *number));
-                        is_new
-                    })
-                    .map(|(place, (name, protocol, number, has_node_port))| ServicePort {
-                        name,
-                        protocol,
-                        number,
-                        node_port: has_node_port
-                            .then_some(30_000 + u16::from(number_of(number)) + 10 * place as u16),
-                    })
-                    .collect::<Vec<_>>();
-                Service {
-                    kind,
-                    is_foreign,
-                    cluster_ip: [10, 96, 0, number],
-                    external: external.then_some([203, 0, 113, number]),
-                    balancer: balancer.then_some([198, 51, 100, number]),
-                    ranges,
-                    internal_local,
-                    external_local,
-                    ports: ports
-                        .into_iter()
-                        .map(|port| ServicePort {
-                            node_port: port.node_port.map(|own| own + 100 * u16::from(number)),
-                            ..port
-                        })
-                        .collect(),
-                    slices,
-                }
-            },
-        )
-}
-
-/// Tells ports apart by a small number.
-fn number_of(port: u16) -> u8 {
-    PORTS.iter().position(|own| *own == port).unwrap() as u8
-}
-
-fn cluster() -> impl Strategy<Value = Cluster> {
-    let services = (service(1), service(2), service(3));
-    (services, maybe(Just("here")), maybe(Just("east"))).prop_map(|((first, second, third), node, zone)| {
-        Cluster {
-            services: vec![first, second, third],
-            node,
-            zone,
-            node_addresses: vec![GATEWAY, POD_SIDE_GATEWAY],
-            pod_network: ([10, 244, 0, 0], 16),
-            service_network: ([10, 96, 0, 0], 16),
-        }
-    })
-}
-
-fn call() -> impl Strategy<Value = (Address, usize, u8, Protocol, u16)> {
-    let from = select(vec![[10, 1, 0, 2], [10, 1, 0, 3], [10, 244, 0, 77]]);
-    let port = prop_oneof![6 => select(PORTS.to_vec()), 1 => any::<u16>()];
-    (from, 0..SERVICES, 0..7_u8, protocol(), port)
-}
-
-/// Aims a call, at a NodePort if there is one.
-fn aimed(
-    cluster: &Cluster,
-    (from, service, way, protocol, port): (Address, usize, u8, Protocol, u16),
-) -> Call {
-    let number = service as u8 + 1;
-    let own = &cluster.services[service].ports;
-    let node_port = own.iter().filter(|own| own.protocol == protocol).find_map(|own| own.node_port);
-    let (to, port) = match way {
-        0 | 1 => ([10, 96, 0, number], port),
-        2 => ([203, 0, 113, number], port),
-        3 => ([198, 51, 100, number], port),
-        4 => (GATEWAY, node_port.unwrap_or(port)),
-        5 => (POD_SIDE_GATEWAY, node_port.unwrap_or(port)),
-        _ => ([10, 96, 0, 99], port),
-    };
-    Call { from, to, protocol, port }
-}
 
 fn wire(protocol: Protocol) -> net::Protocol {
     match protocol {
@@ -271,8 +127,8 @@ fn compile(rig: &mut Rig, cluster: &Cluster) {
     rig.snapshot.node_addresses = cluster.node_addresses.iter().map(|own| ip(*own)).collect();
 }
 
-/// Sends the call and says what became of it, in the model's words.
-fn observed(rig: &mut Rig, call: Call, port: u16) -> Verdict {
+/// Sends the call and says what became of it, in the model's words, with the source that an endpoint sees.
+fn observed(rig: &mut Rig, call: Call, port: u16) -> (Verdict, Option<Address>) {
     let ends = ((call.from, port), (call.to, call.port));
     let packet = match call.protocol {
         Protocol::Tcp => tcp(FROM_CLIENT, ends, 64, "S", b""),
@@ -282,22 +138,23 @@ fn observed(rig: &mut Rig, call: Call, port: u16) -> Verdict {
         let named = rig.path.counters.named();
         named.filter(|(name, ..)| name.starts_with("drop_")).map(|(name, _, count)| (name, count)).collect()
     };
-    let (before, held) = (drops(rig), rig.path.held());
+    let (before, held) = (drops(rig), rig.path.held_frames());
     let left = rig.carry(CLIENT_SIDE, &[packet]);
     let after = drops(rig);
     if let Some((name, _)) = after.iter().find(|(name, count)| before[*name] != **count) {
-        return Verdict::Dropped(name);
+        return (Verdict::Dropped(name), None);
     }
     match &left[..] {
         [] => {
-            assert_eq!(rig.path.held(), held + 1, "lost");
+            assert_eq!(rig.path.held_frames(), held + 1, "lost");
             unreachable!("every pod's MAC is known")
         }
-        [(Out::Device(CLIENT_SIDE), _)] => Verdict::Refused,
-        [(Out::Punt, _)] => Verdict::TheKernels,
+        [(Out::Device(CLIENT_SIDE), _)] => (Verdict::Refused, None),
+        [(Out::Punt, _)] => (Verdict::TheKernels, None),
         [(Out::Device(POD_SIDE), sent)] => {
             let address = sent[30..34].try_into().unwrap();
-            Verdict::OneOf(vec![(address, u16::from_be_bytes([sent[36], sent[37]]))])
+            let chosen = Verdict::OneOf(vec![(address, u16::from_be_bytes([sent[36], sent[37]]))]);
+            (chosen, Some(sent[26..30].try_into().unwrap()))
         }
         other => panic!("{other:?}"),
     }
@@ -312,7 +169,7 @@ fn any_cluster_is_served_as_a_slow_model_of_the_rules_says() {
         ..ProptestConfig::default()
     };
     let seen = RefCell::new(BTreeMap::<String, u32>::new());
-    let known: Vec<_> = (1..6)
+    let known: Vec<_> = (11..16)
         .map(|number| (crate::path_rig::next_hop(POD_SIDE, [10, 244, 0, number]), crate::path_rig::POD_MAC))
         .collect();
     let rig = RefCell::new(Rig::with_flows(65_536));
@@ -336,12 +193,23 @@ fn any_cluster_is_served_as_a_slow_model_of_the_rules_says() {
             }
             // A second apart, so that answers are within their limit.
             rig.now = tidegate_dataplane::clock::Now::from_ns(rig.now.ns() + 1_000_000_000);
-            let found = observed(&mut rig, call, 1024 + (*port % 20_000) as u16);
+            let (found, source) = observed(&mut rig, call, 1024 + (*port % 20_000) as u16);
             let agrees = match (&expected, &found) {
-                (Verdict::OneOf(usable), Verdict::OneOf(chosen)) => usable.contains(&chosen[0]),
+                (Verdict::OneOf(usable), Verdict::OneOf(chosen)) => {
+                    let seen = if hides_client(call, chosen[0].0) { POD_SIDE_GATEWAY } else { call.from };
+                    usable.contains(&chosen[0]) && source == Some(seen)
+                }
                 (expected, found) => expected == found,
             };
-            prop_assert!(agrees, "{:?} of {:?}: expected {:?}, found {:?}", call, cluster, expected, found);
+            prop_assert!(
+                agrees,
+                "{:?} of {:?}: expected {:?}, found {:?} from {:?}",
+                call,
+                cluster,
+                expected,
+                found,
+                source
+            );
             let name = match expected {
                 Verdict::OneOf(_) => "served".to_owned(),
                 other => format!("{other:?}"),

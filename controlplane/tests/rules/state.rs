@@ -317,14 +317,23 @@ fn an_endpoint_stays_steered_while_late_replies_of_it_are_to_be_dropped() {
     assert!(world.rig.snapshot.departed.is_empty(), "no flow of it is left");
     wait(&mut world, Duration::from_secs(62));
     let mut cursors = tidegate_dataplane::flows::Cursors::part(0, 1);
-    world.rig.flows.expire(
-        &mut cursors,
-        world.rig.now,
-        100_000,
-        &tidegate_dataplane::flows::Timeouts::default(),
-    );
+    world.rig.flows.expire(&mut cursors, world.rig.now, 100_000);
     world.keep_house();
     assert!(!steered(&world) && !world.publication.has_leaving());
+}
+
+#[test]
+fn k30_a_terminating_endpoint_finishes_its_connections_and_gets_no_new_ones() {
+    let mut world = alone("");
+    connect(&mut world);
+    say(&mut world, "", &[("10.244.0.11", TERMINATING), ("10.244.0.12", READY)]);
+    for port in 41_000..41_050 {
+        let call = tcp(FROM_CLIENT, ((CLIENT, port), V), 64, "S", b"");
+        assert_eq!(destination(&world.call(&call).1), OTHER);
+    }
+    wait(&mut world, 60 * GRACE);
+    assert_eq!(destination(&world.call(&segment("A", b"more")).1), POD);
+    assert_eq!(destination(&world.call(&segment("FA", b"")).1), POD);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tempfile::TempDir;
-use tidegate::cluster::{Cluster, Dirty};
+use tidegate::cluster::{Cluster, Dirty, Event};
 use tidegate::compile::Locality;
 use tidegate::dns::{Zone, ZoneSettings};
 use tidegate::manifests::{Manifests, Settings};
@@ -119,6 +119,11 @@ impl World {
         let events = self.runtime.block_on(async {
             tokio::time::timeout(Duration::from_secs(10), self.source.next()).await.expect("a change")
         });
+        self.tell(events);
+    }
+
+    /// Applies events without manifests.
+    pub(crate) fn tell(&mut self, events: impl IntoIterator<Item = Event>) {
         let mut dirty = Dirty::default();
         for event in events {
             self.cluster.apply(event, &mut dirty);

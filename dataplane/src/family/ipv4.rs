@@ -18,6 +18,7 @@ impl Family for Ipv4Addr {
     /// Source: RFC 1812 §4.3.2.3, "without exceeding 576 bytes".
     const ICMP_ERROR_BYTES: usize = 576;
     const ICMP_COVERS_ADDRESSES: bool = false;
+    const ERRORS_ABOUT_LATER_FRAGMENTS: bool = false;
     const MALFORMED: DropReason = DropReason::MalformedIpv4;
 
     #[inline]
@@ -39,16 +40,23 @@ impl Family for Ipv4Addr {
     }
 
     #[inline]
-    fn parse(network: &[u8]) -> Result<Packet<Self>, DropReason> {
-        let header = ipv4::Header::parse(network).ok_or(DropReason::MalformedIpv4)?;
-        let payload =
-            network.get(header.header_bytes()..header.total_bytes()).ok_or(DropReason::MalformedIpv4)?;
+    fn parse(network: &[u8], beyond: usize) -> Result<Packet<Self>, DropReason> {
+        let header = ipv4::Header::parse_cut(network).ok_or(DropReason::MalformedIpv4)?;
+        let missing = header.total_bytes().saturating_sub(network.len());
+        if missing > beyond {
+            return Err(DropReason::MalformedIpv4);
+        }
+        let payload = network
+            .get(header.header_bytes()..header.total_bytes() - missing)
+            .ok_or(DropReason::MalformedIpv4)?;
         if !header.has_right_checksum(network) {
             return Err(DropReason::MalformedIpv4);
         }
         let is_fragment = header.is_fragment();
         let transport = if is_fragment {
             Transport::parse_fragment::<Self>(&fragment(header)?, header.protocol, payload)?
+        } else if missing > 0 {
+            Transport::parse_cut::<Self>(header.protocol, payload, missing)?
         } else {
             Transport::parse::<Self>(header.protocol, payload).ok_or(DropReason::MalformedTransport)?
         };
@@ -74,11 +82,11 @@ impl Family for Ipv4Addr {
     }
 
     fn fragment(network: &[u8]) -> Result<Fragment, DropReason> {
-        fragment(ipv4::Header::parse(network).ok_or(DropReason::MalformedIpv4)?)
+        fragment(ipv4::Header::parse_cut(network).ok_or(DropReason::MalformedIpv4)?)
     }
 
     fn addresses(network: &[u8]) -> Option<(Self, Self, u8)> {
-        ipv4::Header::parse(network).map(|header| (header.source(), header.destination(), header.ttl))
+        ipv4::Header::parse_cut(network).map(|header| (header.source(), header.destination(), header.ttl))
     }
 
     fn readdress(network: &mut [u8], source: Self, destination: Self, difference: Difference) -> Option<()> {

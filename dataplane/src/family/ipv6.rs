@@ -19,6 +19,7 @@ impl Family for Ipv6Addr {
     /// Source: RFC 4443 §2.4 (c), "without making the error message packet exceed the minimum IPv6 MTU".
     const ICMP_ERROR_BYTES: usize = ipv6::MINIMUM_MTU;
     const ICMP_COVERS_ADDRESSES: bool = true;
+    const ERRORS_ABOUT_LATER_FRAGMENTS: bool = true;
     const MALFORMED: DropReason = DropReason::MalformedIpv6;
 
     #[inline]
@@ -40,8 +41,12 @@ impl Family for Ipv6Addr {
     }
 
     #[inline]
-    fn parse(network: &[u8]) -> Result<Packet<Self>, DropReason> {
-        let header = ipv6::Header::parse(network).ok_or(DropReason::MalformedIpv6)?;
+    fn parse(network: &[u8], beyond: usize) -> Result<Packet<Self>, DropReason> {
+        let header = ipv6::Header::parse_cut(network).ok_or(DropReason::MalformedIpv6)?;
+        let missing = header.total_bytes().saturating_sub(network.len());
+        if missing > beyond {
+            return Err(DropReason::MalformedIpv6);
+        }
         let chain = match HeaderChain::parse(header, network) {
             Ok(chain) => chain,
             Err(BrokenChain::TooLong) => return Ok(hidden(header)),
@@ -50,13 +55,15 @@ impl Family for Ipv6Addr {
         if chain.segments_left > 0 {
             return Err(DropReason::RoutingHeader);
         }
-        let payload =
-            network.get(chain.upper_offset..header.total_bytes()).ok_or(DropReason::MalformedIpv6)?;
+        let payload = network
+            .get(chain.upper_offset..header.total_bytes() - missing)
+            .ok_or(DropReason::MalformedIpv6)?;
         let transport = match chain.fragment.filter(|_| chain.is_fragment()) {
             Some(piece) => {
                 let fragment = fragment(header, &piece)?;
                 Transport::parse_fragment::<Self>(&fragment, chain.protocol, payload)?
             }
+            None if missing > 0 => Transport::parse_cut::<Self>(chain.protocol, payload, missing)?,
             None => {
                 Transport::parse::<Self>(chain.protocol, payload).ok_or(DropReason::MalformedTransport)?
             }
@@ -83,13 +90,14 @@ impl Family for Ipv6Addr {
     }
 
     fn fragment(network: &[u8]) -> Result<Fragment, DropReason> {
-        let header = ipv6::Header::parse(network).ok_or(DropReason::MalformedIpv6)?;
+        let header = ipv6::Header::parse_cut(network).ok_or(DropReason::MalformedIpv6)?;
         let chain = HeaderChain::parse(header, network).map_err(refusal)?;
         fragment(header, &chain.fragment.ok_or(DropReason::MalformedFragment)?)
     }
 
     fn addresses(network: &[u8]) -> Option<(Self, Self, u8)> {
-        ipv6::Header::parse(network).map(|header| (header.source(), header.destination(), header.hop_limit))
+        ipv6::Header::parse_cut(network)
+            .map(|header| (header.source(), header.destination(), header.hop_limit))
     }
 
     fn readdress(network: &mut [u8], source: Self, destination: Self, _: Difference) -> Option<()> {
@@ -109,14 +117,14 @@ impl Family for Ipv6Addr {
     }
 
     /// Leaves out the extension headers, which were for the way here; those of a fragment stay, since every fragment
-    /// has them.
+    /// has them. That takes all of the packet in one frame: no octet may be left where it is.
     fn answer_echo(network: &mut [u8], message_at: usize, end: usize, is_fragment: bool) -> Option<usize> {
         icmpv6::Header::writable(network.get_mut(message_at..)?)?.answer_echo();
         if message_at == ipv6::HEADER_BYTES || is_fragment {
             Self::turn_round(network)?;
             return Some(end);
         }
-        let message_bytes = end - message_at;
+        let message_bytes = network.get(message_at..end)?.len();
         let (source, destination, _) = Self::addresses(network)?;
         network.copy_within(message_at..end, ipv6::HEADER_BYTES);
         Self::originate(network, destination, source, Self::ICMP, message_bytes)?;

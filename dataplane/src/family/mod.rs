@@ -52,6 +52,8 @@ pub trait Family: Address {
     const ICMP_ERROR_BYTES: usize;
     /// Says whether the checksum of ICMP covers both addresses (RFC 4443 §2.3).
     const ICMP_COVERS_ADDRESSES: bool;
+    /// Says whether ICMP errors may be about fragments other than the first (RFC 1122 §3.2.2: no; RFC 4443 §2.4: yes).
+    const ERRORS_ABOUT_LATER_FRAGMENTS: bool;
     /// What is said of a packet whose headers lie.
     const MALFORMED: DropReason;
 
@@ -67,16 +69,16 @@ pub trait Family: Address {
     /// Returns the port search of this family.
     fn ports(searches: &mut PortSearches) -> &mut PortSearch<Self>;
 
-    /// Parses a packet.
+    /// Parses a packet of which `beyond` octets more are in other frames; its headers are all here.
     ///
     /// # Errors
     /// In what the packet lies about itself.
-    fn parse(network: &[u8]) -> Result<Packet<Self>, DropReason>;
+    fn parse(network: &[u8], beyond: usize) -> Result<Packet<Self>, DropReason>;
 
     /// Says what an ICMP message is.
     fn message(message: &[u8]) -> Option<Transport>;
 
-    /// Parses the facts of a packet that is a fragment.
+    /// Reads the facts of a packet that was found to be a fragment; only its headers need to be there.
     ///
     /// # Errors
     /// In what it lies about itself.

@@ -9,10 +9,10 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::State;
 use super::memory::Memory;
 use super::record::{Record, Status};
 use super::table::Table;
+use super::{Direction, State};
 
 /// Records that an insertion into a full table looks at; they lie side by side, so each costs a few ns.
 pub(super) const PROBES: u32 = 64;
@@ -33,6 +33,23 @@ impl<M: Memory> Table<M> {
         // Of two workers at once the later one decides where to go on: some records are then looked at twice or next time.
         self.hand.store(number, Relaxed);
         is_evicted
+    }
+
+    /// Asks for the cache lines that so many evictions will read and write.
+    pub(super) fn prefetch_evictions(&self, count: usize) {
+        let (first, capacity) = (self.hand.load(Relaxed), self.memory.capacity());
+        let numbers = || (first..capacity).chain(0..first.min(capacity)).take(count);
+        for number in numbers() {
+            self.memory.prefetch_record(number);
+            self.memory.prefetch_identity(number);
+        }
+        for contents in
+            numbers().filter_map(|number| Record::of(&self.memory, number)?.contents::<M::Address>())
+        {
+            for direction in [Direction::Request, Direction::Reply] {
+                self.prefetch(self.hasher.hash(&contents.key(direction)));
+            }
+        }
     }
 
     fn evict_one(&self, number: u32) -> bool {

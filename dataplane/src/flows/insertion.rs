@@ -77,7 +77,22 @@ impl<M: Memory> Table<M> {
             return Err(error);
         }
         claim.set_meta(Status::Live, new.state);
+        self.calendar.note(claim.flow.record, self.over_at(now.seconds(), new.state));
         Ok(claim.flow)
+    }
+
+    /// Asks for the cache lines that so many insertions will write: those of the records that they are likely to get,
+    /// and in a full table those of the flows that are likely to give way, with their places in the index.
+    pub(super) fn prefetch_insertions(&self, count: usize) {
+        let mut free = 0;
+        self.free.peek(count, |number| {
+            self.memory.prefetch_record(number);
+            self.memory.prefetch_identity(number);
+            free += 1;
+        });
+        if free < count {
+            self.prefetch_evictions(count - free);
+        }
     }
 
     pub(super) fn candidate(&self, key: Key<M::Address>, direction: Direction) -> Candidate<M::Address> {

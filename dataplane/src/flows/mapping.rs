@@ -12,8 +12,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-use crossbeam::queue::ArrayQueue;
-
+use super::free::Stack;
 use super::memory::{BUCKET_SLOTS, IDENTITY_WORDS, Memory, Word};
 use super::record;
 use crate::net::Address;
@@ -181,7 +180,8 @@ impl<A, W> Drop for Mapping<A, W> {
 impl<A: Address, W: Placed> Memory for Mapping<A, W> {
     type Word = W;
     type Address = A;
-    type Free = ArrayQueue<u32>;
+    type Free = Stack<AtomicU64>;
+    type Due = AtomicU64;
 
     #[inline]
     fn capacity(&self) -> u32 {
@@ -222,6 +222,13 @@ impl<A: Address, W: Placed> Memory for Mapping<A, W> {
         let (lines, _) = self.record(number).unwrap_or_default().as_chunks::<LINE_WORDS>();
         for line in lines {
             prefetch(line);
+        }
+    }
+
+    #[inline]
+    fn prefetch_identity(&self, number: u32) {
+        if let Some(identity) = self.identity(number) {
+            prefetch(identity);
         }
     }
 }

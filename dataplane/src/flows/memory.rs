@@ -5,8 +5,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
-use crossbeam::queue::ArrayQueue;
-
+use super::calendar::Due;
 use crate::net::Address;
 
 /// Slots of a bucket; one cache line.
@@ -44,27 +43,9 @@ pub(super) trait FreeRecords {
     fn with_room_for(capacity: u32) -> Self;
     fn push(&self, record: u32) -> Result<(), u32>;
     fn pop(&self) -> Option<u32>;
+    /// Calls `each` with the records that are likely to come next, at most `count`.
+    fn peek(&self, count: usize, each: impl FnMut(u32));
     fn len(&self) -> usize;
-}
-
-impl FreeRecords for ArrayQueue<u32> {
-    fn with_room_for(capacity: u32) -> Self {
-        Self::new(capacity as usize)
-    }
-
-    #[inline]
-    fn push(&self, record: u32) -> Result<(), u32> {
-        Self::push(self, record)
-    }
-
-    #[inline]
-    fn pop(&self) -> Option<u32> {
-        Self::pop(self)
-    }
-
-    fn len(&self) -> usize {
-        Self::len(self)
-    }
 }
 
 /// The three arrays of a table. Numbers out of range give `None`, so that a number read from memory is never trusted.
@@ -74,6 +55,8 @@ pub(super) trait Memory {
     type Address: Address;
     /// What keeps the free records.
     type Free: FreeRecords;
+    /// When stretches of records are due; not in the memory, but the process's own.
+    type Due: Due;
 
     /// Returns the number of records; at least one.
     fn capacity(&self) -> u32;
@@ -92,4 +75,6 @@ pub(super) trait Memory {
     fn prefetch_bucket(&self, _number: u32) {}
     /// Asks for a record's cache lines; changes nothing.
     fn prefetch_record(&self, _number: u32) {}
+    /// Asks for the cache line of a record's identities; changes nothing.
+    fn prefetch_identity(&self, _number: u32) {}
 }

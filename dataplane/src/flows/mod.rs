@@ -10,9 +10,11 @@
 //! (what a start keeps) · `record` and `index` (which fact in which bits) · `memory` (words, and nothing else) · `mapping` and `file`
 //! (where the words live).
 
+mod calendar;
 mod eviction;
 mod file;
 mod flow;
+mod free;
 mod index;
 mod insertion;
 mod key;
@@ -61,7 +63,7 @@ pub struct Recovery {
 
 /// A table of the flows of one family, shared by all workers.
 ///
-/// Takes 112 bytes per flow in the mapping and 16 in the process, 176 and 16 for IPv6. A look-up reads three cache
+/// Takes 112 bytes per flow in the mapping and 8 in the process, 176 and 8 for IPv6. A look-up reads three cache
 /// lines, four for IPv6: two of the index and the record.
 pub struct FlowTable<A: Address = Ipv4Addr> {
     table: Table<Mapping<A>>,
@@ -108,6 +110,14 @@ impl<A: Address> FlowTable<A> {
         Ok((Self { table, _lock: Some(lock) }, recovery))
     }
 
+    /// Sets how long flows may be silent; else it is [`Timeouts::DEFAULT`].
+    #[must_use]
+    pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.table.timeouts = timeouts;
+        self.table.calendar.all_due();
+        self
+    }
+
     /// Hashes a key for this table.
     #[inline]
     #[must_use]
@@ -121,11 +131,16 @@ impl<A: Address> FlowTable<A> {
         self.table.prefetch(hash);
     }
 
-    /// Asks for the records that a look-up will read; reads the index, so it is worth its cost some packets after
-    /// [`FlowTable::prefetch`].
+    /// Asks for the records that a look-up will read, and says whether there are any: else no flow has the key. Reads the
+    /// index, so it is worth its cost some packets after [`FlowTable::prefetch`].
     #[inline]
-    pub fn prefetch_record(&self, hash: KeyHash) {
-        self.table.prefetch_record(hash);
+    pub fn prefetch_record(&self, hash: KeyHash) -> bool {
+        self.table.prefetch_record(hash)
+    }
+
+    /// Asks for what so many insertions will write, as far as it is known before their keys are.
+    pub fn prefetch_insertions(&self, count: usize) {
+        self.table.prefetch_insertions(count);
     }
 
     /// Finds the live flow of a packet; `hash` is that of `key`.
@@ -184,10 +199,13 @@ impl<A: Address> FlowTable<A> {
         self.table.remove(flow)
     }
 
-    /// Looks at up to `budget` records of the cursor's part, removes the flows that were silent for longer than their
-    /// timeout, and returns how many.
-    pub fn expire(&self, cursor: &mut Cursor, now: Now, budget: usize, timeouts: &Timeouts) -> usize {
-        self.table.expire(cursor, now, budget, timeouts)
+    /// Goes on with the sweep of the cursor's part, removes the flows that were silent for longer than their timeout,
+    /// and returns how many. A sweep begins with each second, or when the last one has ended.
+    ///
+    /// Looks through at most `budget` stretches of 64 records, those in which a flow may be over, and passes at most 128
+    /// for each of them; [`Cursor::is_under_way`] tells whether some are left.
+    pub fn expire(&self, cursor: &mut Cursor, now: Now, budget: usize) -> usize {
+        self.table.expire(cursor, now, budget)
     }
 
     /// Calls `each` with the live flows among the next `budget` records of the cursor's part whose identities are wanted.
@@ -235,10 +253,10 @@ impl<A: Address> FlowTable<A> {
         self.table.memory.capacity() as usize
     }
 
-    /// Returns the bytes that the table takes: the mapping and the queue of free records.
+    /// Returns the bytes that the table takes: the mapping, the stack of free records and when stretches are due.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.table.memory.bytes() + self.capacity() * 2 * size_of::<u64>()
+        self.table.memory.bytes() + self.capacity() * size_of::<u64>() + self.table.calendar.bytes()
     }
 }
 

@@ -9,12 +9,13 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use crossbeam::utils::CachePadded;
 
+use super::calendar::Calendar;
 use super::index;
 use super::key::KeyHasher;
 use super::memory::{FreeRecords, Memory, Word};
 use super::record::{Meta, Record, Status};
 use super::table::Table;
-use super::{Direction, FlowRef};
+use super::{Direction, FlowRef, Timeouts};
 
 /// How many records a start kept and dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -29,15 +30,19 @@ impl<M: Memory> Table<M> {
     /// Costs a pass over all records and an allocation of the queue of free ones.
     pub(super) fn start(memory: M, secret: [u64; 2]) -> (Self, Scan) {
         let free = M::Free::with_room_for(memory.capacity());
-        let table = Self { memory, hasher: KeyHasher::new(secret), free, hand: CachePadded::default() };
+        let calendar = Calendar::new(memory.capacity());
+        let (hasher, hand, timeouts) = (KeyHasher::new(secret), CachePadded::default(), Timeouts::default());
+        let table = Self { memory, hasher, free, hand, calendar, timeouts };
         index::clear_all(&table.memory);
         let mut scan = Scan::default();
-        for number in 0..table.memory.capacity() {
+        // From the last, so that the first is the first to be taken.
+        for number in (0..table.memory.capacity()).rev() {
             let Some(record) = Record::of(&table.memory, number) else { break };
             let meta = record.meta();
             if table.is_kept(number, &record, meta) {
                 record.forget_next_hops(meta.generation());
                 record.set_account(0);
+                table.calendar.advance(number, 0);
                 scan.kept += 1;
                 continue;
             }

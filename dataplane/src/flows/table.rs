@@ -25,11 +25,14 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 use crossbeam::utils::CachePadded;
 
+use super::calendar::Calendar;
 use super::index::{self, Slot};
 use super::key::KeyHasher;
 use super::memory::{FreeRecords, Memory, Word};
 use super::record::{self, Contents, Glimpse, Meta, Record, Status};
-use super::{Cursor, Direction, EndpointId, FlowRef, Found, Key, KeyHash, Scanned, ServicePortId, State};
+use super::{
+    Cursor, Direction, EndpointId, FlowRef, Found, Key, KeyHash, Scanned, ServicePortId, State, Timeouts,
+};
 use crate::clock::Now;
 use crate::net::Address;
 
@@ -46,6 +49,9 @@ pub(super) struct Table<M: Memory> {
     pub(super) free: M::Free,
     /// The record where the next search for one that gives way begins; private to the process, too.
     pub(super) hand: CachePadded<AtomicU32>,
+    /// When to look for flows that are over; private to the process, too.
+    pub(super) calendar: Calendar<M::Due>,
+    pub(super) timeouts: Timeouts,
 }
 
 /// A flow seen through a slot.
@@ -73,12 +79,15 @@ impl<M: Memory> Table<M> {
         }
     }
 
-    /// Asks for the cache lines of the records that may have a key of this hash.
+    /// Asks for the cache lines of the records that may have a key of this hash; says whether there are any.
     #[inline]
-    pub(super) fn prefetch_record(&self, hash: KeyHash) {
+    pub(super) fn prefetch_record(&self, hash: KeyHash) -> bool {
+        let mut is_any = false;
         for word in index::candidates(&self.memory, hash) {
             self.memory.prefetch_record(index::read(word).record());
+            is_any = true;
         }
+        is_any
     }
 
     /// Finds the live flow of a packet.
@@ -171,6 +180,9 @@ impl<M: Memory> Table<M> {
                 return false;
             }
             if record.meta.replace(meta.0, meta.with_state(to).0, AcqRel) {
+                if self.timeouts.seconds(to) < self.timeouts.seconds(from) {
+                    self.calendar.advance(flow.record, self.over_at(now.seconds(), to));
+                }
                 return true;
             }
         }
@@ -249,6 +261,12 @@ impl<M: Memory> Table<M> {
                 each(Scanned { flow, state, request, reply, service, endpoint });
             }
         }
+    }
+
+    /// Returns the first second in which a flow that was last seen in `second` is over.
+    pub(super) const fn over_at(&self, second: u32, state: State) -> u64 {
+        // Both moments are cut to whole seconds, so without the second more it might be early.
+        second as u64 + self.timeouts.seconds(state) as u64 + 1
     }
 
     /// Returns the number of records in use.

@@ -33,22 +33,25 @@ pub struct Memories {
 }
 
 impl Memories {
-    fn in_memory(capacity: u32) -> Result<Self, OpenError> {
-        Ok(Self { ipv4: FlowTable::in_memory(capacity)?, ipv6: FlowTable::in_memory(capacity)? })
-    }
-
-    fn open(directory: &Path, name: &str, capacity: u32) -> Result<Self, OpenError> {
-        let open = |family| directory.join(format!("{name}-{family}"));
+    fn in_memory(capacity: u32, timeouts: Timeouts) -> Result<Self, OpenError> {
         Ok(Self {
-            ipv4: FlowTable::open(&open("ipv4"), capacity)?.0,
-            ipv6: FlowTable::open(&open("ipv6"), capacity)?.0,
+            ipv4: FlowTable::in_memory(capacity)?.with_timeouts(timeouts),
+            ipv6: FlowTable::in_memory(capacity)?.with_timeouts(timeouts),
         })
     }
 
-    fn expire(&self, cursors: &mut [Cursor; 2], now: Now, budget: usize, timeouts: &Timeouts) {
+    fn open(directory: &Path, name: &str, capacity: u32, timeouts: Timeouts) -> Result<Self, OpenError> {
+        let open = |family| directory.join(format!("{name}-{family}"));
+        Ok(Self {
+            ipv4: FlowTable::open(&open("ipv4"), capacity)?.0.with_timeouts(timeouts),
+            ipv6: FlowTable::open(&open("ipv6"), capacity)?.0.with_timeouts(timeouts),
+        })
+    }
+
+    fn expire(&self, cursors: &mut [Cursor; 2], now: Now, budget: usize) {
         let [ipv4, ipv6] = cursors;
-        self.ipv4.expire(ipv4, now, budget, timeouts);
-        self.ipv6.expire(ipv6, now, budget, timeouts);
+        self.ipv4.expire(ipv4, now, budget);
+        self.ipv6.expire(ipv6, now, budget);
     }
 }
 
@@ -74,8 +77,8 @@ impl FlowTables {
         Ok(Self {
             ipv4: FlowTable::in_memory(capacity)?,
             ipv6: FlowTable::in_memory(capacity)?,
-            affinity: Memories::in_memory(memories(capacity))?,
-            tombstones: Memories::in_memory(memories(capacity))?,
+            affinity: Memories::in_memory(memories(capacity), affinity::TIMEOUTS)?,
+            tombstones: Memories::in_memory(memories(capacity), tombstones::TIMEOUTS)?,
         })
     }
 
@@ -89,19 +92,29 @@ impl FlowTables {
         let [ipv4, ipv6] = Self::FILES.map(|name| directory.join(name));
         let (ipv4, recovery4) = FlowTable::open(&ipv4, capacity)?;
         let (ipv6, recovery6) = FlowTable::open(&ipv6, capacity)?;
-        let affinity = Memories::open(directory, "affinity", memories(capacity))?;
-        let tombstones = Memories::open(directory, "tombstones", memories(capacity))?;
+        let affinity = Memories::open(directory, "affinity", memories(capacity), affinity::TIMEOUTS)?;
+        let tombstones = Memories::open(directory, "tombstones", memories(capacity), tombstones::TIMEOUTS)?;
         Ok((Self { ipv4, ipv6, affinity, tombstones }, [recovery4, recovery6]))
     }
 
-    /// Looks at up to `budget` records of each cursor's part, removes the flows that were silent for longer than their
-    /// timeout, and returns how many.
-    pub fn expire(&self, cursors: &mut Cursors, now: Now, budget: usize, timeouts: &Timeouts) -> usize {
+    /// Sets how long flows may be silent; else it is [`Timeouts::DEFAULT`].
+    #[must_use]
+    pub fn with_timeouts(self, timeouts: Timeouts) -> Self {
+        let Self { ipv4, ipv6, affinity, tombstones } = self;
+        let (ipv4, ipv6) = (ipv4.with_timeouts(timeouts), ipv6.with_timeouts(timeouts));
+        Self { ipv4, ipv6, affinity, tombstones }
+    }
+
+    /// Goes on with the sweeps of each cursor's part, removes the flows that were silent for longer than their timeout,
+    /// and returns how many.
+    ///
+    /// Costs a few comparisons when all is looked at for this second; else as much as [`FlowTable::expire`] with that
+    /// budget, for each family.
+    pub fn expire(&self, cursors: &mut Cursors, now: Now, budget: usize) -> usize {
         let budget_of_memories = budget.div_ceil(FLOWS_PER_MEMORY as usize);
-        self.affinity.expire(&mut cursors.affinity, now, budget_of_memories, &affinity::TIMEOUTS);
-        self.tombstones.expire(&mut cursors.tombstones, now, budget_of_memories, &tombstones::TIMEOUTS);
-        self.ipv4.expire(&mut cursors.ipv4, now, budget, timeouts)
-            + self.ipv6.expire(&mut cursors.ipv6, now, budget, timeouts)
+        self.affinity.expire(&mut cursors.affinity, now, budget_of_memories);
+        self.tombstones.expire(&mut cursors.tombstones, now, budget_of_memories);
+        self.ipv4.expire(&mut cursors.ipv4, now, budget) + self.ipv6.expire(&mut cursors.ipv6, now, budget)
     }
 
     /// Calls `each` with the identities of every live flow of either family, as often as there are flows.
@@ -204,5 +217,12 @@ impl Cursors {
             affinity: [part(worker, workers), part(worker, workers)],
             tombstones: [part(worker, workers), part(worker, workers)],
         }
+    }
+
+    /// Says whether something is left of the sweeps that began last.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        let Self { ipv4, ipv6, affinity, tombstones } = self;
+        [ipv4, ipv6].into_iter().chain(affinity).chain(tombstones).any(Cursor::is_under_way)
     }
 }

@@ -5,8 +5,8 @@ use crate::net::checksum::Sum;
 use crate::net::{ethernet, ipv4, ipv6};
 use crate::verdict::DropReason;
 
-/// Most pieces of one packet; a packet of 3,500 octets gives 73 on the smallest link there is (68 octets).
-pub const PIECES_MAX: usize = 96;
+/// Most pieces of one packet; the longest that is carried gives 192 on the smallest link there is (68 octets).
+pub const PIECES_MAX: usize = 192;
 
 /// Octets of the longest IPv4 header (RFC 791 §3.1, IHL).
 const HEADER_BYTES_MAX: usize = 60;

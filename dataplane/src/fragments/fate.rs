@@ -56,8 +56,7 @@ impl Fate {
     /// Does to a later fragment what was done to the first; `octets` is the frame that `packet` was parsed from.
     ///
     /// # Errors
-    /// The reason why this fragment is dropped. No ICMP error is due: those are about first fragments only.
-    /// Source: RFC 1122 §3.2.2, "MUST NOT be sent as the result of receiving [...] a non-initial fragment".
+    /// The reason why this fragment is dropped; the octets are then as they came, if the sender is to be told of it.
     pub fn apply<A: Family>(&self, octets: &mut [u8], packet: &Packet<A>, snapshot: &Snapshot) -> Verdict {
         match *self {
             Self::Translate { source, destination, difference, way } => {
@@ -73,12 +72,24 @@ impl Fate {
             Self::Drop(reason) => Err(reason),
         }
     }
+
+    /// Returns the MTU of the link that the later fragments leave by, if they leave by one of ours.
+    #[must_use]
+    pub fn next_link_mtu(&self, snapshot: &Snapshot) -> Option<usize> {
+        match self {
+            Self::Translate { way, .. } => link_mtu(*way, snapshot),
+            _ => None,
+        }
+    }
 }
 
 /// Checks what holds for each packet by itself, and looks whether the next hop is known by now.
 fn way_out<A: Family>(packet: &Packet<A>, way: Egress, snapshot: &Snapshot) -> Verdict {
     if packet.ttl <= 1 {
         return Err(DropReason::TtlExceeded);
+    }
+    if packet.is_unfragmentable && link_mtu(way, snapshot).is_some_and(|mtu| packet.ip_bytes() > mtu) {
+        return Err(DropReason::ExceedsMtu);
     }
     let Egress::Hold(next_hop) = way else { return Ok(way) };
     match snapshot.neighbours.lookup(&next_hop) {
@@ -87,6 +98,16 @@ fn way_out<A: Family>(packet: &Packet<A>, way: Egress, snapshot: &Snapshot) -> V
         }
         _ => Ok(way),
     }
+}
+
+/// What the kernel sends on, it cuts or refuses itself.
+fn link_mtu(way: Egress, snapshot: &Snapshot) -> Option<usize> {
+    let device = match way {
+        Egress::Forward { device, .. } => device,
+        Egress::Hold(next_hop) => next_hop.device,
+        Egress::Answer { .. } | Egress::Punt => return None,
+    };
+    Some(snapshot.device(device)?.mtu)
 }
 
 fn translate<A: Family>(

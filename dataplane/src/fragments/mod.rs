@@ -162,10 +162,10 @@ impl Fragments {
         }
     }
 
-    /// Returns how many fragments wait.
+    /// Returns how many frames the fragments take that wait.
     #[must_use]
-    pub const fn waiting(&self) -> usize {
-        self.waiting.len()
+    pub const fn waiting_frames(&self) -> usize {
+        self.waiting.frames()
     }
 
     fn fate(&mut self, id: &DatagramId) -> Option<Fate> {

@@ -52,7 +52,8 @@ pub(super) struct Waiting {
     sources: Box<[u64]>,
     free: u32,
     leaving: Line,
-    len: usize,
+    /// Frames of all fragments that wait.
+    frames: usize,
 }
 
 impl Waiting {
@@ -69,16 +70,18 @@ impl Waiting {
             sources: vec![NOBODY; capacity as usize].into(),
             free: if capacity > 0 { 0 } else { NONE },
             leaving: Line::default(),
-            len: 0,
+            frames: 0,
         }
     }
 
+    /// Says whether one more would be too many: there are as many frames as places, be it for fewer fragments.
     pub(super) const fn is_full(&self) -> bool {
-        self.free == NONE
+        self.free == NONE || self.frames >= self.places.len()
     }
 
-    pub(super) const fn len(&self) -> usize {
-        self.len
+    /// Returns how many frames the fragments take that wait.
+    pub(super) const fn frames(&self) -> usize {
+        self.frames
     }
 
     /// Counts the fragments of one source; reads 8 octets for each place.
@@ -101,13 +104,13 @@ impl Waiting {
         let number = self.free;
         let Some(place) = self.places.get_mut(number as usize) else { return Err(frame) };
         self.free = std::mem::replace(&mut place.next, NONE);
+        self.frames += frame.frames();
         place.frame = Some(frame);
         place.device = device;
         if let Some(kept) = self.sources.get_mut(number as usize) {
             *kept = network(source);
         }
         self.join(line, Line { first: number, last: number });
-        self.len += 1;
         Ok(())
     }
 
@@ -137,7 +140,7 @@ impl Waiting {
         if let Some(source) = self.sources.get_mut(number as usize) {
             *source = NOBODY;
         }
-        self.len -= 1;
+        self.frames -= frame.frames();
         Some(Departure { frame, device, fate })
     }
 

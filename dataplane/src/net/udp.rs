@@ -22,9 +22,15 @@ impl Header {
     /// Returns the view over a datagram's first octets; its length field agrees with the octets at hand.
     #[must_use]
     pub fn parse(datagram: &[u8]) -> Option<&Self> {
+        Self::parse_cut(datagram, 0)
+    }
+
+    /// Returns the view over a datagram's first octets, of which `missing` more are elsewhere.
+    #[must_use]
+    pub fn parse_cut(datagram: &[u8], missing: usize) -> Option<&Self> {
         let (header, _) = Self::ref_from_prefix(datagram).ok()?;
         let length = u16::from_be_bytes(header.length) as usize;
-        (length >= HEADER_BYTES && length <= datagram.len()).then_some(header)
+        (length >= HEADER_BYTES && length <= datagram.len() + missing).then_some(header)
     }
 
     /// Returns the view over the first octets of a datagram of which more is still to come (RFC 791 §3.2).

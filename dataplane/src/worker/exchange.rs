@@ -14,30 +14,21 @@ use foldhash::quality::RandomState;
 use super::Bell;
 use crate::fragments::DatagramId;
 use crate::routes::DeviceIndex;
-use crate::xsk::FRAME_BYTES;
+use crate::xsk::PACKET_BYTES_MAX;
 
-/// Parcels from one worker to another at most; 4 KB each.
+/// Parcels from one worker to another at most; 9 KB each.
 pub(super) const PARCELS: usize = 32;
 
 /// Octets of one packet on its way from worker to worker.
 pub(super) struct Parcel {
     pub(super) device: DeviceIndex,
     len: usize,
-    octets: [u8; FRAME_BYTES],
+    octets: [u8; PACKET_BYTES_MAX],
 }
 
 impl Parcel {
     fn empty() -> Box<Self> {
-        Box::new(Self { device: DeviceIndex(0), len: 0, octets: [0; FRAME_BYTES] })
-    }
-
-    /// Copies a packet in; a frame's octets always fit.
-    fn fill(&mut self, device: DeviceIndex, octets: &[u8]) {
-        self.device = device;
-        self.len = octets.len().min(FRAME_BYTES);
-        for (place, octet) in self.octets.iter_mut().zip(octets) {
-            *place = *octet;
-        }
+        Box::new(Self { device: DeviceIndex(0), len: 0, octets: [0; PACKET_BYTES_MAX] })
     }
 
     pub(super) fn octets(&self) -> &[u8] {
@@ -116,11 +107,19 @@ impl Exchange {
         (owner != self.worker).then_some(owner)
     }
 
-    /// Copies a packet into a parcel for another worker; false if all parcels to it are on their way.
-    pub(super) fn give(&mut self, taker: usize, device: DeviceIndex, octets: &[u8]) -> bool {
+    /// Has `copy` write a packet into a parcel for another worker and say how long it is; false if all parcels to it are on
+    /// their way.
+    pub(super) fn give(
+        &mut self,
+        taker: usize,
+        device: DeviceIndex,
+        copy: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) -> bool {
         let Some(ring) = self.ring(self.worker, taker) else { return false };
         let Some(mut parcel) = ring.empty.pop() else { return false };
-        parcel.fill(device, octets);
+        parcel.device = device;
+        // What is too long for a parcel is no packet that is carried (`PACKET_BYTES_MAX`).
+        parcel.len = copy(&mut parcel.octets).unwrap_or_default();
         // Never full: there are as many places as parcels.
         let given = ring.full.push(parcel).is_ok();
         if let Some(told) = self.given.get_mut(taker) {

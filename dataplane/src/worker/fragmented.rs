@@ -4,6 +4,7 @@
 use super::Path;
 use super::exchange::{Exchange, PARCELS};
 use super::path::Wire;
+use crate::answer;
 use crate::clock::Now;
 use crate::family::Family;
 use crate::fragments::cut::Cut;
@@ -11,8 +12,11 @@ use crate::fragments::{Admitted, Departure, Fate, Fragment};
 use crate::packet::{Packet, Parsed};
 use crate::routes::DeviceIndex;
 use crate::snapshot::Snapshot;
-use crate::verdict::DropReason;
-use crate::xsk::Frame;
+use crate::verdict::{DropReason, Verdict};
+use crate::xsk::{Frame, PACKET_BYTES_MAX};
+
+/// Frames that a packet takes at most that comes in a parcel.
+const PARCEL_FRAMES: usize = 3;
 
 impl Path {
     /// Sets the worker's place among others; without it a path is alone.
@@ -26,7 +30,7 @@ impl Path {
     pub(super) fn carry_fragment<A: Family>(
         &mut self,
         device: DeviceIndex,
-        frame: Frame,
+        mut frame: Frame,
         packet: &Packet<A>,
         snapshot: &Snapshot,
         now: Now,
@@ -37,7 +41,8 @@ impl Path {
         else {
             return self.carry_own_fragment(device, frame, packet, snapshot, now, wire);
         };
-        if self.exchange.give(owner, device, self.memory.octets(&frame)) {
+        let memory = &self.memory;
+        if self.exchange.give(owner, device, |parcel| memory.copy_packet(&mut frame, parcel)) {
             self.counters.handed_over += 1;
             self.pool.push(frame);
         } else {
@@ -47,28 +52,21 @@ impl Path {
 
     /// Carries the fragments that other workers handed over; returns how many there were.
     ///
-    /// Those that no frame is free for stay where they are.
+    /// Those that no frames are free for stay where they are.
     pub fn take_over(&mut self, snapshot: &Snapshot, now: Now, wire: &mut impl Wire) -> usize {
         let mut taken = 0;
         for giver in 0..self.exchange.workers() {
             for _ in 0..PARCELS {
-                let Some(mut frame) = self.pool.pop() else { return taken };
-                let memory = &self.memory;
-                let device = self.exchange.take(giver, |parcel| {
-                    let octets = parcel.octets();
-                    for (place, octet) in memory.octets_mut(&mut frame).iter_mut().zip(octets) {
-                        *place = *octet;
-                    }
-                    frame.set_len(octets.len());
-                    parcel.device
-                });
-                let Some(device) = device else {
-                    self.pool.push(frame);
-                    break;
-                };
+                if self.pool.len() < PARCEL_FRAMES {
+                    return taken;
+                }
+                let Self { memory, pool, exchange, .. } = self;
+                let given = exchange
+                    .take(giver, |parcel| Some((memory.write_packet(parcel.octets(), pool)?, parcel.device)));
+                let Some((frame, device)) = given.flatten() else { break };
                 taken += 1;
                 self.counters.taken_over += 1;
-                match Parsed::parse(self.memory.octets(&frame)) {
+                match self.parse(&frame) {
                     Ok(Parsed::Ipv4(packet)) => {
                         self.carry_own_fragment(device, frame, &packet, snapshot, now, wire);
                     }
@@ -116,7 +114,7 @@ impl Path {
                 self.fragments.decide(datagram, fate, now);
                 verdict
             }
-            Ok(Admitted::Later(fate)) => fate.apply(self.memory.octets_mut(&mut frame), packet, snapshot),
+            Ok(Admitted::Later(fate)) => self.follow(&fate, device, &mut frame, packet, snapshot, now),
             Err(reason) => Err(reason),
         };
         self.send(device, frame, verdict, snapshot, now, wire);
@@ -133,14 +131,31 @@ impl Path {
     fn release_fragments(&mut self, snapshot: &Snapshot, now: Now, wire: &mut impl Wire) {
         while let Some(Departure { mut frame, device, fate }) = self.fragments.leave() {
             self.counters.held -= 1;
-            let octets = self.memory.octets_mut(&mut frame);
-            let verdict = match Parsed::parse(octets) {
-                Ok(Parsed::Ipv4(packet)) => fate.apply(octets, &packet, snapshot),
-                Ok(Parsed::Ipv6(packet)) => fate.apply(octets, &packet, snapshot),
+            let verdict = match self.parse(&frame) {
+                Ok(Parsed::Ipv4(packet)) => self.follow(&fate, device, &mut frame, &packet, snapshot, now),
+                Ok(Parsed::Ipv6(packet)) => self.follow(&fate, device, &mut frame, &packet, snapshot, now),
                 Err(_) => Err(DropReason::MalformedFragment),
             };
             self.send(device, frame, verdict, snapshot, now, wire);
         }
+    }
+
+    /// Does to a later fragment what was done to the first, or tells its sender why it goes no further.
+    fn follow<A: Family>(
+        &mut self,
+        fate: &Fate,
+        arrived_by: DeviceIndex,
+        frame: &mut Frame,
+        packet: &Packet<A>,
+        snapshot: &Snapshot,
+        now: Now,
+    ) -> Verdict {
+        let octets = self.memory.octets_mut(frame);
+        fate.apply(octets, packet, snapshot).or_else(|reason| {
+            let mtu = fate.next_link_mtu(snapshot).unwrap_or_default();
+            let device = snapshot.device(arrived_by);
+            answer::explain_by(device, reason, mtu, octets, packet, &mut self.limit, now)
+        })
     }
 
     /// Sends a packet that is too long for its link in pieces, all or as many as leave.
@@ -154,20 +169,18 @@ impl Path {
         mtu: usize,
         wire: &mut impl Wire,
     ) {
-        match Cut::plan(self.memory.octets(&frame), mtu) {
-            Ok(None) => return self.forward_whole(frame, device, wire),
+        let cut =
+            if frame.is_chained() { self.cut_chain(&mut frame, mtu) } else { self.cut(&mut frame, mtu) };
+        match cut {
+            Ok(true) => {}
+            Ok(false) => return self.forward_whole(frame, device, wire),
             Err(reason) => return self.drop(frame, reason),
-            Ok(Some(cut)) => {
-                if let Err(reason) = self.cut(&cut, &mut frame) {
-                    return self.drop(frame, reason);
-                }
-            }
         }
         let mut others = std::mem::take(&mut self.pieces);
         let mut unsent = others.len();
         let mut failed = false;
         for piece in std::iter::once(frame).chain(others.drain(..)) {
-            let bytes = piece.len() as u64;
+            let bytes = piece.packet_bytes() as u64;
             if failed {
                 self.pool.push(piece);
                 continue;
@@ -191,8 +204,9 @@ impl Path {
         self.pieces = others;
     }
 
-    /// Makes the packet in `frame` its first piece, and the others in frames of the pool.
-    fn cut(&mut self, cut: &Cut, frame: &mut Frame) -> Result<(), DropReason> {
+    /// Makes the packet in `frame` its first piece, and the others in frames of the pool; false if it fits the link.
+    fn cut(&mut self, frame: &mut Frame, mtu: usize) -> Result<bool, DropReason> {
+        let Some(cut) = Cut::plan(self.memory.octets(frame), mtu)? else { return Ok(false) };
         if self.pool.len() + 1 < cut.pieces() {
             return Err(DropReason::NoFrame);
         }
@@ -204,6 +218,28 @@ impl Path {
         }
         let length = cut.shorten(self.memory.octets_mut(frame));
         frame.set_len(length.unwrap_or_default());
-        Ok(())
+        Ok(true)
+    }
+
+    /// Does the same with a packet in several frames, by way of a copy in one piece; a piece may be in several frames, too.
+    #[cold]
+    fn cut_chain(&mut self, packet: &mut Frame, mtu: usize) -> Result<bool, DropReason> {
+        let Self { memory, pool, pieces, scratch, .. } = self;
+        let (whole, room) =
+            scratch.split_at_mut_checked(PACKET_BYTES_MAX).ok_or(DropReason::OversizedPacket)?;
+        let bytes = memory.copy_packet(packet, whole).ok_or(DropReason::OversizedPacket)?;
+        let whole = whole.get(..bytes).unwrap_or_default();
+        let Some(cut) = Cut::plan(whole, mtu)? else { return Ok(false) };
+        for number in 1..cut.pieces() {
+            let written = cut.write(number, whole, room).and_then(|bytes| room.get(..bytes));
+            let Some(piece) = written.and_then(|octets| memory.write_packet(octets, pool)) else {
+                pieces.drain(..).for_each(|piece| pool.push(piece));
+                return Err(DropReason::NoFrame);
+            };
+            pieces.push(piece);
+        }
+        let length = cut.shorten(memory.octets_mut(packet));
+        pool.shorten(packet, length.unwrap_or_default());
+        Ok(true)
     }
 }

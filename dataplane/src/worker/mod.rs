@@ -26,7 +26,7 @@ pub use path::{BURST, Path, Wire};
 
 use crate::clock::Now;
 use crate::counters::Published;
-use crate::flows::{Cursors, FlowTables, Timeouts};
+use crate::flows::{Cursors, FlowTables};
 use crate::neighbours::NextHop;
 use crate::net::Mac;
 use crate::routes::DeviceIndex;
@@ -41,8 +41,10 @@ const SPIN_ROUNDS: u32 = 200;
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 /// Longest sleep while packets wait for a next hop.
 const SLEEP_WHILE_HOLDING: Duration = Duration::from_millis(10);
-/// Flow records looked at in each round for their time-out.
-const EXPIRE_BUDGET: usize = 64;
+/// Stretches of 64 flow records that a round looks through for flows that are over: one with packets, one without.
+///
+/// The second takes some 10 µs, so that a packet which comes meanwhile hardly waits.
+const EXPIRE_BUDGET: [usize; 2] = [1, 32];
 /// How often the kernel's statistics of the sockets are read.
 const STATISTICS_INTERVAL_NS: u64 = 1_000_000_000;
 
@@ -68,8 +70,6 @@ pub struct ServedQueue {
 pub struct Shared {
     /// The flows of all workers.
     pub flows: Arc<FlowTables>,
-    /// Seconds that a flow may be idle in each state.
-    pub timeouts: Arc<Timeouts>,
     /// Next hops that workers wait for.
     pub wanted: Arc<ArrayQueue<NextHop>>,
     /// Gets a datagram from workers when they have put something into `wanted`; never blocks.
@@ -145,8 +145,9 @@ impl Worker {
                 path.release(snapshot, now, &mut sockets);
             }
             sockets.finish(&mut path);
-            path.counters.flows_expired +=
-                shared.flows.expire(&mut cursors, now, EXPIRE_BUDGET, &shared.timeouts) as u64;
+            let [busy, idle] = EXPIRE_BUDGET;
+            let budget = if received > 0 { busy } else { idle };
+            path.counters.flows_expired += shared.flows.expire(&mut cursors, now, budget) as u64;
             if now.ns().saturating_sub(statistics_at.ns()) >= STATISTICS_INTERVAL_NS {
                 statistics_at = now;
                 sockets.read_statistics(&mut path);
@@ -154,7 +155,7 @@ impl Worker {
             debug_assert!(path.counters.balances(), "{:?}", path.counters);
             published.publish(&path.counters);
             idle_rounds = if received > 0 || path.is_probing() { 0 } else { idle_rounds + 1 };
-            if idle_rounds > SPIN_ROUNDS {
+            if idle_rounds > SPIN_ROUNDS && !cursors.is_under_way() {
                 subscriber.park();
                 alarm.sleep(if path.is_idle() { LONGEST_SLEEP } else { SLEEP_WHILE_HOLDING });
                 bell.silence();
@@ -246,7 +247,7 @@ impl Sockets {
         path.counters.frames_free = (path.pool.len() + self.lent) as u64;
         path.counters.frames_fill = fill;
         path.counters.frames_tx = tx;
-        path.counters.frames_held = path.held() as u64;
+        path.counters.frames_held = path.held_frames() as u64;
     }
 
     fn read_statistics(&self, path: &mut Path) {
@@ -262,16 +263,23 @@ impl Sockets {
 impl Wire for Sockets {
     fn transmit(&mut self, device: DeviceIndex, frame: Frame) -> Result<(), (Frame, DropReason)> {
         match self.queues.iter_mut().find(|queue| queue.device == device) {
-            Some(queue) => queue.socket.transmit(frame).map_err(|frame| (frame, DropReason::TxRingFull)),
+            Some(queue) => queue.socket.transmit(frame).map_err(|frame| refusal(&queue.socket, frame)),
             None => Err((frame, DropReason::NoTxQueue)),
         }
     }
 
     fn punt(&mut self, frame: Frame) -> Result<(), (Frame, DropReason)> {
-        self.punt.transmit(frame).map_err(|frame| (frame, DropReason::TxRingFull))
+        self.punt.transmit(frame).map_err(|frame| refusal(&self.punt, frame))
     }
 
     fn resolve(&mut self, next_hop: NextHop) {
         self.asked |= self.shared.wanted.push(next_hop).is_ok();
     }
+}
+
+/// Says why a socket gave a packet back.
+#[cold]
+fn refusal(socket: &Socket, packet: Frame) -> (Frame, DropReason) {
+    let reason = if socket.takes(&packet) { DropReason::TxRingFull } else { DropReason::NoMultiBuffer };
+    (packet, reason)
 }

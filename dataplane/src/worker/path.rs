@@ -27,10 +27,13 @@ use crate::reset::Draft;
 use crate::routes::DeviceIndex;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Egress, Verdict};
-use crate::xsk::{Frame, FrameMemory, FramePool};
+use crate::xsk::{Frame, FrameMemory, FramePool, PACKET_BYTES_MAX, PACKET_FRAMES_MAX};
 
 /// Packets that are carried at once.
 pub const BURST: usize = 64;
+/// Octets that the first frame of a packet in several has at least: more than headers take, with all extension headers
+/// that are walked, and than an ICMP error of ours, which is made there.
+const FIRST_FRAME_BYTES_MIN: usize = 1536;
 /// Segments of ours that wait for the end of a burst, or of a look through the flows.
 const DRAFTS: usize = 2_048;
 
@@ -63,12 +66,14 @@ pub struct Path {
     pub counters: Counters,
     pub(super) flows: Arc<FlowTables>,
     held: HeldPackets,
-    limit: RateLimit,
+    pub(super) limit: RateLimit,
     ports: PortSearches,
     pub(super) fragments: Fragments,
     pub(super) exchange: Exchange,
     /// Pieces of a packet that is being cut; empty between packets.
     pub(super) pieces: Vec<Frame>,
+    /// Room for a packet in several frames that is being cut, in one piece, and for one of its pieces.
+    pub(super) scratch: Box<[u8]>,
     pub(super) punt: PuntAddresses,
     /// What Services have carried; shared with the control thread.
     pub accounts: Accounts,
@@ -99,6 +104,7 @@ impl Path {
             fragments,
             exchange: Exchange::alone(),
             pieces: Vec::with_capacity(PIECES_MAX),
+            scratch: vec![0; 2 * PACKET_BYTES_MAX].into(),
             punt,
             accounts: Accounts::default(),
             drafts: Vec::with_capacity(DRAFTS),
@@ -120,17 +126,22 @@ impl Path {
         self.parsed.clear();
         self.ports.begin_burst();
         for frame in burst.iter() {
-            let parsed = Parsed::parse(self.memory.octets(frame));
+            let parsed = self.parse(frame);
             self.parsed.push(parsed.map(|packet| (packet, self.prefetch(&packet))));
             self.counters.rx_packets += 1;
-            self.counters.rx_bytes += frame.len() as u64;
+            self.counters.rx_bytes += frame.packet_bytes() as u64;
         }
+        let mut unknown = [0, 0];
         for (packet, hash) in self.parsed.iter().flatten() {
+            let [ipv4, ipv6] = &mut unknown;
             match packet {
-                Parsed::Ipv4(_) => self.flows.ipv4.prefetch_record(*hash),
-                Parsed::Ipv6(_) => self.flows.ipv6.prefetch_record(*hash),
+                Parsed::Ipv4(_) => *ipv4 += usize::from(!self.flows.ipv4.prefetch_record(*hash)),
+                Parsed::Ipv6(_) => *ipv6 += usize::from(!self.flows.ipv6.prefetch_record(*hash)),
             }
         }
+        let [ipv4, ipv6] = unknown;
+        self.flows.ipv4.prefetch_insertions(ipv4);
+        self.flows.ipv6.prefetch_insertions(ipv6);
         // Taken out, so that the packets stay where they are while each changes the path.
         let parsed = std::mem::take(&mut self.parsed);
         for (frame, parsed) in burst.drain(..).zip(&parsed) {
@@ -205,6 +216,26 @@ impl Path {
         verdict
     }
 
+    #[inline]
+    pub(super) fn parse(&self, frame: &Frame) -> Result<Parsed, Unparsed> {
+        if frame.is_chained() {
+            return self.parse_chain(frame);
+        }
+        Parsed::parse(self.memory.octets(frame))
+    }
+
+    /// Parses a packet in several frames by its first; one that is no packet that a link of ours carries is dropped.
+    #[cold]
+    fn parse_chain(&self, packet: &Frame) -> Result<Parsed, Unparsed> {
+        if packet.packet_bytes() > PACKET_BYTES_MAX || packet.frames() > PACKET_FRAMES_MAX {
+            return Err(Unparsed::Malformed(DropReason::OversizedPacket));
+        }
+        if packet.len() < FIRST_FRAME_BYTES_MIN {
+            return Err(Unparsed::Malformed(DropReason::ShortFirstFrame));
+        }
+        Parsed::parse_first(self.memory.octets(packet), packet.tail_bytes())
+    }
+
     fn prefetch(&self, packet: &Parsed) -> KeyHash {
         match packet {
             Parsed::Ipv4(packet) => self.hash(packet),
@@ -231,9 +262,13 @@ impl Path {
         wire: &mut impl Wire,
     ) {
         if let Ok(Egress::Answer { length, .. }) = verdict {
-            frame.set_len(length);
+            if frame.is_chained() {
+                self.pool.shorten(&mut frame, length);
+            } else {
+                frame.set_len(length);
+            }
         }
-        let bytes = frame.len() as u64;
+        let bytes = frame.packet_bytes() as u64;
         let sent = match verdict {
             Ok(Egress::Forward { device, next_hop }) => {
                 return self.forward(frame, device, next_hop, snapshot, wire);
@@ -267,7 +302,7 @@ impl Path {
         let link = snapshot.device(device);
         self.write_addresses(&mut frame, link.map_or(Mac::default(), |device| device.mac), next_hop);
         match link {
-            Some(device) if frame.len() > ethernet::HEADER_BYTES + device.mtu => {
+            Some(device) if frame.packet_bytes() > ethernet::HEADER_BYTES + device.mtu => {
                 self.forward_in_pieces(frame, device.index, device.mtu, wire);
             }
             _ => self.forward_whole(frame, device, wire),
@@ -276,7 +311,7 @@ impl Path {
 
     #[inline]
     pub(super) fn forward_whole(&mut self, frame: Frame, device: DeviceIndex, wire: &mut impl Wire) {
-        let bytes = frame.len() as u64;
+        let bytes = frame.packet_bytes() as u64;
         match wire.transmit(device, frame) {
             Ok(()) => {
                 self.counters.forwarded += 1;
@@ -317,10 +352,10 @@ impl Path {
         self.held.is_empty()
     }
 
-    /// Returns how many packets wait, for their next hop or for the first fragment of their datagram.
+    /// Returns how many frames the packets take that wait, for their next hop or for the first fragment of their datagram.
     #[must_use]
-    pub fn held(&self) -> usize {
-        self.held.len() + self.fragments.waiting()
+    pub const fn held_frames(&self) -> usize {
+        self.held.frames() + self.fragments.waiting_frames()
     }
 
     pub(super) fn count_sent(&mut self, bytes: u64) {

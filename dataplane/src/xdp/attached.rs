@@ -30,11 +30,12 @@ impl Link {
     ///
     /// Fails with `ENODEV` if there is no such device in this thread's network namespace.
     pub(super) fn read(device: DeviceIndex) -> io::Result<Self> {
-        let socket = open()?;
+        let socket = open(libc::NETLINK_ROUTE)?;
         send(&socket, &request(device))?;
         let mut answer = vec![0; ANSWER_BYTES];
         let octets = receive(&socket, &mut answer)?;
-        let attributes = attributes_in(answer.get(..octets).unwrap_or_default())?;
+        let attributes =
+            attributes_in(answer.get(..octets).unwrap_or_default(), size_of::<libc::ifinfomsg>())?;
         let mac = attribute(attributes, libc::IFLA_ADDRESS);
         let xdp = attribute(attributes, libc::IFLA_XDP).unwrap_or_default();
         let ids = PROGRAM_IDS.iter().filter_map(|kind| attribute(xdp, *kind)?.first_chunk());
@@ -45,10 +46,10 @@ impl Link {
     }
 }
 
-fn open() -> io::Result<OwnedFd> {
+/// Opens a netlink socket of a protocol.
+pub(super) fn open(protocol: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: makes a descriptor, touches no memory.
-    let fd =
-        unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
+    let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -70,20 +71,20 @@ fn request(device: DeviceIndex) -> Vec<u8> {
     message
 }
 
-fn send(socket: &OwnedFd, message: &[u8]) -> io::Result<()> {
+pub(super) fn send(socket: &OwnedFd, message: &[u8]) -> io::Result<()> {
     // SAFETY: the octets are live and as many as said; the kernel only reads them.
     let sent = unsafe { libc::send(socket.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-fn receive(socket: &OwnedFd, answer: &mut [u8]) -> io::Result<usize> {
+pub(super) fn receive(socket: &OwnedFd, answer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the kernel writes at most `answer.len()` octets into `answer`.
     let octets = unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
     usize::try_from(octets).map_err(|_| io::Error::last_os_error())
 }
 
-/// Returns the attributes of the link message in an answer.
-fn attributes_in(answer: &[u8]) -> io::Result<&[u8]> {
+/// Returns the attributes of the message in an answer, behind its own header of so many octets.
+pub(super) fn attributes_in(answer: &[u8], header_bytes: usize) -> io::Result<&[u8]> {
     let cut_short = || io::Error::from(io::ErrorKind::UnexpectedEof);
     let header = size_of::<libc::nlmsghdr>();
     let (length, rest) = answer.split_first_chunk().ok_or_else(cut_short)?;
@@ -93,11 +94,11 @@ fn attributes_in(answer: &[u8]) -> io::Result<&[u8]> {
         let errno = message.first_chunk().map(|errno| i32::from_ne_bytes(*errno)).ok_or_else(cut_short)?;
         return Err(io::Error::from_raw_os_error(-errno));
     }
-    message.get(size_of::<libc::ifinfomsg>()..).ok_or_else(cut_short)
+    message.get(header_bytes..).ok_or_else(cut_short)
 }
 
 /// Returns the value of the first attribute of `kind`.
-fn attribute(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(super) fn attribute(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
     loop {
         let ([length @ .., low, high], _) = attributes.split_first_chunk::<4>()?;
         let length = usize::from(u16::from_ne_bytes(*length));

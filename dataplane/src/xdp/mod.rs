@@ -32,18 +32,21 @@
 //! the kernel keeps for GPL programs.
 //!
 //! Reading order: `steer.bpf.c`, [`steering`] (load, attach, serve), [`entries`] (what the program decides by),
-//! [`heartbeat`], [`counters`], [`error`]; [`offloads`] is what generic mode needs switched off.
+//! [`heartbeat`], [`counters`], [`error`]; [`offloads`] is what generic mode needs switched off, [`features`] what drivers
+//! can.
 
 mod attached;
 pub mod counters;
 pub mod entries;
 pub mod error;
+pub mod features;
 pub mod heartbeat;
 pub mod offloads;
 pub mod steering;
 
 pub use entries::Room;
 pub use error::{AttachError, AttachFailure, Error};
+pub use features::DriverFeatures;
 pub use heartbeat::{HEARTBEAT_LIMIT, Heartbeat};
 pub use offloads::{Offloads, Restore, rx_queues, strips_vlan_tags};
 pub use steering::{AttachMode, AttachPreference, Steering};

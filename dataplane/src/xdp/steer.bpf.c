@@ -580,8 +580,7 @@ static __always_inline int take(struct xdp_md *ctx, const struct device *device,
 	return verdict;
 }
 
-SEC("xdp")
-int steer(struct xdp_md *ctx)
+static __always_inline int steer_frame(struct xdp_md *ctx)
 {
 	const struct frame frame = { (const void *)(long)ctx->data, (const void *)(long)ctx->data_end };
 	const struct ethhdr *ethernet = octets(&frame, 0, sizeof(*ethernet));
@@ -618,6 +617,19 @@ int steer(struct xdp_md *ctx)
 	if (reason < REDIRECTED_TO_VIP)
 		return pass(reason);
 	return take(ctx, device, reason);
+}
+
+SEC("xdp")
+int steer(struct xdp_md *ctx)
+{
+	return steer_frame(ctx);
+}
+
+/* For devices whose packets may come in several buffers: all that is looked at lies in the first. */
+SEC("xdp.frags")
+int steer_chains(struct xdp_md *ctx)
+{
+	return steer_frame(ctx);
 }
 
 char _license[] SEC("license") = "Apache-2.0";

@@ -29,6 +29,11 @@ pub const MAX_WORKERS: u32 = 256;
 /// Octets of `struct device` in `steer.bpf.c`.
 const DEVICE_BYTES: usize = 12;
 
+/// The program for devices whose packets come in one buffer, and the one for those with packets in several. The second
+/// is loaded when a device wants it: the flag that it takes is unknown to kernels before 5.18.
+const STEER: &str = "steer";
+const STEER_CHAINS: &str = "steer_chains";
+
 /// Source: `include/uapi/linux/bpf.h`, `enum xdp_action`.
 const XDP_REDIRECT: u32 = 4;
 
@@ -49,6 +54,8 @@ pub struct Steering {
     devices: KernelHashMap<MapData, u32, [u8; DEVICE_BYTES]>,
     xsks: XskMap<MapData>,
     queue_worker: Array<MapData, u32>,
+    /// Open for as long as a program may still be loaded, which names it by its descriptor.
+    _heartbeat_map: MapData,
     heartbeats: Arc<Mapping>,
     pub(super) vip_prefixes: LpmTrie<MapData, [u8; ADDRESS_BYTES], u8>,
     pub(super) endpoints: KernelHashMap<MapData, [u8; ENDPOINT_BYTES], u8>,
@@ -87,6 +94,7 @@ pub enum AttachMode {
 #[derive(Debug)]
 struct Attached {
     device: DeviceIndex,
+    program: &'static str,
     queues: u32,
     /// The slot of the device's queue 0.
     first_slot: u32,
@@ -107,17 +115,18 @@ impl Steering {
             .map_max_entries("endpoint_addrs", room.endpoints)
             .load(&OBJECT.0)
             .map_err(|error| Error::Load(Box::new(error)))?;
-        program(&mut ebpf).and_then(Xdp::load).map_err(unverified)?;
-        let heartbeats = match ebpf.take_map("heartbeats") {
+        program(&mut ebpf, STEER).and_then(Xdp::load).map_err(unverified)?;
+        let heartbeat_map = match ebpf.take_map("heartbeats") {
             Some(Map::Array(map)) => map,
             _ => return Err(Error::Missing("map heartbeats")),
         };
         let bytes = MAX_WORKERS as usize * HEARTBEAT_BYTES;
-        let heartbeats = Mapping::shared(heartbeats.fd().as_fd(), bytes, 0).map_err(Error::Heartbeats)?;
+        let heartbeats = Mapping::shared(heartbeat_map.fd().as_fd(), bytes, 0).map_err(Error::Heartbeats)?;
         Ok(Self {
             devices: take(&mut ebpf, "devices")?,
             xsks: take(&mut ebpf, "xsks")?,
             queue_worker: take(&mut ebpf, "queue_worker")?,
+            _heartbeat_map: heartbeat_map,
             heartbeats: Arc::new(heartbeats),
             vip_prefixes: take(&mut ebpf, "vip_prefixes")?,
             endpoints: take(&mut ebpf, "endpoints")?,
@@ -146,7 +155,23 @@ impl Steering {
         queues: u32,
         want: AttachPreference,
     ) -> Result<AttachMode, AttachError> {
-        self.attach_device(device, queues, want).map_err(|failure| AttachError {
+        self.attach_device(STEER, device, queues, want).map_err(|failure| AttachError {
+            device,
+            name: name.to_owned(),
+            failure,
+        })
+    }
+
+    /// Attaches as [`Self::attach`] does, for a device whose packets may come in several buffers, as those of an MTU that
+    /// does not fit one do. The driver must have that ([`super::DriverFeatures`]), and sockets must be bound for it.
+    pub fn attach_for_chains(
+        &mut self,
+        device: DeviceIndex,
+        name: &str,
+        queues: u32,
+        want: AttachPreference,
+    ) -> Result<AttachMode, AttachError> {
+        self.attach_device(STEER_CHAINS, device, queues, want).map_err(|failure| AttachError {
             device,
             name: name.to_owned(),
             failure,
@@ -155,6 +180,7 @@ impl Steering {
 
     fn attach_device(
         &mut self,
+        program: &'static str,
         device: DeviceIndex,
         queues: u32,
         want: AttachPreference,
@@ -177,9 +203,9 @@ impl Steering {
         self.devices
             .insert(device.0, device_value(first_slot, mac), 0)
             .map_err(|error| AttachFailure::Maps(Box::new(map_error("devices", device.0, error))))?;
-        match self.attach_program(device, want) {
+        match self.attach_program(program, device, want) {
             Ok((link, mode)) => {
-                self.attached.push(Attached { device, queues, first_slot, link });
+                self.attached.push(Attached { device, program, queues, first_slot, link });
                 Ok(mode)
             }
             Err(failure) => {
@@ -191,10 +217,15 @@ impl Steering {
 
     fn attach_program(
         &mut self,
+        name: &str,
         device: DeviceIndex,
         want: AttachPreference,
     ) -> Result<(XdpLinkId, AttachMode), AttachFailure> {
-        let xdp = program(&mut self.ebpf).map_err(|error| AttachFailure::Maps(Box::new(unusable(error))))?;
+        let refused = |error| AttachFailure::Maps(Box::new(error));
+        let xdp = program(&mut self.ebpf, name).map_err(unusable).map_err(refused)?;
+        if xdp.fd().is_err() {
+            xdp.load().map_err(unverified).map_err(refused)?;
+        }
         if want == AttachPreference::NativeThenGeneric {
             match xdp.attach_to_if_index(device.0, XdpMode::Driver).map_err(kernel_error) {
                 Ok(link) => return Ok((link, AttachMode::Native)),
@@ -210,7 +241,9 @@ impl Steering {
     pub fn detach(&mut self, device: DeviceIndex) -> Result<(), Error> {
         let position = self.attached.iter().position(|attached| attached.device == device);
         let attached = self.attached.swap_remove(position.ok_or(Error::NotAttached(device))?);
-        program(&mut self.ebpf).and_then(|xdp| xdp.detach(attached.link)).map_err(unusable)?;
+        program(&mut self.ebpf, attached.program)
+            .and_then(|xdp| xdp.detach(attached.link))
+            .map_err(unusable)?;
         for slot in attached.first_slot..attached.first_slot + attached.queues {
             self.queue_worker.set(slot, 0, 0).map_err(|error| map_error("queue_worker", slot, error))?;
             self.xsks.unset(slot).map_err(|error| map_error("xsks", slot, error))?;
@@ -272,7 +305,8 @@ impl Steering {
         let mut options = TestRunOptions::new();
         options.data_in = Some(packet);
         options.ctx_in = Some(context.as_flattened());
-        let result = program(&mut self.ebpf).and_then(|xdp| xdp.test_run(options)).map_err(unusable)?;
+        let result =
+            program(&mut self.ebpf, STEER).and_then(|xdp| xdp.test_run(options)).map_err(unusable)?;
         Ok(result.return_value == XDP_REDIRECT)
     }
 }
@@ -283,8 +317,8 @@ fn device_value(first_slot: u32, mac: Mac) -> [u8; DEVICE_BYTES] {
     [a, b, c, d, m0, m1, m2, m3, m4, m5, 0, 0]
 }
 
-fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, ProgramError> {
-    ebpf.program_mut("steer").ok_or(ProgramError::NotLoaded)?.try_into()
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, ProgramError> {
+    ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()
 }
 
 fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, map: &'static str) -> Result<T, Error> {
@@ -322,7 +356,7 @@ mod tests {
                 return;
             }
         };
-        let info = program(&mut steering.ebpf).unwrap().info().unwrap();
+        let info = program(&mut steering.ebpf, STEER).unwrap().info().unwrap();
         let looked_at = info.verified_instruction_count().unwrap();
         println!("{looked_at} instructions verified");
         assert!((1..100_000).contains(&looked_at), "{looked_at}");

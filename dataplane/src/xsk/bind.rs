@@ -28,6 +28,9 @@ const BUSY_PAUSE: Duration = Duration::from_millis(5);
 /// `XDP_MAX_TX_SKB_BUDGET` of `include/uapi/linux/if_xdp.h` (Linux 6.17), which `libc` does not have.
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 
+/// `XDP_USE_SG` of `include/uapi/linux/if_xdp.h` (Linux 6.6): packets may come in several frames.
+const XDP_USE_SG: u16 = 1 << 4;
+
 /// What a socket is bound to and how long its rings are. Ring lengths are powers of two.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketConfig {
@@ -48,6 +51,21 @@ pub struct SocketConfig {
     pub receives: bool,
     /// Whether zero-copy may be tried. Not with a program in generic mode.
     pub zero_copy: bool,
+    /// Whether a packet may take several frames; else a longer one is dropped by the kernel. Takes a kernel that
+    /// [`takes_chains`].
+    pub chains: bool,
+}
+
+/// Asks the kernel whether sockets can have packets in several frames (Linux 6.6 and up). Binds nothing.
+///
+/// # Errors
+/// The kernel's, if there can be no AF_XDP socket at all.
+pub fn takes_chains() -> io::Result<bool> {
+    // Source: net/xdp/xsk.c, `xsk_bind`: flags that are not known are EINVAL before anything else is looked at; this
+    // device number is of none, and the socket has no rings, so that a known flag leads to another error.
+    let fd = open()?;
+    let error = bind_to(&fd, 0, 0, XDP_USE_SG).err();
+    Ok(error.and_then(|error| error.raw_os_error()) != Some(libc::EINVAL))
 }
 
 /// Why a socket could not be bound.
@@ -149,7 +167,8 @@ impl Socket {
             Mode::ZeroCopy => (libc::XDP_ZEROCOPY, BIND_ZERO_COPY),
             Mode::Copy => (libc::XDP_COPY, BIND_COPY),
         };
-        if let Err(error) = bind_when_free(&socket.fd, config, flag | libc::XDP_USE_NEED_WAKEUP) {
+        let chains = if config.chains { XDP_USE_SG } else { 0 };
+        if let Err(error) = bind_when_free(&socket.fd, config, flag | libc::XDP_USE_NEED_WAKEUP | chains) {
             socket.undo_fill(pool);
             return Err(at(step)(error));
         }
@@ -198,6 +217,8 @@ impl Socket {
             memory: Arc::clone(memory),
             borrower: memory.borrower(),
             mode: Mode::Copy,
+            chains: config.chains,
+            unfinished: None,
             zero_copy_refusal: None,
             lent_to_receive: 0,
             lent_to_transmit: 0,
@@ -276,27 +297,31 @@ fn ring<T>(
 }
 
 fn bind_when_free(fd: &OwnedFd, config: &SocketConfig, flags: u16) -> io::Result<()> {
-    let DeviceIndex(sxdp_ifindex) = config.device;
-    let address = libc::sockaddr_xdp {
-        sxdp_family: libc::AF_XDP as u16,
-        sxdp_flags: flags,
-        sxdp_ifindex,
-        sxdp_queue_id: config.queue,
-        sxdp_shared_umem_fd: 0,
-    };
+    let DeviceIndex(device) = config.device;
     let mut attempts = 0;
     loop {
-        let bytes = size_of::<libc::sockaddr_xdp>() as libc::socklen_t;
-        // SAFETY: the address is a live `sockaddr_xdp` of the length given.
-        if unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), bytes) } == 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
+        let Err(error) = bind_to(fd, device, config.queue, flags) else { return Ok(()) };
         attempts += 1;
         if error.raw_os_error() != Some(libc::EBUSY) || attempts > BUSY_ATTEMPTS {
             return Err(error);
         }
         thread::sleep(BUSY_PAUSE);
+    }
+}
+
+fn bind_to(fd: &OwnedFd, device: u32, queue: u32, flags: u16) -> io::Result<()> {
+    let address = libc::sockaddr_xdp {
+        sxdp_family: libc::AF_XDP as u16,
+        sxdp_flags: flags,
+        sxdp_ifindex: device,
+        sxdp_queue_id: queue,
+        sxdp_shared_umem_fd: 0,
+    };
+    let bytes = size_of::<libc::sockaddr_xdp>() as libc::socklen_t;
+    // SAFETY: the address is a live `sockaddr_xdp` of the length given.
+    match unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), bytes) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

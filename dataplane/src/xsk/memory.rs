@@ -7,6 +7,7 @@ use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::chain::Chains;
 use super::mapping::Mapping;
 
 /// Octets of a frame; also the unit in which the kernel is told where frames begin.
@@ -15,7 +16,7 @@ pub const FRAME_BYTES: usize = 4096;
 /// Octets the kernel leaves free before a packet that it receives; a frame from the pool begins there too.
 ///
 /// Source: `include/uapi/linux/bpf.h`, `XDP_PACKET_HEADROOM`.
-const PACKET_OFFSET: u16 = 256;
+pub(super) const PACKET_OFFSET: u16 = 256;
 
 /// The next number of a [`FrameMemory`]; never given twice.
 static NEXT_AREA: AtomicU32 = AtomicU32::new(0);
@@ -34,24 +35,31 @@ pub struct FrameMemory {
     /// what comes back was lent, and the frames of a device that vanished are found.
     borrowers: Box<[AtomicU32]>,
     next_borrower: AtomicU32,
+    /// Which frames follow one another in packets of several.
+    pub(super) chains: Arc<Chains>,
 }
 
 /// A socket, as the memory knows it: the one that frames are lent to. Never 0, never given twice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Borrower(u32);
 
-/// One frame in hand: the right to read and write its octets.
+/// One frame in hand: the right to read and write its octets. With it go the frames that follow it, if a packet does not
+/// fit one ([`super::chain`]): whoever has the first has the packet.
 ///
 /// Neither `Copy` nor `Clone`. Dropping one loses the frame until the memory ends: push it into the pool instead.
 #[derive(Debug)]
 #[must_use = "a dropped frame is lost: push it into the pool"]
 pub struct Frame {
-    index: u32,
+    pub(super) index: u32,
     /// The number of the memory it belongs to, so that another memory refuses it.
-    area: u32,
+    pub(super) area: u32,
     /// Where the packet begins in the frame. `offset + len <= FRAME_BYTES` always.
-    offset: u16,
-    len: u16,
+    pub(super) offset: u16,
+    pub(super) len: u16,
+    /// Octets of the packet in the frames that follow.
+    pub(super) tail_bytes: u16,
+    /// How many frames follow; their places are known to [`Chains`].
+    pub(super) tails: u8,
 }
 
 /// The free frames of a memory, last in first out, so that the frame handed out is the one still in the cache.
@@ -61,6 +69,7 @@ pub struct Frame {
 pub struct FramePool {
     frames: Vec<Frame>,
     area: u32,
+    chains: Arc<Chains>,
 }
 
 impl FrameMemory {
@@ -73,15 +82,17 @@ impl FrameMemory {
         let bytes = bytes.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         let mapping = Mapping::huge(bytes).or_else(|_| Mapping::ordinary(bytes))?;
         let area = NEXT_AREA.fetch_add(1, Ordering::Relaxed);
+        let chains = Arc::new(Chains::new(frames));
         let memory = Self {
             mapping,
             frames,
             area,
             borrowers: (0..frames).map(|_| AtomicU32::new(0)).collect(),
             next_borrower: AtomicU32::new(1),
+            chains: Arc::clone(&chains),
         };
-        let free = (0..frames).rev().map(|index| Frame { index, area, offset: PACKET_OFFSET, len: 0 });
-        Ok((Arc::new(memory), FramePool { frames: free.collect(), area }))
+        let free = (0..frames).rev().map(|index| Frame::free(index, area));
+        Ok((Arc::new(memory), FramePool { frames: free.collect(), area, chains }))
     }
 
     /// Returns how many frames the memory has.
@@ -90,7 +101,8 @@ impl FrameMemory {
         self.frames
     }
 
-    /// Returns the packet's octets, exactly `frame.len()`; none for a frame of another memory.
+    /// Returns the packet's octets, exactly `frame.len()`: of a packet in several frames those in the first. None for a
+    /// frame of another memory.
     #[must_use]
     pub fn octets<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
         let Some(packet) = self.packet(frame) else { return &[] };
@@ -100,7 +112,8 @@ impl FrameMemory {
         unsafe { slice::from_raw_parts(packet.as_ptr(), frame.len()) }
     }
 
-    /// Returns the octets from the packet's first one to the end of the frame: the packet and its tail room.
+    /// Returns the octets from the packet's first one to the end of the frame: the packet and its tail room. Of a packet in
+    /// several frames those in the first, without room, since what comes next is in the next one.
     ///
     /// Writing past the packet takes [`Frame::set_len`] to be sent. None for a frame of another memory.
     #[must_use]
@@ -178,7 +191,7 @@ impl FrameMemory {
             return None;
         }
         borrower.store(0, Ordering::Relaxed);
-        let mut frame = Frame { index, area: self.area, offset, len: 0 };
+        let mut frame = Frame { offset, ..Frame::free(index, self.area) };
         frame.len = len.min(frame.room() as u32) as u16;
         Some(frame)
     }
@@ -196,7 +209,7 @@ impl FrameMemory {
         for (index, borrower) in (0..).zip(&self.borrowers) {
             if borrower.load(Ordering::Relaxed) == from.0 {
                 borrower.store(0, Ordering::Relaxed);
-                pool.push(Frame { index, area: self.area, offset: PACKET_OFFSET, len: 0 });
+                pool.push(Frame::free(index, self.area));
                 reclaimed += 1;
             }
         }
@@ -205,10 +218,39 @@ impl FrameMemory {
 }
 
 impl Frame {
-    /// Returns the packet's length in octets.
+    /// Makes the handle of a frame without a packet. There is one of each index at a time; that is for the caller to see to.
+    const fn free(index: u32, area: u32) -> Self {
+        Self { index, area, offset: PACKET_OFFSET, len: 0, tail_bytes: 0, tails: 0 }
+    }
+
+    /// Returns how many octets of the packet are in this frame: all, unless others follow.
     #[must_use]
     pub fn len(&self) -> usize {
         usize::from(self.len)
+    }
+
+    /// Returns the length of the whole packet in octets, with the frames that follow.
+    #[must_use]
+    pub fn packet_bytes(&self) -> usize {
+        usize::from(self.len) + usize::from(self.tail_bytes)
+    }
+
+    /// Returns how many octets of the packet are in the frames that follow.
+    #[must_use]
+    pub fn tail_bytes(&self) -> usize {
+        usize::from(self.tail_bytes)
+    }
+
+    /// Returns how many frames the packet takes.
+    #[must_use]
+    pub fn frames(&self) -> usize {
+        1 + usize::from(self.tails)
+    }
+
+    /// Says whether other frames follow in the packet.
+    #[must_use]
+    pub fn is_chained(&self) -> bool {
+        self.tails != 0
     }
 
     /// Returns whether there is no packet in the frame.
@@ -217,16 +259,19 @@ impl Frame {
         self.len == 0
     }
 
-    /// Sets the packet's length; at most what is left of the frame, to which a greater one is cut.
+    /// Sets the packet's length; at most what is left of the frame, to which a greater one is cut. A packet in several
+    /// frames is shortened by [`FramePool::shorten`].
     pub fn set_len(&mut self, len: usize) {
+        debug_assert!(!self.is_chained(), "what follows would have a hole before it");
         debug_assert!(len <= self.room(), "{len} octets do not fit the frame");
         self.len = len.min(self.room()) as u16;
     }
 
-    /// Returns how many octets lie between the packet's first one and the frame's end.
+    /// Returns how many octets there are for the packet in this frame, from its first one: up to the frame's end, or to
+    /// where the next frame goes on.
     #[must_use]
     pub fn room(&self) -> usize {
-        FRAME_BYTES - usize::from(self.offset)
+        if self.is_chained() { self.len() } else { FRAME_BYTES - usize::from(self.offset) }
     }
 }
 
@@ -234,7 +279,7 @@ impl FramePool {
     /// Makes an empty pool with room for so many frames of a memory.
     #[must_use]
     pub fn with_room(memory: &FrameMemory, frames: usize) -> Self {
-        Self { frames: Vec::with_capacity(frames), area: memory.area }
+        Self { frames: Vec::with_capacity(frames), area: memory.area, chains: Arc::clone(&memory.chains) }
     }
 
     /// Moves frames of another pool of the same memory here, until this one is full or that one empty.
@@ -253,11 +298,38 @@ impl FramePool {
         Some(frame)
     }
 
-    /// Puts a frame back. One of another memory is refused (and lost).
-    pub fn push(&mut self, frame: Frame) {
+    /// Puts a frame back, and those that follow it. One of another memory is refused (and lost).
+    pub fn push(&mut self, mut frame: Frame) {
         debug_assert_eq!(frame.area, self.area, "a frame returns to the pool it came from");
+        if frame.is_chained() {
+            self.shorten(&mut frame, 0);
+        }
         if frame.area == self.area && self.frames.len() < self.frames.capacity() {
             self.frames.push(frame);
+        }
+    }
+
+    /// Cuts a packet in several frames off behind so many octets; the frames that it does not need any more are put back.
+    ///
+    /// A packet that is not longer stays as it is.
+    #[cold]
+    pub fn shorten(&mut self, packet: &mut Frame, bytes: usize) {
+        if packet.area != self.area || bytes >= packet.packet_bytes() {
+            return;
+        }
+        let mut rest = self.chains.split(packet);
+        packet.len = packet.len.min(bytes.min(FRAME_BYTES) as u16);
+        while let Some(mut tail) = rest {
+            rest = self.chains.split(&mut tail);
+            let kept = bytes.saturating_sub(packet.packet_bytes()).min(tail.len());
+            if kept == 0 {
+                self.push(tail);
+            } else {
+                tail.len = kept as u16;
+                if let Err(tail) = self.chains.append(packet, tail) {
+                    self.push(tail);
+                }
+            }
         }
     }
 

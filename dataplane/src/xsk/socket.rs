@@ -8,6 +8,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use super::bind::read_option;
+use super::chain::PACKET_FRAMES_MAX;
 use super::mapping::Mapping;
 use super::memory::{Borrower, Frame, FrameMemory, FramePool};
 use super::ring::{Consumer, Producer};
@@ -16,6 +17,9 @@ use super::ring::{Consumer, Producer};
 ///
 /// Source: `net/xdp/xsk.c`, `TX_BATCH_SIZE`.
 const TX_BATCH_SIZE: u32 = 32;
+
+/// `XDP_PKT_CONTD` of `include/uapi/linux/if_xdp.h` (Linux 6.6): the packet goes on in the next descriptor.
+const XDP_PKT_CONTD: u32 = 1;
 
 /// How packets get between the NIC and the frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,6 +95,10 @@ pub struct Socket {
     pub(super) memory: Arc<FrameMemory>,
     pub(super) borrower: Borrower,
     pub(super) mode: Mode,
+    /// Whether packets may take several frames.
+    pub(super) chains: bool,
+    /// What has come of a packet whose last frame has not.
+    pub(super) unfinished: Option<Frame>,
     pub(super) zero_copy_refusal: Option<i32>,
     pub(super) lent_to_receive: u32,
     pub(super) lent_to_transmit: u32,
@@ -113,24 +121,34 @@ impl Socket {
 
     /// Moves received packets to the end of `burst`, at most `max` and never past its capacity; returns how many.
     ///
-    /// No system call.
+    /// A packet in several frames counts once, and comes when its last frame has come. No system call.
     pub fn receive(&mut self, burst: &mut Vec<Frame>, max: usize) -> usize {
         let Some(rx) = &mut self.rx else { return 0 };
         let limit = max.min(burst.capacity() - burst.len());
-        let mut received = 0;
+        let (mut received, mut frames) = (0, 0);
         while received < limit {
             let Some(descriptor) = rx.take() else { break };
             // SAFETY: the kernel put this address into the rx ring, which returns a frame of the fill ring.
             match unsafe { self.memory.take_back(descriptor.addr, descriptor.len, self.borrower) } {
-                Some(frame) => {
+                Some(frame) if descriptor.options & XDP_PKT_CONTD == 0 && self.unfinished.is_none() => {
                     burst.push(frame);
                     received += 1;
+                    frames += 1;
+                }
+                Some(frame) => {
+                    let is_last = descriptor.options & XDP_PKT_CONTD == 0;
+                    self.strays += u64::from(!join(&self.memory, &mut self.unfinished, frame));
+                    if let Some(packet) = self.unfinished.take_if(|_| is_last) {
+                        frames += packet.frames() as u32;
+                        burst.push(packet);
+                        received += 1;
+                    }
                 }
                 None => self.strays += 1,
             }
         }
         rx.release();
-        self.lent_to_receive = self.lent_to_receive.saturating_sub(received as u32);
+        self.lent_to_receive = self.lent_to_receive.saturating_sub(frames);
         received
     }
 
@@ -175,13 +193,17 @@ impl Socket {
         self.fill.publish();
     }
 
-    /// Stages a packet to be sent by the next [`Self::kick`].
+    /// Stages a packet to be sent by the next [`Self::kick`], in all its frames or not at all.
     ///
-    /// Gives the frame back if the tx ring is full, and (with an assertion in debug builds) a frame of another memory
-    /// or without a packet, which the kernel would swallow.
+    /// Gives the frame back if the tx ring is full, or the packet is in several frames and the socket is not for such
+    /// ([`Self::takes`]); and (with an assertion in debug builds) a frame of another memory or without a packet, which the
+    /// kernel would swallow.
     pub fn transmit(&mut self, frame: Frame) -> Result<(), Frame> {
         let sendable = self.memory.owns(&frame) && !frame.is_empty();
         debug_assert!(sendable, "a frame to send is of the socket's memory and has a packet");
+        if frame.is_chained() {
+            return self.transmit_chain(frame);
+        }
         if !sendable || (self.tx.cached_room() == 0 && self.tx.room() == 0) {
             return Err(frame);
         }
@@ -191,6 +213,31 @@ impl Socket {
         debug_assert!(staged, "the ring has room");
         self.lent_to_transmit += 1;
         Ok(())
+    }
+
+    #[cold]
+    fn transmit_chain(&mut self, packet: Frame) -> Result<(), Frame> {
+        let frames = packet.frames() as u32;
+        let has_room = self.tx.cached_room() >= frames || self.tx.room() >= frames;
+        if !has_room || !self.takes(&packet) || !self.memory.owns(&packet) {
+            return Err(packet);
+        }
+        let mut rest = Some(packet);
+        while let Some(mut frame) = rest {
+            rest = self.memory.chains.split(&mut frame);
+            let (len, options) = (frame.len() as u32, if rest.is_some() { XDP_PKT_CONTD } else { 0 });
+            let staged =
+                self.tx.stage(libc::xdp_desc { addr: self.memory.lend(frame, self.borrower), len, options });
+            debug_assert!(staged, "the ring has room");
+        }
+        self.lent_to_transmit += frames;
+        Ok(())
+    }
+
+    /// Says whether the socket sends packets in as many frames as this one.
+    #[must_use]
+    pub fn takes(&self, packet: &Frame) -> bool {
+        !packet.is_chained() || self.chains && packet.frames() <= PACKET_FRAMES_MAX
     }
 
     /// Hands what was staged to the kernel and sees that it is sent, by a system call if the kernel asks for one.
@@ -256,14 +303,17 @@ impl Socket {
     /// # Errors
     /// Returns the socket if the kernel says that it still has its device.
     #[allow(clippy::result_large_err, reason = "the socket goes back to where it was")]
-    pub fn reclaim(self, pool: &mut FramePool) -> Result<usize, Self> {
+    pub fn reclaim(mut self, pool: &mut FramePool) -> Result<usize, Self> {
         // Source: net/xdp/xsk.c, `xsk_check_common`: ENXIO is the answer for a socket that `xsk_notifier` unbound.
         if self.wake_transmit().err().and_then(|error| error.raw_os_error()) != Some(libc::ENXIO) {
             return Err(self);
         }
+        let unfinished = self.unfinished.take();
+        let begun = unfinished.as_ref().map_or(0, Frame::frames);
+        unfinished.into_iter().for_each(|packet| pool.push(packet));
         // SAFETY: the kernel has taken the socket off its device and waited for those who were at it, before it said
         // that the device went (`xsk_unbind_dev`); and the socket ends here, so that its rings give nothing back.
-        Ok(unsafe { self.memory.reclaim(self.borrower, pool) })
+        Ok(begun + unsafe { self.memory.reclaim(self.borrower, pool) })
     }
 
     /// Returns how many frames this socket's rings, the kernel and the NIC have.
@@ -296,6 +346,19 @@ impl Socket {
             rx_fill_ring_empty_descs: counts.rx_fill_ring_empty_descs,
             tx_ring_empty_descs: counts.tx_ring_empty_descs,
         })
+    }
+}
+
+/// Puts a frame behind what has come of its packet; says whether it could be.
+#[cold]
+fn join(memory: &FrameMemory, unfinished: &mut Option<Frame>, frame: Frame) -> bool {
+    match unfinished {
+        // The kernel has no packets of more frames than can be counted (`MAX_SKB_FRAGS`).
+        Some(packet) => memory.chains.append(packet, frame).is_ok(),
+        None => {
+            *unfinished = Some(frame);
+            true
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use super::step::Step;
 use super::wire::{self, LINK, is_transport_right};
 use crate::path_rig::*;
 use tidegate_dataplane::clock::Now;
-use tidegate_dataplane::flows::{Cursors, EndpointId, ServicePortId, Timeouts};
+use tidegate_dataplane::flows::{Cursors, EndpointId, ServicePortId};
 use tidegate_dataplane::neighbours::Neighbours;
 use tidegate_dataplane::net::{Port, Protocol};
 use tidegate_dataplane::packet::Parsed;
@@ -63,7 +63,7 @@ impl Subject for Twins {
     fn finish(&mut self) {
         for twin in &mut self.0 {
             twin.wait(40_000);
-            assert_eq!(twin.rig.path.held(), 0, "what waits leaves in time");
+            assert_eq!(twin.rig.path.held_frames(), 0, "what waits leaves in time");
             assert_eq!(twin.rig.path.pool.len(), FRAMES, "no frame is lost");
         }
     }
@@ -92,7 +92,7 @@ impl Twin {
     fn wait(&mut self, ms: u32) -> Left {
         let Rig { path, snapshot, wire, now, flows } = &mut self.rig;
         *now = Now::from_ns(now.ns() + u64::from(ms) * 1_000_000);
-        flows.expire(&mut self.cursors, *now, flows.capacity(), &Timeouts::default());
+        flows.expire(&mut self.cursors, *now, flows.capacity());
         for _ in 0..40 {
             path.expire_fragments(snapshot, *now, wire);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use tidegate_dataplane::clock::Now;
-use tidegate_dataplane::flows::{Cursors, EndpointId, ServicePortId, Timeouts};
+use tidegate_dataplane::flows::{Cursors, EndpointId, ServicePortId};
 use tidegate_dataplane::masquerade::{Masquerade, Mode, PortRange};
 use tidegate_dataplane::neighbours::{NeighbourState, NextHop};
 use tidegate_dataplane::net::{Mac, Port, Prefix, Protocol};
@@ -129,8 +129,8 @@ impl Pair {
     }
 
     fn expire(&mut self) -> Result<(), TestCaseError> {
-        let (budget, timeouts) = (self.rig.flows.capacity(), Timeouts::default());
-        let expired = self.rig.flows.expire(&mut self.cursor, self.rig.now, budget, &timeouts);
+        let budget = self.rig.flows.capacity();
+        let expired = self.rig.flows.expire(&mut self.cursor, self.rig.now, budget);
         prop_assert_eq!(expired, self.slow.expire());
         for _ in 0..PASSES_TO_EXPIRE_FRAGMENTS {
             let Rig { path, snapshot, now, wire, .. } = &mut self.rig;

@@ -127,10 +127,12 @@ impl Rig {
     pub fn burst(&mut self, packets: &[Vec<u8>]) -> Vec<Frame> {
         let mut burst = Vec::new();
         for packet in packets {
-            let mut frame = self.path.pool.pop().unwrap();
-            self.path.memory.octets_mut(&mut frame)[..packet.len()].copy_from_slice(packet);
-            frame.set_len(packet.len());
-            burst.push(frame);
+            let (memory, pool) = (&self.path.memory, &mut self.path.pool);
+            let frame = match packet.is_empty() {
+                true => memory.write_parts(std::iter::once(&packet[..]), pool),
+                false => memory.write_packet(packet, pool),
+            };
+            burst.push(frame.unwrap());
         }
         burst
     }
@@ -144,11 +146,13 @@ impl Rig {
     /// Returns what left since the last call, puts its frames back and asserts that the counters balance.
     pub fn collect(&mut self) -> Vec<(Out, Vec<u8>)> {
         let mut left = Vec::new();
-        for (out, frame) in self.wire.sent.drain(..) {
-            left.push((out, self.path.memory.octets(&frame).to_vec()));
+        for (out, mut frame) in self.wire.sent.drain(..) {
+            let mut octets = vec![0; frame.packet_bytes()];
+            self.path.memory.copy_packet(&mut frame, &mut octets).unwrap();
+            left.push((out, octets));
             self.path.pool.push(frame);
         }
-        let held = self.path.held() as u64;
+        let held = self.path.held_frames() as u64;
         let counters = &mut self.path.counters;
         counters.frames_held = held;
         counters.frames_free = self.path.pool.len() as u64;
@@ -369,9 +373,19 @@ pub fn tcp(macs: (Mac, Mac), ends: Ends, ttl: u8, flags: &str, payload: &[u8]) -
 }
 
 pub fn ping(macs: (Mac, Mac), from: [u8; 4], to: [u8; 4], ttl: u8, reply: bool) -> Vec<u8> {
+    ping_of(b"is anybody there", macs, from, to, ttl, reply)
+}
+
+pub fn ping_of(
+    payload: &[u8],
+    macs: (Mac, Mac),
+    from: [u8; 4],
+    to: [u8; 4],
+    ttl: u8,
+    reply: bool,
+) -> Vec<u8> {
     let builder = network(macs, from, to, ttl);
     let mut packet = Vec::new();
-    let payload = b"is anybody there";
     match (is_ipv6(), reply) {
         (false, false) => builder.icmpv4_echo_request(7, 1).write(&mut packet, payload),
         (false, true) => builder.icmpv4_echo_reply(7, 1).write(&mut packet, payload),

@@ -77,7 +77,8 @@ impl Gateway {
         };
         let datagram = Datagram::read(octets).unwrap();
         let is_to_many = octets[0] & 1 == 1;
-        if is_to_many || matches!(datagram.kind, Kind::IcmpError | Kind::Fragment) {
+        let is_later_of_ipv4 = datagram.kind == Kind::Fragment && !datagram.is_ipv6();
+        if is_to_many || datagram.kind == Kind::IcmpError || is_later_of_ipv4 {
             return Err(reason);
         }
         self.spend()?;

@@ -205,7 +205,14 @@ impl Gateway {
             Lot::Drop(reason) => Err(reason),
             Lot::Punt => Ok(Fate::Punt(later.octets)),
             Lot::Turn => Ok(Fate::Answer("answered_echo", later.turned())),
-            Lot::Translate { .. } if later.ttl() <= 1 => Err("drop_ttl_exceeded"),
+            Lot::Translate { .. } if later.ttl() <= 1 => {
+                self.explain(device, &later.octets, "drop_ttl_exceeded")
+            }
+            Lot::Translate { way: Way::Forward(..) | Way::Hold(_), .. }
+                if later.must_stay_whole() && later.ip_length() > MTU =>
+            {
+                self.explain(device, &later.octets, "drop_exceeds_mtu")
+            }
             Lot::Translate { source, destination, way } => {
                 later.readdress(source, destination);
                 Ok(match way {

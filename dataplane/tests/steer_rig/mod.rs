@@ -79,6 +79,7 @@ impl Served {
             completion_ring: 64,
             receives: true,
             zero_copy: true,
+            chains: false,
         };
         let socket = Socket::bind(&memory, &config, &mut pool).unwrap();
         steering.serve_queue(device, 0, socket.as_fd(), 3).unwrap();

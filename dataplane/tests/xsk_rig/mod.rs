@@ -180,7 +180,7 @@ impl PacketSocket {
 
     /// Returns the next packet that *arrived*: what this machine sent by the device is passed over.
     pub(crate) fn receive(&self) -> Option<Vec<u8>> {
-        let mut packet = vec![0; 4096];
+        let mut packet = vec![0; 16_384];
         // SAFETY: all-zero octets are a value of this C struct.
         let mut from: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         loop {

@@ -1,5 +1,6 @@
 //! One behaviour per test.
 
+use super::super::calendar::STRETCH;
 use super::super::{Cursor, FlowTable, Found, InsertError, OpenError, Timeouts};
 use super::*;
 
@@ -184,9 +185,9 @@ fn a_flow_expires_after_its_states_timeout_and_not_before<A: Address>() {
         table.insert(&NewFlow { state, ..own_flow(1) }, NOW).unwrap();
         let mut cursor = Cursor::part(0, 1);
         let in_time = Now::from_seconds(1_000 + timeout);
-        assert_eq!(table.expire(&mut cursor, in_time, 4, &timeouts), 0, "{state:?}");
+        assert_eq!(table.expire(&mut cursor, in_time, 4), 0, "{state:?}");
         let late = Now::from_seconds(1_001 + timeout);
-        assert_eq!(table.expire(&mut cursor, late, 4, &timeouts), 1, "{state:?}");
+        assert_eq!(table.expire(&mut cursor, late, 4), 1, "{state:?}");
         assert!(assert_sound(&table.table).is_empty());
     }
 }
@@ -194,21 +195,22 @@ fn a_flow_expires_after_its_states_timeout_and_not_before<A: Address>() {
 fn a_clock_reading_older_than_the_last_packet_expires_nothing<A: Address>() {
     let table = table::<A>(4);
     table.insert(&own_flow(1), NOW).unwrap();
-    let expired = table.expire(&mut Cursor::part(0, 1), Now::default(), 4, &Timeouts::default());
+    let expired = table.expire(&mut Cursor::part(0, 1), Now::default(), 4);
     assert_eq!((expired, table.len()), (0, 1));
 }
 
 fn a_sweep_looks_at_no_more_than_its_budget_and_comes_round<A: Address>() {
-    let table = table::<A>(10);
-    for number in 0..10 {
+    let table = table::<A>(10 * STRETCH);
+    for number in 0..10 * STRETCH {
         table.insert(&own_flow(number), NOW).unwrap();
     }
-    let (late, timeouts) = (Now::from_seconds(9_000), Timeouts::default());
+    let late = Now::from_seconds(9_000);
     let mut cursor = Cursor::part(1, 2);
-    let counts = [2, 2, 2].map(|budget| table.expire(&mut cursor, late, budget, &timeouts));
-    assert_eq!(counts, [2, 2, 1]);
-    assert_eq!(table.expire(&mut cursor, late, 100, &timeouts), 0);
-    assert_eq!(table.expire(&mut Cursor::part(0, 2), late, 100, &timeouts), 5);
+    let counts = [2, 2, 2].map(|budget| table.expire(&mut cursor, late, budget));
+    assert_eq!(counts, [128, 128, 64]);
+    assert!(!cursor.is_under_way());
+    assert_eq!(table.expire(&mut cursor, late, 100), 0);
+    assert_eq!(table.expire(&mut Cursor::part(0, 2), late, 100), 320);
     assert!(assert_sound(&table.table).is_empty() && table.is_empty());
 }
 

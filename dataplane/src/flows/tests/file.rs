@@ -7,7 +7,7 @@ use std::process;
 use std::sync::atomic::AtomicUsize;
 
 use super::super::file::BootId;
-use super::super::{Cursors, FlowTable, FlowTables, OpenError, Recovery, Refusal, Timeouts};
+use super::super::{Cursors, FlowTable, FlowTables, OpenError, Recovery, Refusal};
 use super::*;
 
 const CAPACITY: u32 = 16;
@@ -228,8 +228,8 @@ fn both_families_are_kept_in_files_of_their_own() {
     tables.endpoints_in_use(|_, endpoint| named.push(endpoint.0));
     named.sort_unstable();
     assert_eq!(named, [3, 3, 5]);
-    let (late, timeouts) = (Now::from_seconds(9_000), Timeouts::default());
-    assert_eq!(tables.expire(&mut Cursors::part(0, 1), late, CAPACITY as usize, &timeouts), 3);
+    let late = Now::from_seconds(9_000);
+    assert_eq!(tables.expire(&mut Cursors::part(0, 1), late, CAPACITY as usize), 3);
     assert!(tables.is_empty());
 }
 

@@ -3,8 +3,7 @@
 use core::cell::RefCell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam::queue::ArrayQueue;
-
+use super::super::free::Stack;
 use super::super::mapping::Layout;
 use super::super::memory::{BUCKET_SLOTS, IDENTITY_WORDS, Memory, Word};
 use super::super::record;
@@ -89,7 +88,8 @@ impl<A: Address> Heap<A> {
 impl<A: Address> Memory for &Heap<A> {
     type Word = HookedWord;
     type Address = A;
-    type Free = ArrayQueue<u32>;
+    type Free = Stack<AtomicU64>;
+    type Due = AtomicU64;
 
     fn capacity(&self) -> u32 {
         self.layout.capacity

@@ -208,7 +208,7 @@ fn take<A: Address>(step: &Step, table: &Table<&Heap<A>>, model: &mut Model<A>) 
         Step::Wait { seconds } => model.second += seconds,
         Step::Expire => {
             let timeouts = Timeouts::default();
-            let expired = table.expire(&mut Cursor::part(0, 1), now, CAPACITY as usize, &timeouts);
+            let expired = table.expire(&mut Cursor::part(0, 1), now, CAPACITY as usize);
             prop_assert_eq!(expired, model.expire(&timeouts));
         }
         Step::ChangeState { flow, .. }

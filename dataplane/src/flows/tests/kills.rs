@@ -130,7 +130,7 @@ impl Scene {
                 assert!(table.remove(found.flow));
             }
             Act::Expire => {
-                table.expire(&mut Cursor::part(0, 1), LATE, CAPACITY as usize, &Timeouts::default());
+                table.expire(&mut Cursor::part(0, 1), LATE, CAPACITY as usize);
             }
             Act::Evict => drop(table.insert_evicting(&own_flow(NEWCOMER), NOW, &mut 0)),
         }

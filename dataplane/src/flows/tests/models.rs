@@ -5,14 +5,17 @@
 //! flows of these tests differ.
 #![expect(clippy::disallowed_types, reason = "the model is not the packet path")]
 
+use core::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use loom::thread;
 
+use super::super::calendar::{Due, NEVER};
+use super::super::free::Stack;
 use super::super::memory::{BUCKET_SLOTS, FreeRecords, IDENTITY_WORDS};
-use super::super::{Cursor, Found, InsertError, Timeouts};
+use super::super::{Cursor, Found, InsertError};
 use super::*;
 
 /// Slots of a bucket that are not full for good.
@@ -111,8 +114,53 @@ impl FreeRecords for ModelQueue {
         Some(record)
     }
 
+    fn peek(&self, _: usize, _: impl FnMut(u32)) {}
+
     fn len(&self) -> usize {
         self.records.lock().unwrap().len()
+    }
+}
+
+thread_local! {
+    /// Whether due seconds are scheduled: only where the test is about them, since that makes many more orders.
+    static IS_CALENDAR_SCHEDULED: Cell<bool> = const { Cell::new(false) };
+}
+
+enum ModelDue {
+    Scheduled(loom::sync::atomic::AtomicU64),
+    Unscheduled(AtomicU64),
+}
+
+impl From<u64> for ModelDue {
+    fn from(second: u64) -> Self {
+        if IS_CALENDAR_SCHEDULED.get() {
+            Self::Scheduled(loom::sync::atomic::AtomicU64::new(second))
+        } else {
+            Self::Unscheduled(AtomicU64::new(second))
+        }
+    }
+}
+
+impl Due for ModelDue {
+    fn load(&self) -> u64 {
+        match self {
+            Self::Scheduled(second) => second.load(Relaxed),
+            Self::Unscheduled(second) => second.load(Relaxed),
+        }
+    }
+
+    fn forget(&self) {
+        match self {
+            Self::Scheduled(second) => second.swap(NEVER, Ordering::AcqRel),
+            Self::Unscheduled(second) => second.swap(NEVER, Ordering::AcqRel),
+        };
+    }
+
+    fn lower(&self, to: u64) {
+        match self {
+            Self::Scheduled(second) => second.fetch_min(to, Ordering::AcqRel),
+            Self::Unscheduled(second) => second.fetch_min(to, Ordering::AcqRel),
+        };
     }
 }
 
@@ -144,6 +192,7 @@ impl Memory for ModelMemory {
     type Word = ModelWord;
     type Address = Ipv4Addr;
     type Free = ModelQueue;
+    type Due = ModelDue;
 
     fn capacity(&self) -> u32 {
         self.records.len() as u32
@@ -305,7 +354,7 @@ fn a_look_up_while_a_record_expires_and_is_used_again_gives_one_flow_whole() {
             let sweeper = Arc::clone(&table);
             let successor = thread::spawn(move || {
                 let late = Now::from_seconds(9_000);
-                assert_eq!(sweeper.expire(&mut Cursor::part(0, 1), late, 1, &Timeouts::default()), 1);
+                assert_eq!(sweeper.expire(&mut Cursor::part(0, 1), late, 1), 1);
                 sweeper.insert(&flow(1, 3), late).unwrap()
             });
             let found = lookup(&table, 1);
@@ -372,4 +421,76 @@ fn a_flow_that_is_confirmed_while_another_wants_its_place_stays_or_was_gone_befo
         },
         1,
     );
+}
+
+/// A sweep that looks through a stretch while `change` makes a flow that is over earlier than all others there.
+fn the_next_sweep_finds(change: fn(&ModelTable, FlowRef)) {
+    in_every_order(
+        move |_| {
+            IS_CALENDAR_SCHEDULED.set(true);
+            let table = Arc::new(Table::start(ModelMemory::new(2), SECRET).0);
+            IS_CALENDAR_SCHEDULED.set(false);
+            let old = table.insert(&NewFlow { state: State::Established, ..flow(3, 4) }, NOW).unwrap();
+            // As an earlier sweep left it.
+            assert_eq!(table.expire(&mut Cursor::part(0, 1), NOW, 1), 0);
+            table.calendar.advance(0, 0);
+            let changer = Arc::clone(&table);
+            let changed = thread::spawn(move || change(&changer, old));
+            assert_eq!(table.expire(&mut Cursor::part(0, 1), Now::from_seconds(1_001), 1), 0);
+            changed.join().unwrap();
+            let late = Now::from_seconds(1_001 + table.timeouts.seconds(State::SynSent));
+            assert_eq!(table.expire(&mut Cursor::part(0, 1), late, 1), 1);
+        },
+        2,
+    );
+}
+
+#[test]
+fn a_flow_inserted_while_its_stretch_is_looked_through_is_found_when_it_is_over() {
+    the_next_sweep_finds(|table, _| {
+        table.insert(&flow(1, 2), NOW).unwrap();
+    });
+}
+
+#[test]
+fn a_flow_whose_time_is_made_shorter_while_its_stretch_is_looked_through_is_found_when_it_is_over() {
+    the_next_sweep_finds(|table, old| {
+        assert!(table.change_state(old, State::Established, State::Close, NOW));
+    });
+}
+
+#[test]
+#[expect(
+    clippy::arc_with_non_send_sync,
+    reason = "loom's threads take turns, and its cell says if they did not"
+)]
+fn threads_that_take_and_return_free_records_never_hold_one_at_once_and_lose_none() {
+    loom::model(|| {
+        let stack = Arc::new(Stack::of(3, |value| {
+            let word = ModelWord::written();
+            word.store(value, Relaxed);
+            word
+        }));
+        (0..3).for_each(|record| stack.push(record).unwrap());
+        let held: Arc<[loom::cell::UnsafeCell<u32>; 3]> = Arc::new([0; 3].map(loom::cell::UnsafeCell::new));
+        let take_and_return = |stack: &Stack<ModelWord>, held: &[loom::cell::UnsafeCell<u32>; 3]| {
+            let record = stack.pop().unwrap();
+            // The model panics if another thread is in there, or if its writing is not seen.
+            held[record as usize].with_mut(|_| {});
+            stack.push(record).unwrap();
+        };
+        let (other, others) = (Arc::clone(&stack), Arc::clone(&held));
+        let thread = thread::spawn(move || {
+            let first = other.pop().unwrap();
+            take_and_return(&other, &others);
+            others[first as usize].with_mut(|_| {});
+            other.push(first).unwrap();
+        });
+        take_and_return(&stack, &held);
+        thread.join().unwrap();
+        assert_eq!(stack.len(), 3);
+        let mut left: Vec<u32> = std::iter::from_fn(|| stack.pop()).collect();
+        left.sort_unstable();
+        assert_eq!(left, [0, 1, 2]);
+    });
 }

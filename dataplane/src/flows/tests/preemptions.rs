@@ -2,7 +2,7 @@
 
 use core::cell::Cell;
 
-use super::super::{Cursor, Found, InsertError, Timeouts};
+use super::super::{Cursor, Found, InsertError};
 use super::heap::{Heap, hooked};
 use super::*;
 
@@ -103,7 +103,7 @@ fn whatever_was_meant_for_a_flow_misses_the_next_one_in_its_record<A: Address>()
     };
     let expire = |table: &'static HeapTable<A>, _| {
         let late = Now::from_seconds(2_000);
-        table.expire(&mut Cursor::part(0, 1), late, 1, &Timeouts::default());
+        table.expire(&mut Cursor::part(0, 1), late, 1);
     };
     // On one record only `replace` gets it back; while a removal is held up there is none for it.
     at_each_access(1, touch, replace, |table, (), successor| assert_untouched(table, successor));
@@ -138,7 +138,7 @@ fn an_insertion_held_up_anywhere_never_shares_a_key<A: Address>() {
 fn a_change_of_state_meanwhile_saves_a_flow_from_the_sweep<A: Address>() {
     let expire = |table: &'static HeapTable<A>, _| {
         let late = Now::from_seconds(1_500);
-        table.expire(&mut Cursor::part(0, 1), late, 1, &Timeouts::default())
+        table.expire(&mut Cursor::part(0, 1), late, 1)
     };
     let establish = |table: &'static HeapTable<A>, flow| {
         table.change_state(flow, State::SynSent, State::Established, Now::from_seconds(1_500))

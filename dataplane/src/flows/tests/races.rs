@@ -4,7 +4,7 @@ use std::sync::Barrier;
 use std::sync::atomic::AtomicUsize;
 use std::thread;
 
-use super::super::{Cursor, FlowTable, InsertError, Timeouts};
+use super::super::{Cursor, FlowTable, InsertError};
 use super::*;
 
 const THREADS: u32 = 4;
@@ -70,7 +70,7 @@ fn threads_that_insert_change_look_up_and_expire_leave_a_sound_table<A: Address>
                             table.remove(found.flow);
                         }
                     }
-                    table.expire(&mut cursor, now, 1, &Timeouts::default());
+                    table.expire(&mut cursor, now, 1);
                 }
             });
         }

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
-use super::super::{Cursor, InsertError, Timeouts};
+use super::super::{Cursor, InsertError};
 use super::heap::{Heap, hooked};
 use super::*;
 
@@ -207,7 +207,7 @@ fn a_flow_is_removed_by_one_of_those_who_try<A: Address>() {
             seed,
             vec![
                 Box::new(|| *removed = usize::from(table.remove(old))),
-                Box::new(|| *expired = table.expire(&mut Cursor::part(0, 1), late, 2, &Timeouts::default())),
+                Box::new(|| *expired = table.expire(&mut Cursor::part(0, 1), late, 2)),
                 Box::new(|| {
                     *changed = usize::from(table.change_state(old, State::SynSent, State::Close, NOW));
                 }),

@@ -19,7 +19,8 @@ fn every_record_is_free_once_in_the_end<A: Address>() {
     const CAPACITY: u32 = 1_000;
     const WORKERS: u32 = 2;
     let flows: u32 = if is_long() { 10_000_000 } else { 500_000 };
-    let table = FlowTable::<A>::in_memory(CAPACITY).unwrap();
+    let timeouts = Timeouts { tcp_established: 5, ..Timeouts::default() };
+    let table = FlowTable::<A>::in_memory(CAPACITY).unwrap().with_timeouts(timeouts);
     let (inserted, ended) = (AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
         for worker in 0..WORKERS {
@@ -39,8 +40,7 @@ fn every_record_is_free_once_in_the_end<A: Address>() {
                         }
                         Err(error) => assert_eq!(error, InsertError::Full),
                     }
-                    let timeouts = Timeouts { tcp_established: 5, ..Timeouts::default() };
-                    gone += table.expire(&mut cursor, now, 4, &timeouts) as u64;
+                    gone += table.expire(&mut cursor, now, 4) as u64;
                 }
                 inserted.fetch_add(ins, Relaxed);
                 ended.fetch_add(gone + evicted, Relaxed);
@@ -50,7 +50,7 @@ fn every_record_is_free_once_in_the_end<A: Address>() {
     let left = assert_sound(&table.table).len();
     assert_eq!(inserted.into_inner(), ended.into_inner() + left as u64, "each flow ended once");
     let late = Now::from_seconds(u32::MAX);
-    let expired = table.expire(&mut Cursor::part(0, 1), late, CAPACITY as usize, &Timeouts::default());
+    let expired = table.expire(&mut Cursor::part(0, 1), late, CAPACITY as usize);
     assert_eq!((expired, table.len()), (left, 0));
     let free: BTreeSet<u32> = std::iter::from_fn(|| table.table.free.pop()).collect();
     assert_eq!(free, (0..CAPACITY).collect());
@@ -63,9 +63,10 @@ fn memory_of_a_million<A: Address>(family: &str) -> String {
     let few = FlowTable::<A>::in_memory(1 << 12).unwrap();
     let per_flow = (few.bytes() - HEADER) >> 12;
     let mapping = Layout::<A>::new(FLOWS).unwrap().bytes() - HEADER;
-    let whole = mapping + (FLOWS as usize) * 16;
+    let whole = mapping + (FLOWS as usize) * 8;
     assert_eq!(whole, per_flow * FLOWS as usize);
-    assert_eq!(few.bytes(), Layout::<A>::new(1 << 12).unwrap().bytes() + (16 << 12));
+    let calendar = (1 << 12) / 8;
+    assert_eq!(few.bytes(), Layout::<A>::new(1 << 12).unwrap().bytes() + (8 << 12) + calendar);
     format!("| {family} | {per_flow} | {} MiB | {} MiB |", mapping >> 20, whole >> 20)
 }
 
