@@ -332,8 +332,11 @@ pub(super) fn map_error(map: &'static str, key: impl ToString, error: MapError) 
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use crate::net::header_chain::{CHAIN_BYTES_MAX, HEADERS_MAX};
+    use crate::net::{Port, Protocol};
     use crate::xdp::HEARTBEAT_LIMIT;
     use crate::xdp::entries::{
         MAX_ENDPOINTS, MAX_LISTENERS, MAX_OWN_ADDRESSES, MAX_SERVED_SOCKETS, MAX_VIP_PREFIXES,
@@ -360,6 +363,28 @@ mod tests {
         let looked_at = info.verified_instruction_count().unwrap();
         println!("{looked_at} instructions verified");
         assert!((1..100_000).contains(&looked_at), "{looked_at}");
+    }
+
+    #[test]
+    fn maps_have_the_room_that_is_asked_for_and_say_when_they_are_full() {
+        let room = Room { vip_prefixes: 2, endpoints: 3 };
+        let mut steering = match Steering::load_with(room) {
+            Ok(steering) => steering,
+            Err(error) => {
+                assert!(error.to_string().contains("run as root"), "{error}");
+                println!("skipped: needs root");
+                return;
+            }
+        };
+        let address = |last| IpAddr::from([10, 244, 0, last]);
+        let mut insert = |last| steering.insert_endpoint(address(last), Port::new(80), Protocol::Tcp);
+        (1..=3).for_each(|last| insert(last).unwrap());
+        let error = insert(4).unwrap_err().to_string();
+        assert!(error.contains("10.244.0.4:80/TCP") && error.contains("the map is full"), "{error}");
+        insert(3).unwrap();
+        (1..=2).for_each(|last| steering.insert_vip(address(last), 32).unwrap());
+        let error = steering.insert_vip(address(3), 32).unwrap_err().to_string();
+        assert!(error.contains("10.244.0.3") && error.contains("the map is full"), "{error}");
     }
 
     #[test]
