@@ -70,8 +70,8 @@ fn every_view_of_any_octets(frame: &[u8]) {
 fn agrees<A: Address + PartialEq>(frame: &[u8], packet: &Packet<A>) {
     assert!(packet.transport_offset <= packet.end && packet.end <= frame.len());
     let is_hidden = packet.transport == Transport::Hidden;
-    let is_ipv6 = IpAddr::from(packet.source.into()).is_ipv6();
-    assert_eq!(is_hidden, is_ipv6 && wire::hides_its_transport(frame));
+    let source: IpAddr = packet.source.into();
+    assert_eq!(is_hidden, source.is_ipv6() && wire::hides_its_transport(frame));
     if !is_hidden {
         let places = wire::places(frame).unwrap();
         assert_eq!((packet.transport_offset, packet.end), (places.transport, places.end));
