@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::flows::{
-    Cursor, EndpointId, FlowTable, Key, NewFlow, ServicePortId, State, Timeouts,
+    Cursor, EndpointId, FlowTable, Key, NewFlow, ServicePortId, Sought, State, Timeouts,
 };
 use tidegate_dataplane::net::Protocol;
 use tidegate_dataplane::worker::BURST;
@@ -92,11 +92,9 @@ fn lookup(flows: u32, popularity: Popularity, is_hit: bool) -> Stage {
                 table.prefetch(hash);
                 hashes.push(hash);
             }
-            hashes.iter().for_each(|hash| {
-                table.prefetch_record(*hash);
-            });
-            found =
-                hashes.iter().zip(&keys).filter(|(hash, key)| table.lookup(**hash, key).is_some()).count();
+            let sought: Vec<Sought> = hashes.iter().map(|hash| table.seek(*hash)).collect();
+            let is_found = |(sought, key): &(&Sought, &Key)| table.lookup_sought(**sought, key).is_some();
+            found = sought.iter().zip(&keys).filter(is_found).count();
         });
         assert_eq!(found, if is_hit { keys.len() } else { 0 });
         taken
