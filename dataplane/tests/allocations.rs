@@ -311,6 +311,27 @@ fn a_new_snapshot_is_taken_and_the_counters_are_published_without_the_allocator(
 }
 
 #[test]
+fn packets_in_several_frames_are_forwarded_answered_held_and_cut_without_the_allocator() {
+    let mut rig = warm_rig(64);
+    let mut devices = rig.snapshot.devices.to_vec();
+    devices.iter_mut().for_each(|device| device.mtu = 9_000);
+    rig.snapshot.devices = devices.into();
+    let long = |vip| udp(FROM_CLIENT, (C, (vip, 80)), 64, &[7; 8_900]);
+    assert_eq!(carry(&mut rig, CLIENT_SIDE, &many(8, |_| long(VIP))), 8);
+    assert_eq!(carry(&mut rig, CLIENT_SIDE, &[ping_of(&[7; 8_900], FROM_CLIENT, CLIENT, VIP, 64, false)]), 1);
+    assert_eq!(carry(&mut rig, CLIENT_SIDE, &[long(QUIET_VIP)]), 0);
+    assert_eq!(rig.path.held_frames(), 3);
+    let mut devices = rig.snapshot.devices.to_vec();
+    devices.iter_mut().for_each(|device| device.mtu = 1_500);
+    rig.snapshot.devices = devices.into();
+    let mut cuttable = long(VIP);
+    cuttable[20] = 0;
+    set_ip_checksum(&mut cuttable);
+    assert_eq!(carry(&mut rig, CLIENT_SIDE, &[cuttable]), 7);
+    assert_eq!(rig.path.counters.drops(DropReason::NoFrame), 0);
+}
+
+#[test]
 fn no_drop_that_packets_can_cause_asks_anything_of_the_allocator() {
     let mut rig = warm_rig(16_384);
     rig.snapshot.masquerade.mode = Mode::Never;
@@ -349,15 +370,17 @@ fn no_drop_that_packets_can_cause_asks_anything_of_the_allocator() {
         .filter(|reason| seen.iter().all(|counters| counters.drops(**reason) == 0))
         .map(|reason| reason.name())
         .collect();
-    // The first two take a second worker, the third a socket that is missing, the fourth an SCTP Service; for the fifth no
-    // frame is short enough.
+    // The first two take a second worker, the third and fourth a socket that is missing or for others, the fifth an SCTP
+    // Service, the sixth a driver that puts headers apart; for the last no frame is short enough.
     assert_eq!(
         unseen,
         BTreeSet::from([
             "drop_flow_contended",
             "drop_hand_over_full",
             "drop_no_tx_queue",
+            "drop_no_multi_buffer",
             "drop_sctp_fragment",
+            "drop_short_first_frame",
             "drop_answer_too_long",
         ])
     );
@@ -396,6 +419,8 @@ fn hopeless_packets() -> Vec<Vec<u8>> {
         to(IPV6_VIP),
         to(HAIRPIN_VIP),
         to(UNROUTED_VIP),
+        udp(FROM_CLIENT, (C, V), 64, &[7; 9_300]),
+        about_first(64, 3, &[7; 5_000]),
     ]
 }
 

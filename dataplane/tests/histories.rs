@@ -28,15 +28,19 @@ const LONGEST: usize = 160;
 /// Histories that are drawn before the steps are counted.
 const HISTORIES: u32 = 64;
 
-/// Drops for what histories lack: a second worker, a socket too few, few frames, wide ranges of ports, a device without
-/// an address, a flood of fragments or of packets to be answered, a hundred Services with one backend, Services that not
-/// everybody may call, endpoints that leave. And those that 200,000 steps may miss.
+/// Drops for what histories lack: a second worker, a socket too few, few frames, packets longer than one, wide ranges of
+/// ports, a device without an address, a flood of fragments or of packets to be answered, a hundred Services with one
+/// backend, Services that not everybody may call, endpoints that leave. And those that 200,000 steps may miss.
 const OUT_OF_REACH: &[&str] = &[
     "drop_flow_contended",
     "drop_hand_over_full",
     "drop_no_tx_queue",
     "drop_no_frame",
     "drop_answer_too_long",
+    "drop_oversized_packet",
+    "drop_short_first_frame",
+    "drop_no_multi_buffer",
+    "drop_long_icmp_error",
     "drop_masquerade_search_paused",
     "drop_no_masquerade_address",
     "drop_fragment_evicted",

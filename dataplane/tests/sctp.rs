@@ -315,3 +315,19 @@ fn a_packet_whose_chunks_lie_is_malformed() {
         }
     });
 }
+
+#[test]
+fn a_packet_in_several_frames_has_a_right_checksum_behind_a_port_change() {
+    over_both_families(|| {
+        let mut rig = rig();
+        let mut devices = rig.snapshot.devices.to_vec();
+        devices.iter_mut().for_each(|device| device.mtu = 9000);
+        rig.snapshot.devices = devices.into();
+        converse(&mut rig, &[(true, INIT), (false, INIT_ACK), (true, COOKIE_ECHO), (false, COOKIE_ACK)]);
+        let value: Vec<u8> = (0..8_801).map(|at| (at * 7 + at / 251) as u8).collect();
+        let (_, left) = rig.one(CLIENT_SIDE, &sctp(FROM_CLIENT, (C, V), 64, DATA, &value));
+        assert!(left == sctp(TO_POD, (C, P), 63, DATA, &value));
+        let (_, left) = rig.one(POD_SIDE, &sctp(FROM_POD, (P, C), 64, DATA, &value));
+        assert!(left == sctp(TO_CLIENT, (V, C), 63, DATA, &value));
+    });
+}
