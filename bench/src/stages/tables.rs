@@ -147,14 +147,15 @@ fn insert_full(flows: u32) -> Stage {
 /// A sweep that finds flows that are over, beside others that are not.
 fn expire(flows: u32) -> Stage {
     let table = table_of(flows);
-    Stage::new(ENDING as usize, move || {
-        for number in flows..flows + ENDING.min(flows / 3) {
+    let ending = ENDING.min(flows / 3);
+    Stage::new(ending as usize, move || {
+        for number in flows..flows + ending {
             table.insert(&flow(number, State::Close), Now::read()).expect("room for every flow");
         }
         let late = Now::from_seconds(Now::read().seconds() + Timeouts::DEFAULT.seconds(State::Close) + 1);
         let mut expired = 0;
         let taken = time(|| expired = table.expire(&mut Cursor::part(0, 1), late, usize::MAX));
-        assert_eq!(expired as u32, ENDING.min(flows / 3));
+        assert_eq!(expired as u32, ending);
         taken
     })
 }

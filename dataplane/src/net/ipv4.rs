@@ -80,7 +80,7 @@ impl Header {
     #[must_use]
     pub fn has_right_checksum(&self, packet: &[u8]) -> bool {
         // In either order of octets: a sum of ones is its own mirror.
-        packet.get(..self.header_bytes()).is_some_and(|header| checksum::is_all_ones(header))
+        packet.get(..self.header_bytes()).is_some_and(checksum::is_all_ones)
     }
 
     /// Returns the length of the header with its options, in octets.
