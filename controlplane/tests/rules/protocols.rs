@@ -56,7 +56,7 @@ fn k31_fragments_follow_the_first_one_to_its_endpoint() {
     let piece = |from: usize, to: usize, more: bool| {
         let mut piece = whole[..34].to_vec();
         piece.extend(&whole[34 + from..34 + to]);
-        let offset = from as u16 / 8 | if more { 0x2000 } else { 0 };
+        let offset = (from as u16 / 8) | if more { 0x2000 } else { 0 };
         piece[16..18].copy_from_slice(&((20 + to - from) as u16).to_be_bytes());
         piece[18..20].copy_from_slice(&[0xab, 0xcd]);
         piece[20..22].copy_from_slice(&offset.to_be_bytes());
