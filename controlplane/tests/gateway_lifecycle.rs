@@ -37,7 +37,7 @@ fn sigterm_leaves_nothing_behind() {
 }
 
 #[test]
-fn an_established_connection_survives_a_restart() {
+fn k37_an_established_connection_survives_a_restart() {
     let Some(rig) = Rig::up(Shape::TwoInterfaces) else { return };
     let gateway = Gateway::start(&rig);
     let mut talks: Vec<_> = (0..4).map(|_| Conversation::open(&rig, ENT_DEV, "9000")).collect();

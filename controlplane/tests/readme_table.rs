@@ -75,6 +75,23 @@ fn every_test_that_a_readme_names_is_there() {
 }
 
 #[test]
+fn each_rule_of_a_service_has_a_row_and_a_test_of_its_number() {
+    let readme = fs::read_to_string(root().join("controlplane/README.md")).unwrap();
+    for number in 1..=37 {
+        let rule = format!("K{number}");
+        let rows: String = readme
+            .lines()
+            .filter(|line| {
+                let first = line.trim_start_matches('|').split('|').next().unwrap_or_default();
+                line.starts_with("| K") && first.split(',').any(|own| own.trim() == rule)
+            })
+            .collect();
+        let own = |test: &str| test.split('_').any(|word| word == rule.to_lowercase());
+        assert!(rows.split('`').skip(1).step_by(2).any(own), "{rule} has no test of its number: {rows}");
+    }
+}
+
+#[test]
 fn only_tests_and_only_columns_of_tests_are_read() {
     let source = "#[test]\n#[ignore]\nfn one() {}\nfn helper() {}\n#[tokio::test]\nasync fn two() {}\n";
     assert_eq!(tests_in(source), BTreeSet::from(["one".to_owned(), "two".to_owned()]));

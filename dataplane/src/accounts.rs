@@ -56,12 +56,14 @@ impl Accounts {
     /// Counts a packet of a flow.
     #[inline]
     pub fn count(&self, row: u32, direction: Direction, bytes: usize) {
-        let first = match direction {
-            Direction::Request => 0,
-            Direction::Reply => 2,
+        let Some(Cells(row)) = self.0.get(row as usize) else { return };
+        let [request_packets, request_bytes, reply_packets, reply_bytes, ..] = row;
+        let (packets, octets) = match direction {
+            Direction::Request => (request_packets, request_bytes),
+            Direction::Reply => (reply_packets, reply_bytes),
         };
-        self.add(row, first, 1);
-        self.add(row, first + 1, bytes as u64);
+        add(packets, 1);
+        add(octets, bytes as u64);
     }
 
     /// Counts a flow that was opened.
@@ -88,11 +90,9 @@ impl Accounts {
         }
     }
 
-    /// Adds without a locked instruction: only the one worker that the rows belong to writes them.
-    #[inline]
     fn add(&self, row: u32, place: usize, number: u64) {
         if let Some(cell) = self.cell(row, place) {
-            cell.store(cell.load(Relaxed).wrapping_add(number), Relaxed);
+            add(cell, number);
         }
     }
 
@@ -100,6 +100,12 @@ impl Accounts {
     fn cell(&self, row: u32, place: usize) -> Option<&AtomicU64> {
         self.0.get(row as usize)?.0.get(place)
     }
+}
+
+/// Adds without a locked instruction: only the one worker that the rows belong to writes them.
+#[inline]
+fn add(cell: &AtomicU64, number: u64) {
+    cell.store(cell.load(Relaxed).wrapping_add(number), Relaxed);
 }
 
 impl std::ops::AddAssign for Row {

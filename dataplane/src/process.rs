@@ -86,13 +86,12 @@ fn decide<A: Family>(
         return Err(DropReason::MartianSource);
     }
     let Some(key) = packet.key() else { return process_portless(octets, packet, context) };
-    if let Some(found) = context.flows.lookup(hash, &key)
-        && !is_replaced(&found, packet, context)
-    {
-        return match context.snapshot.departed.lookup(&found, context.flows) {
-            Some(Departure::Reset) => process_departed(octets, packet, &found, context),
-            _ => process_established(octets, packet, &found, context),
-        };
+    if let Some(found) = context.flows.lookup(hash, &key) {
+        match standing(&found, packet, context) {
+            Standing::Established => return process_established(octets, packet, &found, context),
+            Standing::Reset => return process_departed(octets, packet, &found, context),
+            Standing::Over => {}
+        }
     }
     match context.snapshot.called(key.destination.into(), key.protocol, key.destination_port) {
         Called::Port(_) | Called::UndefinedPort if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
@@ -136,26 +135,48 @@ fn process_portless<A: Family>(
     }
 }
 
-/// Removes a flow that is over for its client, so that the rules are asked again: a closed connection that is opened
-/// anew, or a flow without a connection whose endpoint no longer serves (design decision 9).
-fn is_replaced<A: Family>(found: &Found<A>, packet: &Packet<A>, context: &mut Context<'_, A>) -> bool {
+/// What a known flow is to a packet of it.
+enum Standing {
+    Established,
+    /// Its endpoint is gone for good, and both sides are to be told.
+    Reset,
+    /// It was removed, so that the rules are asked again: a closed connection that is opened anew, or a flow that goes
+    /// to another endpoint (design decision 9).
+    Over,
+}
+
+#[inline]
+fn standing<A: Family>(found: &Found<A>, packet: &Packet<A>, context: &mut Context<'_, A>) -> Standing {
     if matches!(packet.transport, Transport::Tcp(_, flags) if tcp_state::is_reopening(found.state, found.direction, flags))
     {
         context.ports.note_removal();
-        return context.flows.remove(found.flow);
+        if context.flows.remove(found.flow) {
+            return Standing::Over;
+        }
     }
-    let departure = context.snapshot.departed.lookup(found, context.flows);
-    let is_over = match (departure, packet.transport) {
-        (None, _) => false,
-        (Some(_), Transport::Tcp(_, flags)) => tcp_state::is_opening(flags),
-        (Some(departure), _) => departure == Departure::Repick,
+    match context.snapshot.departed.lookup(found, context.flows) {
+        None => Standing::Established,
+        Some(departure) => standing_of_departed(departure, found, packet, context),
+    }
+}
+
+#[cold]
+fn standing_of_departed<A: Family>(
+    departure: Departure,
+    found: &Found<A>,
+    packet: &Packet<A>,
+    context: &mut Context<'_, A>,
+) -> Standing {
+    let is_over = match packet.transport {
+        Transport::Tcp(_, flags) => tcp_state::is_opening(flags),
+        _ => departure == Departure::Repick,
     };
-    let is_repicked = is_over && found.direction == Direction::Request;
-    if is_repicked {
+    if is_over && found.direction == Direction::Request {
         bury(found, context);
         context.counters.flows_repicked += 1;
+        return Standing::Over;
     }
-    is_repicked
+    if departure == Departure::Reset { Standing::Reset } else { Standing::Established }
 }
 
 /// Removes a flow and leaves the key of its replies, which come too late from now on.
@@ -171,21 +192,20 @@ fn bury<A: Family>(found: &Found<A>, context: &mut Context<'_, A>) {
 }
 
 /// Ends a connection whose endpoint is gone: a RST to whoever sent this segment, and one in its place to the other side.
+#[cold]
 fn process_departed<A: Family>(
     octets: &mut [u8],
     packet: &Packet<A>,
     found: &Found<A>,
     context: &mut Context<'_, A>,
 ) -> Verdict {
-    let Transport::Tcp(_, flags) = packet.transport else {
-        return process_established(octets, packet, found, context);
-    };
-    let verdict = if flags.contains(tcp::Flags::RST) {
-        process_established(octets, packet, found, context)
-    } else {
-        let flow_hash = context.flows.hash(&found.key).halves()[1];
-        context.aside = Some(Draft::reset_of_receiver(octets, packet, found)?.of_flow(flow_hash));
-        answer::reset_connection(octets, packet)
+    let verdict = match packet.transport {
+        Transport::Tcp(_, flags) if !flags.contains(tcp::Flags::RST) => {
+            let flow_hash = context.flows.hash(&found.key).halves()[1];
+            context.aside = Some(Draft::reset_of_receiver(octets, packet, found)?.of_flow(flow_hash));
+            answer::reset_connection(octets, packet)
+        }
+        _ => process_established(octets, packet, found, context),
     };
     bury(found, context);
     context.counters.flows_reset += 1;

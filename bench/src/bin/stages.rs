@@ -47,11 +47,15 @@ fn run(options: &Options) -> Result<()> {
         let mut stage = recipe.make();
         let mut taken = Histogram::<u64>::new(3)?;
         if options.count {
-            (0..options.bursts).for_each(|_| drop(stage.burst()));
+            for _ in 0..options.bursts {
+                stage.burst();
+            }
             println!("{}", options.bursts * stage.elements);
             continue;
         }
-        (0..options.bursts / 100).for_each(|_| drop(stage.burst()));
+        for _ in 0..options.bursts / 100 {
+            stage.burst();
+        }
         for _ in 0..options.bursts {
             taken.record(u64::try_from(stage.burst().as_nanos())?)?;
         }

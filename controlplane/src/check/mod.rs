@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::bail;
-use tidegate_dataplane::net::Protocol;
 use tidegate_dataplane::routes::{RouteKind, Routes};
 use tidegate_dataplane::services::Frontend;
 
@@ -137,17 +136,12 @@ fn print_cluster(
         }
         print_limits_of_service(service, locality, own);
     }
-    for endpoint in endpoints.iter().filter(|endpoint| is_carried(endpoint.protocol)) {
+    for endpoint in &endpoints {
         if let Some(why) = passes_by(endpoint.address, routes, served) {
             let at = SocketAddr::new(endpoint.address, endpoint.port.number());
             println!("limit: endpoint {at}/{}: {why}: its replies would pass us by", endpoint.protocol);
         }
     }
-}
-
-/// Says whether workers carry such packets; others stay the kernel's for now.
-const fn is_carried(protocol: Protocol) -> bool {
-    matches!(protocol, Protocol::Tcp | Protocol::Udp)
 }
 
 fn print_limits_of_service(service: &Service, locality: &Locality, own: &BTreeSet<IpAddr>) {
@@ -168,12 +162,6 @@ fn print_limits_of_service(service: &Service, locality: &Locality, own: &BTreeSe
     for address in addresses {
         if own.contains(address) {
             println!("limit: Service {name}: {address} is this box's own: packets to it stay the kernel's");
-        }
-        for port in &service.ports {
-            if !is_carried(port.protocol) {
-                let at = SocketAddr::new(*address, port.port);
-                println!("limit: Service {name}: {at}/{}: only TCP and UDP are carried", port.protocol);
-            }
         }
     }
 }

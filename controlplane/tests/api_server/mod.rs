@@ -260,7 +260,7 @@ impl ApiServer {
         let rest = if items.len() > limit { items.split_off(limit) } else { Vec::new() };
         let mut metadata = json!({ "resourceVersion": version.to_string() });
         if !rest.is_empty() {
-            let token = format!("rest/{}+{}", version, rest.len());
+            let token = format!("rest/{resource}/{version}+{}", rest.len());
             metadata["continue"] = token.as_str().into();
             state.rests.insert(token, (version, rest));
         }

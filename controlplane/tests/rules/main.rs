@@ -25,5 +25,6 @@ mod model;
 mod objects;
 mod policies;
 mod property;
+mod protocols;
 mod random;
 mod state;

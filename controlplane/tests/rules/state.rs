@@ -323,6 +323,20 @@ fn an_endpoint_stays_steered_while_late_replies_of_it_are_to_be_dropped() {
 }
 
 #[test]
+fn k30_a_terminating_endpoint_finishes_its_connections_and_gets_no_new_ones() {
+    let mut world = alone("");
+    connect(&mut world);
+    say(&mut world, "", &[("10.244.0.11", TERMINATING), ("10.244.0.12", READY)]);
+    for port in 41_000..41_050 {
+        let call = tcp(FROM_CLIENT, ((CLIENT, port), V), 64, "S", b"");
+        assert_eq!(destination(&world.call(&call).1), OTHER);
+    }
+    wait(&mut world, 60 * GRACE);
+    assert_eq!(destination(&world.call(&segment("A", b"more")).1), POD);
+    assert_eq!(destination(&world.call(&segment("FA", b"")).1), POD);
+}
+
+#[test]
 fn k28_segments_that_fit_no_state_are_carried_on() {
     let mut world = alone("");
     connect(&mut world);

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_timeouts_are_those_promised() {
+    fn k29_the_default_timeouts_are_those_promised() {
         let timeouts = Timeouts::default();
         let seconds: Vec<u32> = State::ALL.iter().map(|&state| timeouts.seconds(state)).collect();
         let (tcp, sctp) = ([120, 60, 86_400, 120, 3_600, 30, 120, 10, 120], [10, 3, 3, 210, 3, 3, 3, 30]);

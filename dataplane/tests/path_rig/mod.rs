@@ -127,7 +127,12 @@ impl Rig {
     pub fn burst(&mut self, packets: &[Vec<u8>]) -> Vec<Frame> {
         let mut burst = Vec::new();
         for packet in packets {
-            burst.push(self.path.memory.write_packet(packet, &mut self.path.pool).unwrap());
+            let (memory, pool) = (&self.path.memory, &mut self.path.pool);
+            let frame = match packet.is_empty() {
+                true => memory.write_parts(std::iter::once(&packet[..]), pool),
+                false => memory.write_packet(packet, pool),
+            };
+            burst.push(frame.unwrap());
         }
         burst
     }

@@ -286,7 +286,7 @@ impl Gateway {
 
     fn remove(&mut self, flow: usize) {
         let (is_ipv6, place) = self.flows.remove(flow).at();
-        self.places[usize::from(is_ipv6)].free.push_back(place);
+        self.places[usize::from(is_ipv6)].free.push_front(place);
     }
 
     fn second(&self) -> u64 {

@@ -460,6 +460,10 @@ fn a_flow_whose_time_is_made_shorter_while_its_stretch_is_looked_through_is_foun
 }
 
 #[test]
+#[expect(
+    clippy::arc_with_non_send_sync,
+    reason = "loom's threads take turns, and its cell says if they did not"
+)]
 fn threads_that_take_and_return_free_records_never_hold_one_at_once_and_lose_none() {
     loom::model(|| {
         let stack = Arc::new(Stack::of(3, |value| {
