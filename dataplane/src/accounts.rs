@@ -3,12 +3,9 @@
 //! A flow remembers the number of its row, so that an established packet is counted without asking any rule. A row is
 //! a cache line; a worker writes its own rows only, and others read them.
 
-use std::alloc::{Layout, handle_alloc_error};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-
-use zerocopy::{FromZeros, KnownLayout};
 
 use crate::flows::Direction;
 
@@ -34,20 +31,14 @@ pub struct Row {
 
 /// The rows of one worker.
 ///
-/// Takes 4 MiB of memory that is not touched before it is used.
+/// Takes 4 MiB of memory, all of which is there from the start. Only one worker writes them, so that rows need not keep
+/// away from one another.
 #[derive(Clone, Debug)]
-pub struct Accounts(Arc<Box<[Cells]>>);
-
-/// A row: as long as a cache line, but not aligned to one, since the allocator would write all of aligned memory.
-#[derive(FromZeros, KnownLayout, Debug)]
-struct Cells([AtomicU64; 8]);
+pub struct Accounts(Arc<[[AtomicU64; 8]]>);
 
 impl Default for Accounts {
-    /// # Panics
-    /// Without memory, as every allocation does.
     fn default() -> Self {
-        let rows = <[Cells]>::new_box_zeroed_with_elems(ROWS as usize);
-        Self(Arc::new(rows.unwrap_or_else(|_| handle_alloc_error(Layout::new::<[Cells; ROWS as usize]>()))))
+        Self((0..ROWS).map(|_| Default::default()).collect())
     }
 }
 
@@ -97,7 +88,7 @@ impl Accounts {
 
     #[inline]
     fn cell(&self, row: u32, place: usize) -> Option<&AtomicU64> {
-        self.0.get(row as usize)?.0.get(place)
+        self.0.get(row as usize)?.get(place)
     }
 }
 
