@@ -46,7 +46,7 @@ impl Accounts {
     /// Counts a packet of a flow.
     #[inline]
     pub fn count(&self, row: u32, direction: Direction, bytes: usize) {
-        let Some(Cells(row)) = self.0.get(row as usize) else { return };
+        let Some(row) = self.0.get(row as usize) else { return };
         let [request_packets, request_bytes, reply_packets, reply_bytes, ..] = row;
         let (packets, octets) = match direction {
             Direction::Request => (request_packets, request_bytes),
