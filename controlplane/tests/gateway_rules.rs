@@ -105,7 +105,9 @@ fn k14_a_client_stays_with_its_pod_by_affinity() {
     let (_, metrics) = gateway.page("/metrics");
     let counted: Vec<_> = metrics
         .lines()
-        .filter(|line| line.starts_with("tidegate_service_connections_total") && line.contains("port=\"http\""))
+        .filter(|line| {
+            line.starts_with("tidegate_service_connections_total") && line.contains("port=\"http\"")
+        })
         .filter(|line| line.contains("endpoint=\"10.244.0.1") && line.ends_with(" 30"))
         .collect();
     assert_eq!(counted.len(), 1, "all 30 are the one endpoint's: {metrics}");
