@@ -243,6 +243,23 @@ impl<A: Address> FlowTable<A> {
         self.table.endpoints_in_use(each);
     }
 
+    /// Counts the live flows of each state, in the order of [`State::ALL`].
+    ///
+    /// For the control thread: costs a pass over all records, unless there is no flow. A flow that changes meanwhile
+    /// counts as one or the other.
+    #[must_use]
+    pub fn count_states(&self) -> [u64; State::ALL.len()] {
+        let mut counts = [0; _];
+        if !self.is_empty() {
+            self.table.states(|state| {
+                if let Some(count) = counts.get_mut(usize::from(state.number()) - 1) {
+                    *count += 1;
+                }
+            });
+        }
+        counts
+    }
+
     /// Returns the number of records in use, those that just come or go included.
     #[must_use]
     pub fn len(&self) -> usize {

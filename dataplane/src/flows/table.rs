@@ -255,6 +255,19 @@ impl<M: Memory> Table<M> {
         (Meta(record.meta.load(Relaxed)).generation() == flow.generation).then_some(ids)
     }
 
+    /// Calls `each` with the state of every live flow. Costs a pass over all records.
+    pub(super) fn states(&self, mut each: impl FnMut(State)) {
+        for number in 0..self.memory.capacity() {
+            let Some(record) = Record::of(&self.memory, number) else { return };
+            let meta = record.meta();
+            if meta.status() == Status::Live
+                && let Some(state) = meta.state()
+            {
+                each(state);
+            }
+        }
+    }
+
     /// Calls `each` with every live flow's identities. Costs a pass over all records.
     pub(super) fn endpoints_in_use(&self, mut each: impl FnMut(ServicePortId, EndpointId)) {
         for number in 0..self.memory.capacity() {
