@@ -10,6 +10,7 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use tidegate_dataplane::flows::Timeouts;
+use tidegate_dataplane::worker::Polling;
 
 use crate::instance::DEFAULT_DIRECTORY;
 use crate::masquerade;
@@ -65,6 +66,10 @@ pub struct RunArguments {
     /// Cores of the workers, one worker each, as `2`, `2,3` or `2-5` [default: the last one allowed].
     #[arg(long, value_name = "LIST", env = "TIDEGATE_CORES")]
     pub cores: Option<CoreList>,
+
+    /// How workers wait for packets: `adaptive` sleeps in the kernel when none come, `busy` always takes the whole core.
+    #[arg(long, value_name = "HOW", default_value = "adaptive", env = "TIDEGATE_POLLING")]
+    pub polling: PollingMode,
 
     /// Where Services come from.
     #[command(flatten)]
@@ -243,6 +248,24 @@ impl RunArguments {
             debug_assert!(set.is_ok(), "{set:?}");
         }
         timeouts
+    }
+}
+
+/// How workers wait for packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum PollingMode {
+    /// They spin while packets come in short order, else they sleep.
+    Adaptive,
+    /// They always spin.
+    Busy,
+}
+
+impl From<PollingMode> for Polling {
+    fn from(mode: PollingMode) -> Self {
+        match mode {
+            PollingMode::Adaptive => Self::Adaptive,
+            PollingMode::Busy => Self::Busy,
+        }
     }
 }
 
@@ -484,6 +507,18 @@ mod tests {
         let both = run(&["--config", config, "--flows", "2048"]).unwrap();
         assert_eq!((both.interfaces, both.flows), (vec!["a".into(), "b".into()], 2048));
         assert_eq!(both.cluster.source, Source::Manifests("/m".into()));
+    }
+
+    #[test]
+    fn workers_sleep_unless_the_command_line_or_the_file_says_otherwise() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "polling = 'busy'\n").unwrap();
+        let base = ["--interface", "a", "--source", "manifests:/m"];
+        let with = |more: &[&str]| run(&[&base[..], more].concat()).unwrap().polling;
+        let config = file.path().to_str().unwrap();
+        assert_eq!(with(&[]), PollingMode::Adaptive);
+        assert_eq!(with(&["--config", config]), PollingMode::Busy);
+        assert_eq!(with(&["--config", config, "--polling", "adaptive"]), PollingMode::Adaptive);
     }
 
     #[test]

@@ -407,6 +407,10 @@ impl Gateway {
             source_families: self.source.families(),
             dns: self.dns_counters.snapshot(),
             flows: (self.shared.flows.len(), self.shared.flows.capacity()),
+            flow_states: [
+                ("ipv4", self.shared.flows.ipv4.count_states()),
+                ("ipv6", self.shared.flows.ipv6.count_states()),
+            ],
             services: self.service_rows(),
             programming: self.publication.programming.clone(),
             published: self.publication.sizes(),

@@ -264,6 +264,7 @@ fn share(arguments: &RunArguments, instance: &Instance) -> anyhow::Result<(Share
         flows: Arc::new(flows),
         wanted: Arc::new(ArrayQueue::new(WANTED)),
         control_bell: Arc::new(bell),
+        polling: arguments.polling.into(),
         stop: Arc::new(AtomicBool::new(false)),
     };
     Ok((shared, UnixDatagram::from_std(rings).context("a pair of sockets")?))

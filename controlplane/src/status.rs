@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use tidegate_dataplane::accounts::Row;
 use tidegate_dataplane::counters::{Counters, GAUGES};
+use tidegate_dataplane::flows::State;
 use tidegate_dataplane::xdp::AttachMode;
 use tidegate_dataplane::xsk::Mode;
 
@@ -37,6 +38,8 @@ pub struct Status<'a> {
     pub dns: Vec<dns::Sample>,
     /// Flows in the table, and its capacity.
     pub flows: (usize, usize),
+    /// Flows of each family by state, in the order of [`State::ALL`].
+    pub flow_states: [(&'static str, [u64; State::ALL.len()]); 2],
     /// What each Service port, or each of its endpoints, has carried.
     pub services: Vec<(Owner, Row)>,
     /// How long changes took.
@@ -66,6 +69,7 @@ impl Status<'_> {
             gauge: false,
             series: self.steering.iter().map(|(name, n)| (vec![label("reason", name)], *n)).collect(),
         });
+        families.push(flow_family(&self.flow_states));
         families.extend(service_families(&self.services));
         let (last_change, changes) = self.programming.metrics();
         families.push(last_change);
@@ -226,6 +230,20 @@ fn socket_family(sockets: &[SocketReport]) -> Family {
     }
 }
 
+fn flow_family(families: &[(&'static str, [u64; State::ALL.len()])]) -> Family {
+    let of_states = |(family, counts): &(&'static str, [u64; State::ALL.len()])| {
+        let family = *family;
+        let series = State::ALL.into_iter().zip(*counts);
+        series.map(move |(state, count)| (vec![label("family", family), label("state", state.name())], count))
+    };
+    Family {
+        name: "flows_by_state".into(),
+        help: "Flows in the table, by family and state".into(),
+        gauge: true,
+        series: families.iter().flat_map(|counts| of_states(counts).collect::<Vec<_>>()).collect(),
+    }
+}
+
 fn device_family(devices: &[(&str, Standing)]) -> Family {
     let series = devices.iter().map(|(device, standing)| {
         let value = u64::from(*standing == Standing::Serving);
@@ -283,6 +301,7 @@ mod tests {
             services: Vec::new(),
             programming: Programming::default(),
             flows: (3, 1024),
+            flow_states: [("ipv4", [1; _]), ("ipv6", [0; _])],
             published: (2, 1),
             generation: 8,
             publications: 9,
@@ -307,6 +326,8 @@ mod tests {
             "tidegate_device_losses_total 2",
             "tidegate_device_returns_total 1",
             "tidegate_flows_capacity 1024",
+            "tidegate_flows_by_state{family=\"ipv4\",state=\"udp_stream\"} 1",
+            "tidegate_flows_by_state{family=\"ipv6\",state=\"tcp_established\"} 0",
             "tidegate_services_short 1",
             "tidegate_publication_errors_total 6",
             "tidegate_publications_total 9",

@@ -95,6 +95,13 @@ fn memory(process: u32) -> String {
     words.collect::<Vec<_>>().join(", ")
 }
 
+/// A metric that is one number.
+fn figure(gateway: &Gateway<'_>, name: &str) -> u64 {
+    let (_, body) = gateway.page("/metrics");
+    let wanted = format!("tidegate_{name} ");
+    body.lines().find_map(|line| line.strip_prefix(&wanted)).unwrap().parse().unwrap()
+}
+
 /// Bounds and counts of the buckets of a distribution.
 fn buckets(gateway: &Gateway<'_>, name: &str) -> BTreeMap<u64, u64> {
     let (_, body) = gateway.page("/metrics");
@@ -139,7 +146,14 @@ impl Scene {
     fn start(&self) -> (Gateway<'_>, Duration, Duration) {
         let traffic = Traffic::start(&self.rig, ENT_DEV, "8080");
         let kubeconfig = self.listener.kubeconfig().display().to_string();
-        let arguments = ["--source", "kubernetes", "--kubeconfig", &kubeconfig, "--frames", "4096"];
+        let endpoints = (services() * ENDPOINTS).max(262_144).next_power_of_two().to_string();
+        let arguments = [
+            ["--source", "kubernetes"],
+            ["--kubeconfig", &kubeconfig],
+            ["--frames", "4096"],
+            ["--endpoints", &endpoints],
+        ];
+        let arguments = arguments.concat();
         let begun = Instant::now();
         std::thread::scope(|scope| {
             let answered = scope.spawn(move || {
@@ -179,6 +193,9 @@ fn ten_thousand_services() {
     let Some(scene) = Scene::set() else { return };
     let (gateway, first_packet, ready) = scene.start();
     println!("{} Services with {ENDPOINTS} endpoints each", services());
+    let in_force = ["virtual_addresses", "endpoints", "services_short"].map(|name| figure(&gateway, name));
+    println!("in force: virtual addresses, endpoints, and Services that lack something: {in_force:?}");
+    assert_eq!((in_force[0], in_force[2]), (u64::from(services()) + 1, 0));
     println!("cold start: first packet after {first_packet:?}, ready after {ready:?}");
     println!("memory: {}", memory(gateway.id()));
     let idle = cpu_seconds(gateway.id());
@@ -186,12 +203,7 @@ fn ten_thousand_services() {
 
     for rate in [20, CHANGES] {
         let (before, cpu) = (buckets(&gateway, "event_to_packet_seconds"), cpu_seconds(gateway.id()));
-        let publications = |gateway: &Gateway<'_>| {
-            let (_, body) = gateway.page("/metrics");
-            let line = body.lines().find_map(|line| line.strip_prefix("tidegate_publications_total "));
-            line.unwrap().parse::<u64>().unwrap()
-        };
-        let published = publications(&gateway);
+        let published = figure(&gateway, "publications_total");
         let took = scene.churn(rate, SECONDS);
         std::thread::sleep(Duration::from_secs(1));
         let (after, spent) = (buckets(&gateway, "event_to_packet_seconds"), cpu_seconds(gateway.id()));
@@ -200,7 +212,7 @@ fn ten_thousand_services() {
         println!(
             "{rate} changes/s for {took:?}: {seen} timed, {} publications, event to packet p50 <= {:?}, p99 <= {:?}, \
              max <= {:?}, CPU of the control thread {:.0} %, with helpers {:.0} %",
-            publications(&gateway) - published,
+            figure(&gateway, "publications_total") - published,
             quantile(&before, &after, 0.5),
             quantile(&before, &after, 0.99),
             quantile(&before, &after, 1.0),

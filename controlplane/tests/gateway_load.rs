@@ -40,6 +40,12 @@ fn a_thousand_idle_connections_stay_across_ten_endpoint_changes() {
     let gateway = Gateway::start(&rig);
     let mut connections = BOTH.map(|address| Many::open(&rig, address, "9000", 500));
     assert_eq!(connections.each_mut().map(|some| some.say("before")), [500, 500]);
+    let (_, metrics) = gateway.page("/metrics");
+    for family in ["ipv4", "ipv6"] {
+        let wanted = format!("tidegate_flows_by_state{{family=\"{family}\",state=\"tcp_established\"}} ");
+        let established = metrics.lines().find_map(|line| line.strip_prefix(&wanted)).unwrap();
+        assert_eq!(established, "500", "{family}");
+    }
     for change in 0..10 {
         let before = gateway.counters().value("endpoints");
         if change % 2 == 0 {

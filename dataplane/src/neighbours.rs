@@ -2,6 +2,9 @@
 
 use std::net::IpAddr;
 
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
 use crate::net::Mac;
 use crate::routes::DeviceIndex;
 
@@ -30,22 +33,24 @@ pub enum NeighbourState {
 pub struct Neighbours {
     /// In the order of the next hops, each once.
     entries: Box<[(NextHop, NeighbourState)]>,
+    positions: HashMap<NextHop, u32, FixedState>,
 }
 
 impl Neighbours {
-    /// Builds the table; of several entries for one next hop the last counts. Cost: a sort.
+    /// Builds the table; of several entries for one next hop the last counts. Cost: a sort, and the hash of each.
     #[must_use]
     pub fn new(entries: impl IntoIterator<Item = (NextHop, NeighbourState)>) -> Self {
         let mut entries: Vec<_> = entries.into_iter().collect();
         entries.reverse();
         entries.sort_by_key(|(next_hop, _)| *next_hop);
         entries.dedup_by_key(|(next_hop, _)| *next_hop);
-        Self { entries: entries.into_boxed_slice() }
+        let positions = (0..).zip(&entries).map(|(position, (next_hop, _))| (*next_hop, position)).collect();
+        Self { entries: entries.into_boxed_slice(), positions }
     }
 
     /// Looks up what the kernel knows of a next hop; `None` if it has not been asked.
     ///
-    /// Cost: one binary search; no allocation.
+    /// Cost: one look-up by hash; no allocation.
     #[must_use]
     pub fn lookup(&self, next_hop: &NextHop) -> Option<NeighbourState> {
         self.position(next_hop).map(|(_, state)| state)
@@ -54,8 +59,8 @@ impl Neighbours {
     /// Looks up a next hop with its position in this table, which a flow may remember with the table's generation.
     #[must_use]
     pub fn position(&self, next_hop: &NextHop) -> Option<(u32, NeighbourState)> {
-        let at = self.entries.binary_search_by_key(next_hop, |(key, _)| *key).ok()?;
-        self.entries.get(at).map(|(_, state)| (at as u32, *state))
+        let position = *self.positions.get(next_hop)?;
+        self.entries.get(position as usize).map(|(_, state)| (position, *state))
     }
 
     /// Returns the next hop at a position; `None` if this table has no such position.

@@ -8,7 +8,7 @@ use crate::counters::Counters;
 use crate::departed::Departure;
 use crate::family::Family;
 use crate::flows::{
-    Direction, FlowRef, FlowTable, Found, InsertError, Key, KeyHash, NEXT_HOP_BITS, NewFlow, State,
+    Direction, FlowRef, FlowTable, Found, InsertError, Key, NEXT_HOP_BITS, NewFlow, Sought, State,
 };
 use crate::masquerade::{self, PortSearch};
 use crate::neighbours::{NeighbourState, NextHop};
@@ -61,7 +61,7 @@ pub struct Context<'a, A: Family = Ipv4Addr> {
 
 /// Decides what becomes of a packet and rewrites it for that.
 ///
-/// `octets` is the frame that `packet` was parsed from, with the room behind it; `hash` is that of its key. Later
+/// `octets` is the frame that `packet` was parsed from, with the room behind it; `sought` is of its key. Later
 /// fragments do not come here: they share the fate of their first ([`crate::fragments`]). A packet that leaves may be
 /// longer than its link allows if it may be cut; that is for the worker to do.
 ///
@@ -70,23 +70,23 @@ pub struct Context<'a, A: Family = Ipv4Addr> {
 pub fn process<A: Family>(
     octets: &mut [u8],
     packet: &Packet<A>,
-    hash: KeyHash,
+    sought: Sought,
     context: &mut Context<'_, A>,
 ) -> Verdict {
-    decide(octets, packet, hash, context).or_else(|reason| answer::explain(reason, octets, packet, context))
+    decide(octets, packet, sought, context).or_else(|reason| answer::explain(reason, octets, packet, context))
 }
 
 fn decide<A: Family>(
     octets: &mut [u8],
     packet: &Packet<A>,
-    hash: KeyHash,
+    sought: Sought,
     context: &mut Context<'_, A>,
 ) -> Verdict {
     if packet.source.is_martian_source() {
         return Err(DropReason::MartianSource);
     }
     let Some(key) = packet.key() else { return process_portless(octets, packet, context) };
-    if let Some(found) = context.flows.lookup(hash, &key) {
+    if let Some(found) = context.flows.lookup_sought(sought, &key) {
         match standing(&found, packet, context) {
             Standing::Established => return process_established(octets, packet, &found, context),
             Standing::Reset => return process_departed(octets, packet, &found, context),

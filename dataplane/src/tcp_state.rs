@@ -71,7 +71,9 @@ pub const fn next(state: State, direction: Direction, flags: Flags) -> State {
 
 /// Says whether the client's SYN begins a new connection on the ports of one that has ended.
 ///
-/// Source: RFC 9293 §3.6.1 (a SYN in TIME-WAIT), RFC 5382 §4.3.
+/// The SYN's number is not looked at, since those of the flow are not kept: the backend compares them, if it is the same
+/// one. Source: RFC 9293 §3.6.1 (MAY-2); RFC 5382 §5 leaves it open; `net/netfilter/nf_conntrack_proto_tcp.c`,
+/// `nf_conntrack_tcp_packet`, "Attempt to reopen a closed/aborted connection".
 #[must_use]
 pub const fn is_reopening(state: State, direction: Direction, flags: Flags) -> bool {
     matches!(Segment::new(flags), Segment::Syn)

@@ -69,10 +69,15 @@ fn every_view_of_any_octets(frame: &[u8]) {
 /// What was parsed lies in the frame, does not depend on padding, and is what other decoders find.
 fn agrees<A: Address + PartialEq>(frame: &[u8], packet: &Packet<A>) {
     assert!(packet.transport_offset <= packet.end && packet.end <= frame.len());
-    let places = wire::places(frame).unwrap();
-    assert_eq!((packet.transport_offset, packet.end), (places.transport, places.end));
-    assert_eq!(packet.is_fragment, places.fragment.is_some());
-    assert!(wire::is_header_right(frame, places));
+    let is_hidden = packet.transport == Transport::Hidden;
+    let source: IpAddr = packet.source.into();
+    assert_eq!(is_hidden, source.is_ipv6() && wire::hides_its_transport(frame));
+    if !is_hidden {
+        let places = wire::places(frame).unwrap();
+        assert_eq!((packet.transport_offset, packet.end), (places.transport, places.end));
+        assert_eq!(packet.is_fragment, places.fragment.is_some());
+        assert!(wire::is_header_right(frame, places));
+    }
     let (source, destination) = wire::addresses(frame).unwrap();
     assert_eq!((octets(packet.source), octets(packet.destination)), (source.to_vec(), destination.to_vec()));
     for padding in [0x00, 0xff] {
@@ -99,6 +104,32 @@ fn octets(address: impl Into<IpAddr>) -> Vec<u8> {
 fn target() -> Target<Parsers> {
     let seeds = [seeds::conversations(), seeds::fragmented(), seeds::errors()].concat();
     Target { name: "parse", subject: || Parsers, seeds, inputs: 40_000 }
+}
+
+/// Found by mutations: the other decoders walked on where ours must not.
+#[test]
+fn a_chain_of_headers_of_one_octet_too_many_hides_its_transport_and_one_of_the_most_does_not() {
+    let question = path_rig::over_ipv6(|| {
+        path_rig::udp(
+            path_rig::FROM_CLIENT,
+            ((path_rig::CLIENT, 40_000), (path_rig::VIP, 80)),
+            64,
+            b"question",
+        )
+    });
+    for (headers, is_hidden) in [(&[127][..], false), (&[128], true), (&[0; 8], false), (&[0; 9], true)] {
+        let mut frame = question.clone();
+        for words in headers {
+            let options = [&[frame[20], *words][..], &vec![0; 6 + 8 * usize::from(*words)]].concat();
+            frame.splice(54..54, options);
+            frame[20] = 60;
+        }
+        let length = (frame.len() - 54) as u16;
+        frame[18..20].copy_from_slice(&length.to_be_bytes());
+        let Ok(Parsed::Ipv6(packet)) = Parsed::parse(&frame) else { panic!("{headers:?}") };
+        assert_eq!(packet.transport == Transport::Hidden, is_hidden, "{headers:?}");
+        agrees(&frame, &packet);
+    }
 }
 
 #[test]

@@ -343,6 +343,35 @@ fn a_syn_on_the_ports_of_a_closed_connection_asks_the_rules_again() {
 }
 
 #[test]
+fn a_syn_in_time_wait_goes_to_the_backend_as_it_is_and_by_the_rules_of_the_moment() {
+    over_both_families(|| {
+        for moved in [false, true] {
+            let mut rig = Rig::new();
+            rig.one(CLIENT_SIDE, &tcp(FROM_CLIENT, (C, V), 64, "S", b""));
+            rig.one(POD_SIDE, &tcp(FROM_POD, (P, C), 64, "SA", b""));
+            for flags in ["A", "FA"] {
+                rig.one(CLIENT_SIDE, &tcp(FROM_CLIENT, (C, V), 64, flags, b""));
+            }
+            rig.one(POD_SIDE, &tcp(FROM_POD, (P, C), 64, "FA", b""));
+            rig.one(CLIENT_SIDE, &tcp(FROM_CLIENT, (C, V), 64, "A", b""));
+            if moved {
+                rig.snapshot.services =
+                    rig.snapshot.services.with([(ip(VIP), Some(both(10, &[(POD, 9090)])))]);
+            }
+            // The number is the old connection's first one again: the backend may refuse it, we do not.
+            let backend = if moved { (POD, 9090) } else { P };
+            let sent = rig.one(CLIENT_SIDE, &tcp(FROM_CLIENT, (C, V), 64, "S", b""));
+            assert_eq!(sent.1, tcp(TO_POD, (C, backend), 63, "S", b""));
+            assert_eq!(rig.flows.len(), 1);
+            assert_eq!(rig.path.counters.flows_inserted, 2);
+            // What still comes of the old connection is for the client only if it is of the same flow.
+            let (out, _) = rig.one(POD_SIDE, &tcp(FROM_POD, (P, C), 64, "FA", b""));
+            assert_eq!(out, if moved { Out::Punt } else { Out::Device(CLIENT_SIDE) });
+        }
+    });
+}
+
+#[test]
 fn what_belongs_to_no_flow_and_no_rule_goes_to_the_kernel_as_it_came() {
     over_both_families(|| {
         let mut rig = Rig::new();

@@ -33,8 +33,8 @@ struct Options {
     /// How often each is measured
     #[arg(long, default_value_t = 7)]
     rounds: usize,
-    /// Which benches of the packet path, by a part of their names
-    #[arg(long, default_value = "process/")]
+    /// Which benches of the packet path, by a regular expression
+    #[arg(long, default_value = "path/.*/1M$")]
     benches: String,
     /// Only the packet path, not from link to link
     #[arg(long)]

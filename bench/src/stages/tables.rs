@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use tidegate_dataplane::clock::Now;
 use tidegate_dataplane::flows::{
-    Cursor, EndpointId, FlowTable, Key, NewFlow, ServicePortId, State, Timeouts,
+    Cursor, EndpointId, FlowTable, Key, NewFlow, ServicePortId, Sought, State, Timeouts,
 };
 use tidegate_dataplane::net::Protocol;
 use tidegate_dataplane::worker::BURST;
@@ -92,11 +92,9 @@ fn lookup(flows: u32, popularity: Popularity, is_hit: bool) -> Stage {
                 table.prefetch(hash);
                 hashes.push(hash);
             }
-            hashes.iter().for_each(|hash| {
-                table.prefetch_record(*hash);
-            });
-            found =
-                hashes.iter().zip(&keys).filter(|(hash, key)| table.lookup(**hash, key).is_some()).count();
+            let sought: Vec<Sought> = hashes.iter().map(|hash| table.seek(*hash)).collect();
+            let is_found = |(sought, key): &(&Sought, &Key)| table.lookup_sought(**sought, key).is_some();
+            found = sought.iter().zip(&keys).filter(is_found).count();
         });
         assert_eq!(found, if is_hit { keys.len() } else { 0 });
         taken
@@ -149,14 +147,15 @@ fn insert_full(flows: u32) -> Stage {
 /// A sweep that finds flows that are over, beside others that are not.
 fn expire(flows: u32) -> Stage {
     let table = table_of(flows);
-    Stage::new(ENDING as usize, move || {
-        for number in flows..flows + ENDING.min(flows / 3) {
+    let ending = ENDING.min(flows / 3);
+    Stage::new(ending as usize, move || {
+        for number in flows..flows + ending {
             table.insert(&flow(number, State::Close), Now::read()).expect("room for every flow");
         }
         let late = Now::from_seconds(Now::read().seconds() + Timeouts::DEFAULT.seconds(State::Close) + 1);
         let mut expired = 0;
         let taken = time(|| expired = table.expire(&mut Cursor::part(0, 1), late, usize::MAX));
-        assert_eq!(expired as u32, ENDING.min(flows / 3));
+        assert_eq!(expired as u32, ending);
         taken
     })
 }

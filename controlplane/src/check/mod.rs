@@ -14,7 +14,7 @@ use anyhow::bail;
 use tidegate_dataplane::routes::{RouteKind, Routes};
 use tidegate_dataplane::services::Frontend;
 
-use crate::cli::{Announce, RunArguments};
+use crate::cli::{Announce, PollingMode, RunArguments};
 use crate::cluster::{Cluster, Dirty, Service, ServiceKind};
 use crate::compile::Locality;
 use crate::frame_limit::needs_chains;
@@ -78,10 +78,14 @@ fn print_devices(served: &[Link], arguments: &RunArguments, cores: &[usize]) -> 
         }
     }
     println!(
-        "workers: {} packet buffers of 4 KiB each, a table of {} flows for all, in {}",
+        "workers: {} packet buffers of 4 KiB each, a table of {} flows for all, in {}; {}",
         arguments.frames,
         arguments.flows,
-        arguments.state_dir.display()
+        arguments.state_dir.display(),
+        match arguments.polling {
+            PollingMode::Adaptive => "they sleep when no packets come",
+            PollingMode::Busy => "they always spin",
+        }
     );
     Ok(obstacles)
 }

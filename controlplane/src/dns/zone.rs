@@ -32,7 +32,8 @@ pub struct Zone {
     synced: bool,
     namespaces: Trie<Arc<str>, Namespace>,
     services: Trie<ObjectName, Arc<ServiceNames>>,
-    reverse: Trie<IpAddr, Arc<BTreeSet<Claim>>>,
+    /// Claims in order.
+    reverse: Trie<IpAddr, Arc<[Claim]>>,
     /// Pods that may be named, and the same by address; empty unless names of pods are verified.
     pods: Trie<ObjectName, Arc<Pod>>,
     pods_at: Trie<IpAddr, Arc<BTreeSet<ObjectName>>>,
@@ -167,7 +168,7 @@ impl Zone {
     }
 
     /// Returns why an address has reverse names, in the order of answering; never an empty set.
-    pub(super) fn claims(&self, address: IpAddr) -> Option<&BTreeSet<Claim>> {
+    pub(super) fn claims(&self, address: IpAddr) -> Option<&[Claim]> {
         self.reverse.lookup(self.hash_address(address), |own| *own == address).map(|claims| &**claims)
     }
 
@@ -299,12 +300,12 @@ impl Zone {
 
     fn change_claims(&mut self, address: IpAddr, change: impl FnOnce(&mut BTreeSet<Claim>) -> bool) {
         let hash = self.hash_address(address);
-        let mut claims = self.claims(address).cloned().unwrap_or_default();
+        let mut claims: BTreeSet<Claim> = self.claims(address).into_iter().flatten().cloned().collect();
         change(&mut claims);
         if claims.is_empty() {
             self.reverse.remove(hash, &address);
         } else {
-            self.reverse.insert(hash, address, Arc::new(claims));
+            self.reverse.insert(hash, address, claims.into_iter().collect());
         }
     }
 }

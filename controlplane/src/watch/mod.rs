@@ -238,7 +238,7 @@ impl Kubernetes {
         if let Some(store) = self.store.as_mut().filter(|_| self.beginning == Beginning::Over) {
             store.mark_changed();
         }
-        self.update_report();
+        self.report.objects = self.mirror.objects();
         Some(Update { events, origins })
     }
 

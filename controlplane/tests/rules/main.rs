@@ -27,4 +27,5 @@ mod policies;
 mod property;
 mod protocols;
 mod random;
+mod resets;
 mod state;

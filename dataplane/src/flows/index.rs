@@ -7,7 +7,7 @@
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::memory::{BUCKET_SLOTS, Memory, Word};
-use super::{Direction, KeyHash};
+use super::{Direction, KeyHash, Sought};
 
 /// A slot's content: occupied 1, tag 30, direction 1, record 32; zero is empty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,7 +35,7 @@ impl Slot {
     /// Says whether the slot may lead to a key of this hash.
     #[inline]
     pub(super) const fn matches(self, hash: KeyHash) -> bool {
-        self.0 >> 33 == Self::tag(hash) >> 33
+        self.0 ^ Self::tag(hash) < 1 << 33
     }
 
     pub(super) const fn direction(self) -> Direction {
@@ -64,17 +64,29 @@ pub(super) fn read<W: Word>(word: &W) -> Slot {
     Slot(word.load(Acquire))
 }
 
-/// Returns the slots of both buckets that may lead to a key of this hash; mostly one or none.
+/// Returns the slots of both buckets that may lead to a key of this hash, as bits; mostly one or none.
 ///
 /// All sixteen are compared before the first is followed: which of them matches is then no branch to guess.
 #[inline]
-pub(super) fn candidates<M: Memory>(memory: &M, hash: KeyHash) -> impl Iterator<Item = &M::Word> {
+pub(super) fn places<M: Memory>(memory: &M, hash: KeyHash) -> u32 {
     let [first, second] = buckets(hash, memory.buckets()).map(|number| memory.bucket(number));
-    let matching = |bucket: Option<&[M::Word; BUCKET_SLOTS]>| {
-        let matches = |bits, word: &M::Word| bits << 1 | u32::from(read(word).matches(hash));
-        bucket.map_or(0, |words| words.iter().rev().fold(0_u32, matches))
-    };
-    let mut bits = matching(first) | matching(second) << BUCKET_SLOTS;
+    let matching = |bucket| slots_that::<M>(bucket, |slot| slot.matches(hash));
+    matching(first) | matching(second) << BUCKET_SLOTS
+}
+
+/// Returns which slots of a bucket are as wanted, as bits. Written so that it takes a comparison and an addition with
+/// carry for each, and no branch.
+#[inline]
+fn slots_that<M: Memory>(bucket: Option<&[M::Word; BUCKET_SLOTS]>, is_wanted: impl Fn(Slot) -> bool) -> u32 {
+    let add = |bits: u32, word: &M::Word| bits + bits + u32::from(is_wanted(read(word)));
+    bucket.map_or(0, |words| words.iter().rev().fold(0, add))
+}
+
+/// Returns the slots at these places of both buckets.
+#[inline]
+pub(super) fn at_places<M: Memory>(memory: &M, sought: Sought) -> impl Iterator<Item = &M::Word> {
+    let [first, second] = buckets(sought.hash, memory.buckets()).map(|number| memory.bucket(number));
+    let mut bits = sought.places;
     core::iter::from_fn(move || {
         let place = bits.trailing_zeros() as usize;
         bits &= bits.wrapping_sub(1);
@@ -84,13 +96,21 @@ pub(super) fn candidates<M: Memory>(memory: &M, hash: KeyHash) -> impl Iterator<
 
 /// Puts a slot into the emptier of its two buckets, so that buckets fill evenly. Says whether there was room.
 pub(super) fn publish<M: Memory>(memory: &M, hash: KeyHash, slot: Slot) -> bool {
-    let [first, second] = buckets(hash, memory.buckets()).map(|number| memory.bucket(number));
-    let load = |bucket: Option<&[M::Word; _]>| {
-        bucket.into_iter().flatten().filter(|word| read(*word) != Slot::EMPTY).count()
-    };
-    let order = if load(second) < load(first) { [second, first] } else { [first, second] };
-    let mut words = order.into_iter().flatten().flatten();
-    words.any(|word| read(word) == Slot::EMPTY && word.replace(Slot::EMPTY.0, slot.0, Release))
+    let both = buckets(hash, memory.buckets()).map(|number| memory.bucket(number));
+    let [first, second] = both.map(|bucket| (bucket, slots_that::<M>(bucket, |slot| slot == Slot::EMPTY)));
+    let is_second_emptier = second.1.count_ones() > first.1.count_ones();
+    let order = if is_second_emptier { [second, first] } else { [first, second] };
+    // One that is taken meanwhile is passed over; one that is left meanwhile is not seen.
+    order.into_iter().any(|(bucket, mut empty)| {
+        while empty != 0 {
+            let word = bucket.and_then(|words| words.get(empty.trailing_zeros() as usize));
+            if word.is_some_and(|word| word.replace(Slot::EMPTY.0, slot.0, Release)) {
+                return true;
+            }
+            empty &= empty - 1;
+        }
+        false
+    })
 }
 
 /// Takes a slot out of both buckets of its hash, wherever it is.

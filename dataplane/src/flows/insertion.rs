@@ -132,7 +132,7 @@ impl<M: Memory> Table<M> {
 
     /// Refuses a key that a building or live record has, reached by any slot but `own`.
     fn refuse_taken(&self, key: &Candidate<M::Address>, own: Slot) -> Result<(), InsertError> {
-        match self.search(key.hash, &key.key, |slot, _| slot != own) {
+        match self.search(key.hash, &key.key, own, |_| true) {
             Search::Nothing => Ok(()),
             Search::Flow(rival) if rival.meta.status() == Status::Live => Err(match key.direction {
                 Direction::Request => InsertError::RequestTaken,

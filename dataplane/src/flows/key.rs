@@ -84,6 +84,36 @@ impl KeyHash {
     }
 }
 
+/// A key's hash, and the places in its two buckets where the index seemed to lead to it: a look-up begins there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sought {
+    pub(super) hash: KeyHash,
+    /// A bit for each slot.
+    pub(super) places: u32,
+}
+
+impl Sought {
+    /// Returns the hash.
+    #[inline]
+    #[must_use]
+    pub const fn hash(self) -> KeyHash {
+        self.hash
+    }
+
+    /// Says whether the index led nowhere, so that the key was in no flow.
+    #[inline]
+    #[must_use]
+    pub const fn is_unknown(self) -> bool {
+        self.places == 0
+    }
+}
+
+impl From<KeyHash> for Sought {
+    fn from(hash: KeyHash) -> Self {
+        Self { hash, places: 0 }
+    }
+}
+
 /// Hashes keys with a 128-bit secret, so that crafted addresses and ports cannot aim at a bucket.
 ///
 /// The secret is made with the table's memory and stays with it. Nothing stored depends on the hash beyond a

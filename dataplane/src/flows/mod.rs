@@ -36,7 +36,7 @@ use std::path::Path;
 
 pub use file::{OpenError, Refusal};
 pub use flow::{EndpointId, FlowRef, Found, InsertError, NewFlow, Scanned, ServicePortId};
-pub use key::{Direction, Key, KeyHash};
+pub use key::{Direction, Key, KeyHash, Sought};
 pub use record::NEXT_HOP_BITS;
 pub use removal::Cursor;
 pub use state::State;
@@ -131,11 +131,19 @@ impl<A: Address> FlowTable<A> {
         self.table.prefetch(hash);
     }
 
-    /// Asks for the records that a look-up will read, and says whether there are any: else no flow has the key. Reads the
-    /// index, so it is worth its cost some packets after [`FlowTable::prefetch`].
+    /// Seeks a key's places in the index, and asks for the records there; worth its cost some packets after
+    /// [`FlowTable::prefetch`].
     #[inline]
-    pub fn prefetch_record(&self, hash: KeyHash) -> bool {
-        self.table.prefetch_record(hash)
+    #[must_use]
+    pub fn seek(&self, hash: KeyHash) -> Sought {
+        self.table.seek(hash)
+    }
+
+    /// Finds the live flow of a packet whose key was sought before; `sought` may be the key's hash alone.
+    #[inline]
+    #[must_use]
+    pub fn lookup_sought(&self, sought: Sought, key: &Key<A>) -> Option<Found<A>> {
+        self.table.lookup_sought(sought, key)
     }
 
     /// Asks for what so many insertions will write, as far as it is known before their keys are.
@@ -233,6 +241,23 @@ impl<A: Address> FlowTable<A> {
     /// For the control thread: costs a pass over all records. A flow that comes or goes meanwhile may be missed.
     pub fn endpoints_in_use(&self, each: impl FnMut(ServicePortId, EndpointId)) {
         self.table.endpoints_in_use(each);
+    }
+
+    /// Counts the live flows of each state, in the order of [`State::ALL`].
+    ///
+    /// For the control thread: costs a pass over all records, unless there is no flow. A flow that changes meanwhile
+    /// counts as one or the other.
+    #[must_use]
+    pub fn count_states(&self) -> [u64; State::ALL.len()] {
+        let mut counts = [0; _];
+        if !self.is_empty() {
+            self.table.states(|state| {
+                if let Some(count) = counts.get_mut(usize::from(state.number()) - 1) {
+                    *count += 1;
+                }
+            });
+        }
+        counts
     }
 
     /// Returns the number of records in use, those that just come or go included.

@@ -253,6 +253,16 @@ impl<A: Address> Contents<A> {
         }
     }
 
+    /// Says whether packets of this direction have that key.
+    #[inline]
+    pub(super) fn has_key(&self, direction: Direction, key: &Key<A>) -> bool {
+        let (addresses, ports) = match direction {
+            Direction::Request => (&self.request_addresses, (self.ports >> 32) as u32),
+            Direction::Reply => (&self.reply_addresses, self.ports as u32),
+        };
+        *addresses == key.addresses() && ports == key.ports() && self.protocol == key.protocol
+    }
+
     /// Returns the fields that a packet of this direction leaves with: a reply's, reversed, and the other way round.
     #[inline]
     pub(super) fn leaves_as(&self, direction: Direction) -> Key<A> {

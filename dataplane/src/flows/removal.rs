@@ -73,9 +73,9 @@ impl Cursor {
         }
     }
 
-    /// Passes one stretch and returns its number.
-    fn pass(&mut self, capacity: u32) -> u32 {
-        let part = self.records(capacity);
+    /// Passes one stretch of the part and returns its number.
+    #[inline]
+    fn pass(&mut self, part: &Range<u32>) -> u32 {
         if !part.contains(&self.next) {
             self.next = part.start;
         }
@@ -136,11 +136,14 @@ impl<M: Memory> Table<M> {
     ///
     /// A flow is never removed before its timeout; a packet in the very instant of its removal does not save it.
     pub(super) fn expire(&self, cursor: &mut Cursor, now: Now, budget: usize) -> usize {
-        let capacity = self.memory.capacity();
-        cursor.begin_sweep(capacity, now);
+        cursor.begin_sweep(self.memory.capacity(), now);
+        if !cursor.is_under_way() {
+            return 0;
+        }
+        let part = cursor.records(self.memory.capacity());
         let (mut passed, mut looked_through, mut expired) = (0, 0, 0);
         while cursor.is_under_way() && looked_through < budget && passed / PASSED_PER_STRETCH < budget {
-            let stretch = cursor.pass(capacity);
+            let stretch = cursor.pass(&part);
             passed += 1;
             if self.calendar.is_due(stretch, now.seconds()) {
                 looked_through += 1;

@@ -111,6 +111,33 @@ impl State {
         self as u8
     }
 
+    /// Returns the state's name, behind that of its protocol.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SynSent => "tcp_syn_sent",
+            Self::SynRecv => "tcp_syn_recv",
+            Self::Established => "tcp_established",
+            Self::FinWait => "tcp_fin_wait",
+            Self::CloseWait => "tcp_close_wait",
+            Self::LastAck => "tcp_last_ack",
+            Self::TimeWait => "tcp_time_wait",
+            Self::Close => "tcp_close",
+            Self::SynSent2 => "tcp_syn_sent2",
+            Self::UdpUnreplied => "udp_unreplied",
+            Self::UdpStream => "udp_stream",
+            Self::PickedUp => "tcp_picked_up",
+            Self::SctpClosed => "sctp_closed",
+            Self::SctpCookieWait => "sctp_cookie_wait",
+            Self::SctpCookieEchoed => "sctp_cookie_echoed",
+            Self::SctpEstablished => "sctp_established",
+            Self::SctpShutdownSent => "sctp_shutdown_sent",
+            Self::SctpShutdownRecd => "sctp_shutdown_recd",
+            Self::SctpShutdownAckSent => "sctp_shutdown_ack_sent",
+            Self::SctpHeartbeatSent => "sctp_heartbeat_sent",
+        }
+    }
+
     /// Returns the protocol that has this state.
     #[must_use]
     pub const fn protocol(self) -> Protocol {
@@ -185,6 +212,16 @@ mod tests {
         assert_eq!(states, State::ALL);
         assert!(states.iter().all(|&state| State::from_number(state.number()) == Some(state)));
         assert_eq!(State::from_number(0), None);
+    }
+
+    #[test]
+    fn every_state_has_a_name_of_its_own_that_begins_with_its_protocols() {
+        let names: std::collections::BTreeSet<_> = State::ALL.iter().map(|state| state.name()).collect();
+        assert_eq!(names.len(), State::ALL.len());
+        for state in State::ALL {
+            let protocol = format!("{:?}_", state.protocol()).to_lowercase();
+            assert!(state.name().starts_with(&protocol), "{state:?}");
+        }
     }
 
     #[test]

@@ -31,7 +31,8 @@ use super::key::KeyHasher;
 use super::memory::{FreeRecords, Memory, Word};
 use super::record::{self, Contents, Glimpse, Meta, Record, Status};
 use super::{
-    Cursor, Direction, EndpointId, FlowRef, Found, Key, KeyHash, Scanned, ServicePortId, State, Timeouts,
+    Cursor, Direction, EndpointId, FlowRef, Found, Key, KeyHash, Scanned, ServicePortId, Sought, State,
+    Timeouts,
 };
 use crate::clock::Now;
 use crate::net::Address;
@@ -79,24 +80,38 @@ impl<M: Memory> Table<M> {
         }
     }
 
-    /// Asks for the cache lines of the records that may have a key of this hash; says whether there are any.
+    /// Seeks the places of a hash, and asks for the cache lines of the records there.
     #[inline]
-    pub(super) fn prefetch_record(&self, hash: KeyHash) -> bool {
-        let mut is_any = false;
-        for word in index::candidates(&self.memory, hash) {
+    pub(super) fn seek(&self, hash: KeyHash) -> Sought {
+        let sought = Sought { hash, places: index::places(&self.memory, hash) };
+        for word in index::at_places(&self.memory, sought) {
             self.memory.prefetch_record(index::read(word).record());
-            is_any = true;
         }
-        is_any
+        sought
+    }
+
+    /// Finds the live flow of a packet, first where it was sought: another may have come since.
+    #[inline]
+    pub(super) fn lookup_sought(&self, sought: Sought, key: &Key<M::Address>) -> Option<Found<M::Address>> {
+        match self.search_at(sought, key, Slot::EMPTY, |status| status == Status::Live) {
+            Search::Flow(sighting) => self.found(&sighting, key),
+            _ => self.lookup(sought.hash, key),
+        }
     }
 
     /// Finds the live flow of a packet.
     #[inline]
     pub(super) fn lookup(&self, hash: KeyHash, key: &Key<M::Address>) -> Option<Found<M::Address>> {
-        let Search::Flow(sighting) = self.search(hash, key, |_, status| status == Status::Live) else {
-            return None;
-        };
-        let Sighting { flow, direction, meta, contents } = sighting;
+        match self.search(hash, key, Slot::EMPTY, |status| status == Status::Live) {
+            Search::Flow(sighting) => self.found(&sighting, key),
+            _ => None,
+        }
+    }
+
+    /// Reads of a live flow what changes.
+    #[inline]
+    fn found(&self, sighting: &Sighting<M::Address>, key: &Key<M::Address>) -> Option<Found<M::Address>> {
+        let Sighting { flow, direction, meta, contents } = *sighting;
         let record = Record::of(&self.memory, flow.record)?;
         let seen = record.seen.load(Relaxed);
         if (seen >> 32) as u32 != flow.generation {
@@ -117,17 +132,30 @@ impl<M: Memory> Table<M> {
         })
     }
 
-    /// Looks through both buckets for a flow that has the key, among those that `accept` takes.
+    /// Looks through both buckets for a flow that has the key and a wanted status, by any slot `except` one.
     #[inline]
     pub(super) fn search(
         &self,
         hash: KeyHash,
         key: &Key<M::Address>,
-        accept: impl Fn(Slot, Status) -> bool,
+        except: Slot,
+        is_wanted: impl Fn(Status) -> bool,
+    ) -> Search<M::Address> {
+        self.search_at(Sought { hash, places: index::places(&self.memory, hash) }, key, except, is_wanted)
+    }
+
+    /// Looks where a key was sought.
+    #[inline]
+    fn search_at(
+        &self,
+        sought: Sought,
+        key: &Key<M::Address>,
+        except: Slot,
+        is_wanted: impl Fn(Status) -> bool,
     ) -> Search<M::Address> {
         let mut nothing = Search::Nothing;
-        for word in index::candidates(&self.memory, hash) {
-            match self.look(word, hash, key, &accept) {
+        for word in index::at_places(&self.memory, sought) {
+            match self.look(word, sought.hash, key, except, &is_wanted) {
                 Search::Nothing => {}
                 Search::Flow(sighting) => return Search::Flow(sighting),
                 Search::Unsettled => nothing = Search::Unsettled,
@@ -142,11 +170,12 @@ impl<M: Memory> Table<M> {
         word: &M::Word,
         hash: KeyHash,
         key: &Key<M::Address>,
-        accept: &impl Fn(Slot, Status) -> bool,
+        except: Slot,
+        is_wanted: &impl Fn(Status) -> bool,
     ) -> Search<M::Address> {
         for _ in 0..ROUNDS {
             let slot = index::read(word);
-            if !slot.matches(hash) {
+            if !slot.matches(hash) || slot == except {
                 return Search::Nothing;
             }
             match record::glimpse(&self.memory, slot.record()) {
@@ -154,7 +183,7 @@ impl<M: Memory> Table<M> {
                 Glimpse::Torn => {}
                 Glimpse::Whole(meta, contents) => {
                     let direction = slot.direction();
-                    if !accept(slot, meta.status()) || contents.key(direction) != *key {
+                    if !is_wanted(meta.status()) || !contents.has_key(direction, key) {
                         return Search::Nothing;
                     }
                     let flow = FlowRef { record: slot.record(), generation: meta.generation() };
@@ -224,6 +253,19 @@ impl<M: Memory> Table<M> {
         let ids = (ServicePortId(service.load(Relaxed)), EndpointId(endpoint.load(Relaxed)));
         self.memory.fence(Acquire);
         (Meta(record.meta.load(Relaxed)).generation() == flow.generation).then_some(ids)
+    }
+
+    /// Calls `each` with the state of every live flow. Costs a pass over all records.
+    pub(super) fn states(&self, mut each: impl FnMut(State)) {
+        for number in 0..self.memory.capacity() {
+            let Some(record) = Record::of(&self.memory, number) else { return };
+            let meta = record.meta();
+            if meta.status() == Status::Live
+                && let Some(state) = meta.state()
+            {
+                each(state);
+            }
+        }
     }
 
     /// Calls `each` with every live flow's identities. Costs a pass over all records.

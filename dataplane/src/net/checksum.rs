@@ -54,8 +54,13 @@ impl Sum {
     /// Adds octets; all but the last addition must have an even length.
     #[must_use]
     pub fn octets(self, octets: &[u8]) -> Self {
-        let (words, rest) = octets.as_chunks::<2>();
+        // Two words at a time: 2^16 is 1 in ones' complement, so their sum is that of the number they make.
+        let (pairs, rest) = octets.as_chunks::<4>();
         let mut sum = self.0;
+        for pair in pairs {
+            sum += u64::from(u32::from_be_bytes(*pair));
+        }
+        let (words, rest) = rest.as_chunks::<2>();
         for word in words {
             sum += u64::from(u16::from_be_bytes(*word));
         }
@@ -81,6 +86,19 @@ impl Sum {
         let [high, low] = self.word();
         [!high, !low]
     }
+}
+
+/// Says whether octets, their checksum among them, sum up to ones only: then it is right. An even number of octets.
+///
+/// Source: RFC 1071 §1 (3), and §2 (B): the sum is the same, its octets swapped, in the other order.
+#[inline]
+#[must_use]
+pub fn is_all_ones(octets: &[u8]) -> bool {
+    let (words, rest) = octets.as_chunks::<4>();
+    let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    let sum =
+        rest.as_chunks::<2>().0.iter().fold(sum, |sum, word| sum + u64::from(u16::from_ne_bytes(*word)));
+    Sum(sum).word() == [0xff, 0xff]
 }
 
 /// Sums the pseudo-header of TCP, UDP and `ICMPv6`; `length` is that of the upper layer, header and data.
@@ -112,6 +130,25 @@ mod tests {
             let difference = Difference::NONE.octets(old, new);
             prop_assert_eq!(difference.apply(before), after);
             prop_assert_eq!(difference.inverse().apply(after), before);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_right_checksum_makes_all_ones_and_any_other_does_not(
+            mut octets in proptest::collection::vec(any::<u8>(), 2..80),
+            wrong in 1..=0xfffe_u16,
+        ) {
+            octets.truncate(octets.len() & !1);
+            octets[..2].fill(0);
+            let sum = Sum::default().octets(&octets).checksum();
+            octets[..2].copy_from_slice(&sum);
+            prop_assert!(is_all_ones(&octets) || sum == [0xff, 0xff] && octets.iter().skip(2).all(|octet| *octet == 0));
+            let other = u16::from_be_bytes(sum).wrapping_add(wrong);
+            // Both zeros of ones' complement are zero.
+            prop_assume!(other % 0xffff != u16::from_be_bytes(sum) % 0xffff);
+            octets[..2].copy_from_slice(&other.to_be_bytes());
+            prop_assert!(!is_all_ones(&octets));
         }
     }
 

@@ -108,8 +108,8 @@ impl Path {
                 };
             }
             Ok(Admitted::First(datagram)) => {
-                let hash = self.hash(packet);
-                let verdict = self.process(device, &mut frame, packet, hash, snapshot, now);
+                let sought = self.hash(packet).into();
+                let verdict = self.process(device, &mut frame, packet, sought, snapshot, now);
                 let fate = Fate::of_first(verdict, packet, self.memory.octets(&frame));
                 self.fragments.decide(datagram, fate, now);
                 verdict

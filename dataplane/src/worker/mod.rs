@@ -1,8 +1,8 @@
 //! The poll loop of a worker: the only place that knows both packets and sockets.
 //!
 //! Reading order: [`Worker::run`] here, `path` for what happens to a burst, `fragmented` for what is in pieces,
-//! `departures` for connections that end, `exchange` for what belongs to another worker, `orders` for devices that come and go, `bell` for sleeping and
-//! waking.
+//! `departures` for connections that end, `exchange` for what belongs to another worker, `orders` for devices that come
+//! and go, `polling` for when to sleep, `bell` for sleeping and waking.
 
 mod bell;
 mod departures;
@@ -10,6 +10,7 @@ mod exchange;
 mod fragmented;
 mod orders;
 mod path;
+mod polling;
 
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
@@ -23,6 +24,7 @@ pub use bell::Bell;
 pub use exchange::Exchange;
 pub use orders::{Order, Orders};
 pub use path::{BURST, Path, Wire};
+pub use polling::Polling;
 
 use crate::clock::Now;
 use crate::counters::Published;
@@ -34,9 +36,8 @@ use crate::snapshot::{Snapshot, Subscriber};
 use crate::verdict::DropReason;
 use crate::xdp::Heartbeat;
 use crate::xsk::{Frame, FramePool, Socket, Statistics};
+use polling::Patience;
 
-/// Empty rounds before a worker sleeps in the kernel; about 50 µs of spinning.
-const SPIN_ROUNDS: u32 = 200;
 /// Longest sleep: a fifth of the heartbeat's limit, so that an idle worker is never taken for dead.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 /// Longest sleep while packets wait for a next hop.
@@ -74,6 +75,8 @@ pub struct Shared {
     pub wanted: Arc<ArrayQueue<NextHop>>,
     /// Gets a datagram from workers when they have put something into `wanted`; never blocks.
     pub control_bell: Arc<UnixDatagram>,
+    /// How workers wait for packets.
+    pub polling: Polling,
     /// Set when the workers are to end.
     pub stop: Arc<AtomicBool>,
 }
@@ -127,7 +130,7 @@ impl Worker {
         };
         let mut alarm = sockets.alarm(&bell);
         let mut burst = Vec::with_capacity(BURST);
-        let mut idle_rounds = 0;
+        let mut patience = Patience::new(shared.polling);
         let mut statistics_at = Now::default();
         while !shared.stop.load(Ordering::Relaxed) {
             let now = Now::read();
@@ -154,8 +157,9 @@ impl Worker {
             }
             debug_assert!(path.counters.balances(), "{:?}", path.counters);
             published.publish(&path.counters);
-            idle_rounds = if received > 0 || path.is_probing() { 0 } else { idle_rounds + 1 };
-            if idle_rounds > SPIN_ROUNDS && !cursors.is_under_way() {
+            if received > 0 {
+                patience.note(now);
+            } else if patience.is_over(now) && !path.is_probing() && !cursors.is_under_way() {
                 subscriber.park();
                 alarm.sleep(if path.is_idle() { LONGEST_SLEEP } else { SLEEP_WHILE_HOLDING });
                 bell.silence();

@@ -13,7 +13,7 @@ use crate::accounts::Accounts;
 use crate::clock::Now;
 use crate::counters::Counters;
 use crate::family::Family;
-use crate::flows::{FlowTables, KeyHash};
+use crate::flows::{FlowTables, KeyHash, Sought};
 use crate::fragments::Fragments;
 use crate::fragments::cut::PIECES_MAX;
 use crate::held::{HeldPackets, Released};
@@ -80,7 +80,7 @@ pub struct Path {
     /// Segments that leave by themselves at the end of the burst.
     pub(super) drafts: Vec<Draft>,
     pub(super) probing: Probing,
-    parsed: Vec<Result<(Parsed, KeyHash), Unparsed>>,
+    parsed: Vec<Result<(Parsed, Sought), Unparsed>>,
 }
 
 impl Path {
@@ -127,16 +127,22 @@ impl Path {
         self.ports.begin_burst();
         for frame in burst.iter() {
             let parsed = self.parse(frame);
-            self.parsed.push(parsed.map(|packet| (packet, self.prefetch(&packet))));
+            self.parsed.push(parsed.map(|packet| (packet, self.prefetch(&packet).into())));
             self.counters.rx_packets += 1;
             self.counters.rx_bytes += frame.packet_bytes() as u64;
         }
         let mut unknown = [0, 0];
-        for (packet, hash) in self.parsed.iter().flatten() {
+        for (packet, sought) in self.parsed.iter_mut().flatten() {
             let [ipv4, ipv6] = &mut unknown;
             match packet {
-                Parsed::Ipv4(_) => *ipv4 += usize::from(!self.flows.ipv4.prefetch_record(*hash)),
-                Parsed::Ipv6(_) => *ipv6 += usize::from(!self.flows.ipv6.prefetch_record(*hash)),
+                Parsed::Ipv4(_) => {
+                    *sought = self.flows.ipv4.seek(sought.hash());
+                    *ipv4 += usize::from(sought.is_unknown());
+                }
+                Parsed::Ipv6(_) => {
+                    *sought = self.flows.ipv6.seek(sought.hash());
+                    *ipv6 += usize::from(sought.is_unknown());
+                }
             }
         }
         let [ipv4, ipv6] = unknown;
@@ -146,11 +152,11 @@ impl Path {
         let parsed = std::mem::take(&mut self.parsed);
         for (frame, parsed) in burst.drain(..).zip(&parsed) {
             match parsed {
-                Ok((Parsed::Ipv4(packet), hash)) => {
-                    self.carry_packet(device, frame, (packet, *hash), snapshot, now, wire);
+                Ok((Parsed::Ipv4(packet), sought)) => {
+                    self.carry_packet(device, frame, (packet, *sought), snapshot, now, wire);
                 }
-                Ok((Parsed::Ipv6(packet), hash)) => {
-                    self.carry_packet(device, frame, (packet, *hash), snapshot, now, wire);
+                Ok((Parsed::Ipv6(packet), sought)) => {
+                    self.carry_packet(device, frame, (packet, *sought), snapshot, now, wire);
                 }
                 Err(Unparsed::Foreign) => self.send(device, frame, Ok(Egress::Punt), snapshot, now, wire),
                 Err(Unparsed::Malformed(reason)) => self.drop(frame, *reason),
@@ -165,7 +171,7 @@ impl Path {
         &mut self,
         device: DeviceIndex,
         mut frame: Frame,
-        (packet, hash): (&Packet<A>, KeyHash),
+        (packet, sought): (&Packet<A>, Sought),
         snapshot: &Snapshot,
         now: Now,
         wire: &mut impl Wire,
@@ -173,7 +179,7 @@ impl Path {
         if packet.is_fragment {
             return self.carry_fragment(device, frame, packet, snapshot, now, wire);
         }
-        let verdict = self.process(device, &mut frame, packet, hash, snapshot, now);
+        let verdict = self.process(device, &mut frame, packet, sought, snapshot, now);
         self.send(device, frame, verdict, snapshot, now, wire);
     }
 
@@ -184,7 +190,7 @@ impl Path {
         arrived_by: DeviceIndex,
         frame: &mut Frame,
         packet: &Packet<A>,
-        hash: KeyHash,
+        sought: Sought,
         snapshot: &Snapshot,
         now: Now,
     ) -> Verdict {
@@ -207,7 +213,7 @@ impl Path {
             ports,
             counters,
         };
-        let verdict = process(octets, packet, hash, &mut context);
+        let verdict = process(octets, packet, sought, &mut context);
         if let Some(draft) = context.aside
             && self.drafts.len() < self.drafts.capacity()
         {

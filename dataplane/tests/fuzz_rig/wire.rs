@@ -71,6 +71,25 @@ fn walk(frame: &[u8], mut places: Places) -> Option<Places> {
     }
 }
 
+/// Says whether a packet of IPv6 has more than eight extension headers, or more than 1024 octets of them.
+pub fn hides_its_transport(frame: &[u8]) -> bool {
+    let (mut at, mut protocol) = (LINK + 40, frame[LINK + 6]);
+    for _ in 0..8 {
+        let bytes = match (protocol, frame.get(at..at + 4)) {
+            (0 | 43 | 60, Some(header)) => (usize::from(header[1]) + 1) * 8,
+            (51, Some(header)) => (usize::from(header[1]) + 2) * 4,
+            (44, Some(header)) if word(header, 2) & 0xfff8 == 0 => 8,
+            _ => return false,
+        };
+        protocol = frame[at];
+        at += bytes;
+        if at > LINK + 40 + 1024 {
+            return true;
+        }
+    }
+    matches!(protocol, 0 | 43 | 44 | 51 | 60)
+}
+
 /// Sums words as RFC 1071 says.
 pub fn sum(parts: &[&[u8]]) -> u16 {
     let octets = parts.concat();

@@ -6,11 +6,8 @@ use super::*;
 use crate::cluster::{Endpoint, EndpointSlice, Event, Service, ServiceKind, ServicePort, SlicePort};
 use tidegate_dataplane::net::Protocol;
 
-type Contents = (
-    BTreeMap<Arc<str>, Namespace>,
-    BTreeMap<ObjectName, Arc<ServiceNames>>,
-    BTreeMap<IpAddr, Arc<BTreeSet<Claim>>>,
-);
+type Contents =
+    (BTreeMap<Arc<str>, Namespace>, BTreeMap<ObjectName, Arc<ServiceNames>>, BTreeMap<IpAddr, Arc<[Claim]>>);
 
 fn contents(zone: &Zone) -> Contents {
     let mut all = Contents::default();

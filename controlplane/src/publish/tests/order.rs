@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::publish::addresses::MOST_REFUSED;
-use crate::publish::{ACKNOWLEDGE_LIMIT, REFUSED_FOR, RETRY};
+use crate::publish::{ACKNOWLEDGE_LIMIT, REFUSED_FOR, RETRY, Refusal};
 
 /// A world in which the Service `a` has the address 1 and the endpoints 1 and 2, and all is settled.
 fn with_a(workers: usize) -> World {
@@ -200,6 +200,12 @@ fn of_two_services_with_one_address_the_first_keeps_it_and_the_other_has_no_name
     assert_eq!((world.publication.short(), world.publication.errors), (1, 1));
     world.wait(3 * RETRY);
     assert_eq!(world.publication.errors, 1, "one fault is one error, however often it is seen");
+    let refusal = Refusal {
+        service: object("b"),
+        field: "spec.clusterIPs",
+        what: format!("{}: belongs to Service dev/a already", vip(1)),
+    };
+    assert_eq!(world.publication.refusals, [refusal]);
     world.say([deleted("a")]);
     world.pump();
     world.refresh(0);
@@ -329,6 +335,8 @@ fn an_endpoint_that_the_program_does_not_take_is_left_out_and_tried_again() {
     let chosen = backends(&world.publication.publisher.current(), vip(1));
     assert_eq!(chosen.iter().map(key).collect::<Vec<_>>(), [endpoint(1)]);
     assert_eq!((world.publication.short(), world.publication.errors), (1, 1));
+    let [Refusal { field: "EndpointSlices", what, .. }] = &world.publication.refusals[..] else { panic!() };
+    assert!(what.starts_with("no room for"), "{what}");
     world.wait(RETRY);
     assert_eq!(world.publication.errors, 1);
     world.publication.steering.room = 2;

@@ -27,7 +27,28 @@ for_both_families! {
     a_clock_reading_older_than_the_last_packet_expires_nothing,
     a_sweep_looks_at_no_more_than_its_budget_and_comes_round,
     every_live_flow_names_its_endpoint,
+    every_live_flow_counts_as_one_of_its_state,
     tables_hash_by_secrets_of_their_own,
+}
+
+fn every_live_flow_counts_as_one_of_its_state<A: Address>() {
+    let table = table::<A>(64);
+    assert_eq!(table.count_states(), [0; _]);
+    let mut number = 0;
+    for (place, state) in State::ALL.into_iter().enumerate() {
+        for _ in 0..place % 3 {
+            table.insert(&NewFlow { state, ..own_flow(number) }, NOW).unwrap();
+            number += 1;
+        }
+    }
+    let gone = table.insert(&own_flow(number), NOW).unwrap();
+    assert!(table.remove(gone));
+    let changed = table.insert(&own_flow(number), NOW).unwrap();
+    assert!(table.change_state(changed, State::SynSent, State::SynRecv, NOW));
+    let mut expected: Vec<u64> = (0..State::ALL.len() as u64).map(|place| place % 3).collect();
+    expected[1] += 1;
+    assert_eq!(table.count_states().to_vec(), expected);
+    assert_eq!(table.count_states().iter().sum::<u64>(), table.len() as u64);
 }
 
 fn a_request_leaves_as_the_reply_comes_back_and_the_reply_as_the_request_came<A: Address>() {

@@ -22,6 +22,7 @@ mod histories;
 mod kills;
 mod models;
 mod preemptions;
+mod probes;
 mod races;
 mod schedules;
 mod soak;

@@ -1,0 +1,55 @@
+//! How many words an operation looks at, at most, however full the table is.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use super::heap::{Heap, hooked};
+use super::*;
+
+const CAPACITY: u32 = 4_000;
+/// Slots of two buckets.
+const SLOTS: usize = 16;
+
+/// Returns how many words `body` reads and writes.
+fn accesses<T>(body: impl FnOnce() -> T) -> (T, usize) {
+    let count = Rc::new(Cell::new(0));
+    let counter = Rc::clone(&count);
+    let value = hooked(move |_| counter.set(counter.get() + 1), body);
+    (value, count.get())
+}
+
+for_both_families! {
+    a_look_up_reads_sixteen_slots_and_one_record_however_full_the_table_is,
+    an_insertion_looks_at_each_bucket_of_its_keys_thrice,
+}
+
+fn a_look_up_reads_sixteen_slots_and_one_record_however_full_the_table_is<A: Address>() {
+    let heap = Heap::<A>::new(CAPACITY);
+    let (table, _) = Table::start(&heap, SECRET);
+    for number in 0..CAPACITY {
+        table.insert(&own_flow(number), NOW).unwrap();
+    }
+    // Its slot once more, its words, and its first again.
+    let record = 1 + super::super::record::words::<A>() + 1;
+    for number in 0..4 * CAPACITY {
+        let key = key::<A>(number);
+        let hash = table.hasher.hash(&key);
+        let (found, count) = accesses(|| table.lookup(hash, &key));
+        assert_eq!(found.is_some(), number < 2 * CAPACITY);
+        assert!(count <= SLOTS + if found.is_some() { record } else { 0 }, "{count} words for key {number}");
+    }
+}
+
+fn an_insertion_looks_at_each_bucket_of_its_keys_thrice<A: Address>() {
+    let heap = Heap::<A>::new(CAPACITY);
+    let (table, _) = Table::start(&heap, SECRET);
+    // For each key: a look whether it is taken, one for an empty slot, one for a rival.
+    let slots = 2 * 3 * SLOTS;
+    // Its words and identities once, its first word four times more, both slots written, and read as one's own.
+    let record = super::super::record::words::<A>() + 2 + 4 + 2 + 2;
+    for number in 0..CAPACITY {
+        let (inserted, count) = accesses(|| table.insert(&own_flow(number), NOW));
+        assert!(inserted.is_ok());
+        assert!(count <= slots + record, "{count} words for flow {number}");
+    }
+}
