@@ -213,6 +213,8 @@ fn process_departed<A: Family>(
 }
 
 /// Rewrites a packet of a known flow. The rules are not consulted (design decision 5).
+// Two callers keep it from being inlined into the path of nearly all packets, which costs them 3 % (measured).
+#[inline(always)]
 fn process_established<A: Family>(
     octets: &mut [u8],
     packet: &Packet<A>,
