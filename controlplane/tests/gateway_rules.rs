@@ -96,12 +96,21 @@ fn k14_a_client_stays_with_its_pod_by_affinity() {
     let Some(rig) = Rig::up(Shape::TwoInterfaces) else { return };
     rig.manifests.write("solo.yaml", &service("  sessionAffinity: ClientIP\n"));
     rig.manifests.write("solo-slice.yaml", &slice(&BOTH));
-    let gateway = Gateway::start(&rig);
+    let gateway = Gateway::start_with(&rig, &["--metrics-endpoints"]);
     let all: BTreeSet<String> = [(ADDRESS, 8080), (EXTERNAL, 8080), (NODE, 30_080)]
         .into_iter()
         .flat_map(|(at, port)| pods(&rig, at, port))
         .collect();
     assert_eq!(all.len(), 1, "{all:?}");
+    let (_, metrics) = gateway.page("/metrics");
+    let counted: Vec<_> = metrics
+        .lines()
+        .filter(|line| {
+            line.starts_with("tidegate_service_connections_total") && line.contains("port=\"http\"")
+        })
+        .filter(|line| line.contains("endpoint=\"10.244.0.1") && line.ends_with(" 30"))
+        .collect();
+    assert_eq!(counted.len(), 1, "all 30 are the one endpoint's: {metrics}");
     gateway.assert_accounts_balance();
 }
 

@@ -20,11 +20,15 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The functions that follow a `#[test]` of whatever kind.
+/// The functions that follow a `#[test]` of whatever kind, and those that `for_both_families!` makes tests of.
 fn tests_in(source: &str) -> BTreeSet<String> {
     let mut tests = BTreeSet::new();
-    let mut is_test = false;
+    let (mut is_test, mut is_listed) = (false, false);
     for line in source.lines().map(str::trim) {
+        is_listed = line == "for_both_families! {" || is_listed && line != "}";
+        if is_listed && let Some(name) = line.strip_suffix(',') {
+            tests.insert(name.to_owned());
+        }
         let name = line.trim_start_matches("async ").strip_prefix("fn ");
         match name.and_then(|rest| rest.split_once(['(', '<'])) {
             Some((name, _)) if is_test => {
@@ -93,8 +97,9 @@ fn each_rule_of_a_service_has_a_row_and_a_test_of_its_number() {
 
 #[test]
 fn only_tests_and_only_columns_of_tests_are_read() {
-    let source = "#[test]\n#[ignore]\nfn one() {}\nfn helper() {}\n#[tokio::test]\nasync fn two() {}\n";
-    assert_eq!(tests_in(source), BTreeSet::from(["one".to_owned(), "two".to_owned()]));
+    let source = "#[test]\n#[ignore]\nfn one() {}\nfn helper() {}\n#[tokio::test]\nasync fn two() {}\n\
+                  for_both_families! {\n    three,\n}\nfn four() {\n    five,\n}\n";
+    assert_eq!(tests_in(source), BTreeSet::from(["one", "three", "two"].map(str::to_owned)));
     let readme =
         "`no`\n\n| A | Test |\n|---|---|\n| `no` | `one`, `two` |\n\n| A | B |\n|---|---|\n| `no` | `no` |\n";
     assert_eq!(named_in(readme), ["one", "two"]);

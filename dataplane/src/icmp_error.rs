@@ -9,8 +9,9 @@ use crate::flows::{Found, Key};
 use crate::net::checksum::{Difference, Sum};
 use crate::net::{Port, Protocol, ethernet, icmpv4, sctp, udp};
 use crate::packet::Packet;
-use crate::process::{Context, egress};
+use crate::process::Context;
 use crate::verdict::{DropReason, Egress};
+use crate::way_out;
 
 /// Octets in front of what an error quotes (RFC 792, RFC 4443 §2.1).
 const MESSAGE_BYTES: usize = 8;
@@ -54,7 +55,7 @@ pub fn translate<A: Family>(
     if let Some(reason) = A::refused_error(*kind) {
         return Err(reason);
     }
-    let way = egress(packet, found.leaves_as.destination, found.next_hop, context)?.way;
+    let way = way_out::find(packet, found.leaves_as.destination, found.next_hop, context)?.way;
     rewrite(octets, packet, &key, &quoted, &found).ok_or(DropReason::MalformedQuote)?;
     Ok(Some(way))
 }

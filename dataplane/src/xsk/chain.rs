@@ -8,9 +8,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::memory::{FRAME_BYTES, Frame, FrameMemory, FramePool, PACKET_OFFSET};
+use super::socket::Socket;
 
-/// Most frames of one packet: the least that a driver sends at once in zero-copy mode (`xdp_zc_max_segs` of ice and
-/// i40e). Copy mode takes more, and 9,216 octets come in three frames there.
+/// `XDP_PKT_CONTD` of `include/uapi/linux/if_xdp.h` (Linux 6.6): the packet goes on in the next descriptor.
+pub(super) const XDP_PKT_CONTD: u32 = 1;
+
+/// Most frames of one packet: what ice sends at once in zero-copy mode (`ICE_MAX_BUF_TXD`). Copy mode takes more, and
+/// 9,216 octets come in three frames there.
 pub const PACKET_FRAMES_MAX: usize = 8;
 
 /// Longest packet that is carried, in octets from its Ethernet header on: what switches call a jumbo frame.
@@ -133,6 +137,47 @@ impl FrameMemory {
             refused.into_iter().for_each(|frame| pool.push(frame));
         }
         packet
+    }
+}
+
+impl Socket {
+    /// Stages a packet in several frames, all of them or none.
+    #[cold]
+    pub(super) fn transmit_chain(&mut self, packet: Frame) -> Result<(), Frame> {
+        let frames = packet.frames() as u32;
+        let has_room = self.tx.cached_room() >= frames || self.tx.room() >= frames;
+        if !has_room || !self.takes(&packet) || !self.memory.owns(&packet) {
+            return Err(packet);
+        }
+        let mut rest = Some(packet);
+        while let Some(mut frame) = rest {
+            rest = self.memory.chains.split(&mut frame);
+            let (len, options) = (frame.len() as u32, if rest.is_some() { XDP_PKT_CONTD } else { 0 });
+            let staged =
+                self.tx.stage(libc::xdp_desc { addr: self.memory.lend(frame, self.borrower), len, options });
+            debug_assert!(staged, "the ring has room");
+        }
+        self.lent_to_transmit += frames;
+        Ok(())
+    }
+
+    /// Says whether the socket sends packets in as many frames as this one.
+    #[must_use]
+    pub fn takes(&self, packet: &Frame) -> bool {
+        !packet.is_chained() || self.chains && packet.frames() <= PACKET_FRAMES_MAX
+    }
+}
+
+/// Puts a frame behind what has come of its packet; says whether it could be.
+#[cold]
+pub(super) fn join(memory: &FrameMemory, unfinished: &mut Option<Frame>, frame: Frame) -> bool {
+    match unfinished {
+        // The kernel has no packets of more frames than can be counted (`MAX_SKB_FRAGS`).
+        Some(packet) => memory.chains.append(packet, frame).is_ok(),
+        None => {
+            *unfinished = Some(frame);
+            true
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use super::bind::read_option;
-use super::chain::PACKET_FRAMES_MAX;
+use super::chain::{XDP_PKT_CONTD, join};
 use super::mapping::Mapping;
 use super::memory::{Borrower, Frame, FrameMemory, FramePool};
 use super::ring::{Consumer, Producer};
@@ -17,9 +17,6 @@ use super::ring::{Consumer, Producer};
 ///
 /// Source: `net/xdp/xsk.c`, `TX_BATCH_SIZE`.
 const TX_BATCH_SIZE: u32 = 32;
-
-/// `XDP_PKT_CONTD` of `include/uapi/linux/if_xdp.h` (Linux 6.6): the packet goes on in the next descriptor.
-const XDP_PKT_CONTD: u32 = 1;
 
 /// How packets get between the NIC and the frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -215,31 +212,6 @@ impl Socket {
         Ok(())
     }
 
-    #[cold]
-    fn transmit_chain(&mut self, packet: Frame) -> Result<(), Frame> {
-        let frames = packet.frames() as u32;
-        let has_room = self.tx.cached_room() >= frames || self.tx.room() >= frames;
-        if !has_room || !self.takes(&packet) || !self.memory.owns(&packet) {
-            return Err(packet);
-        }
-        let mut rest = Some(packet);
-        while let Some(mut frame) = rest {
-            rest = self.memory.chains.split(&mut frame);
-            let (len, options) = (frame.len() as u32, if rest.is_some() { XDP_PKT_CONTD } else { 0 });
-            let staged =
-                self.tx.stage(libc::xdp_desc { addr: self.memory.lend(frame, self.borrower), len, options });
-            debug_assert!(staged, "the ring has room");
-        }
-        self.lent_to_transmit += frames;
-        Ok(())
-    }
-
-    /// Says whether the socket sends packets in as many frames as this one.
-    #[must_use]
-    pub fn takes(&self, packet: &Frame) -> bool {
-        !packet.is_chained() || self.chains && packet.frames() <= PACKET_FRAMES_MAX
-    }
-
     /// Hands what was staged to the kernel and sees that it is sent, by a system call if the kernel asks for one.
     ///
     /// In copy mode each call sends (on this CPU) what the kernel takes at a time, so it is repeated while it gets on;
@@ -346,19 +318,6 @@ impl Socket {
             rx_fill_ring_empty_descs: counts.rx_fill_ring_empty_descs,
             tx_ring_empty_descs: counts.tx_ring_empty_descs,
         })
-    }
-}
-
-/// Puts a frame behind what has come of its packet; says whether it could be.
-#[cold]
-fn join(memory: &FrameMemory, unfinished: &mut Option<Frame>, frame: Frame) -> bool {
-    match unfinished {
-        // The kernel has no packets of more frames than can be counted (`MAX_SKB_FRAGS`).
-        Some(packet) => memory.chains.append(packet, frame).is_ok(),
-        None => {
-            *unfinished = Some(frame);
-            true
-        }
     }
 }
 
