@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::cluster::{Cluster, Endpoint, Family, Hints, Service, ServiceKind, ServicePort};
+use crate::traffic::Policy;
 
 /// Where this gateway stands: decides which endpoints are local and whose hints count.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -52,6 +53,30 @@ pub fn endpoint_sets(
         return EndpointSets::default();
     }
     categorize(&entries(cluster, service, port, family), locality)
+}
+
+/// Counts the Services whose internal and whose external traffic policy is Local and that have endpoints, but none on
+/// this node (K34). Costs the slices of the Services with such a policy.
+///
+/// Source: Kubernetes `pkg/proxy/metrics/metrics.go`, `SyncProxyRulesNoLocalEndpointsTotal`.
+#[must_use]
+pub fn without_local_endpoints(cluster: &Cluster, locality: &Locality) -> [u64; 2] {
+    let mut counts = [0; 2];
+    for service in cluster.services().filter(|service| !service.foreign_proxy && locality.node.is_some()) {
+        let is_local =
+            [service.traffic.internal, service.traffic.external].map(|policy| policy == Policy::Local);
+        if is_local.contains(&true) && lacks_local_endpoints(cluster, service, locality) {
+            counts.iter_mut().zip(is_local).for_each(|(count, is_local)| *count += u64::from(is_local));
+        }
+    }
+    counts
+}
+
+fn lacks_local_endpoints(cluster: &Cluster, service: &Service, locality: &Locality) -> bool {
+    service.ports.iter().flat_map(|port| [(port, Family::V4), (port, Family::V6)]).any(|(port, family)| {
+        let sets = endpoint_sets(cluster, service, port, family, locality);
+        sets.local.is_empty() && !sets.cluster.is_empty()
+    })
 }
 
 /// Joins the slices of a Service port.

@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use crate::account_book::Owner;
 use crate::announce::{Announcer, announced};
 use crate::cluster::{Cluster, Dirty};
+use crate::compile::without_local_endpoints;
 use crate::devices::{self, ServedDevices, Standing};
 use crate::dns;
 use crate::http::health_checks::HealthChecks;
@@ -413,6 +414,7 @@ impl Gateway {
             ],
             services: self.service_rows(),
             programming: self.publication.programming.clone(),
+            without_local_endpoints: without_local_endpoints(&self.cluster, self.publication.locality()),
             published: self.publication.sizes(),
             generation: self.publication.publisher.current().generation,
             publications: self.publication.changes,

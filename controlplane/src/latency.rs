@@ -102,10 +102,12 @@ impl Latency {
         }
     }
 
-    /// Returns what was measured.
+    /// Returns what was measured, the time from an EndpointSlice's trigger also by the name that kube-proxy has for it.
     #[must_use]
-    pub fn spreads(&self) -> [Spread; 2] {
-        [self.from_event.spread(), self.from_trigger.spread()]
+    pub fn spreads(&self) -> [Spread; 3] {
+        let from_trigger = self.from_trigger.spread();
+        let name = "kubeproxy_network_programming_duration_seconds".to_owned();
+        [self.from_event.spread(), Spread { name, ..from_trigger.clone() }, from_trigger]
     }
 }
 
@@ -133,6 +135,7 @@ mod tests {
             "tidegate_trigger_to_packet_seconds_bucket{le=\"2.0\"} 0",
             "tidegate_trigger_to_packet_seconds_bucket{le=\"5.0\"} 1",
             "tidegate_trigger_to_packet_seconds_count 1",
+            "kubeproxy_network_programming_duration_seconds_count 1",
         ] {
             assert!(text.lines().any(|own| own == line), "no {line} in {text}");
         }

@@ -44,6 +44,8 @@ pub struct Status<'a> {
     pub services: Vec<(Owner, Row)>,
     /// How long changes took.
     pub programming: Programming,
+    /// Services with internal and with external traffic policy Local whose endpoints are all elsewhere.
+    pub without_local_endpoints: [u64; 2],
     /// Virtual addresses and endpoints in force.
     pub published: (usize, usize),
     /// Generation of the snapshot in force.
@@ -73,6 +75,7 @@ impl Status<'_> {
         families.extend(service_families(&self.services));
         let (last_change, changes) = self.programming.metrics();
         families.push(last_change);
+        families.push(locality_family(self.without_local_endpoints));
         let (flows, capacity) = self.flows;
         let (addresses, endpoints) = self.published;
         let gauges = [
@@ -163,6 +166,19 @@ fn service_families(rows: &[(Owner, Row)]) -> Vec<Family> {
 
 fn label(name: &str, value: &str) -> (String, String) {
     (name.to_owned(), value.to_owned())
+}
+
+fn locality_family(counts: [u64; 2]) -> Family {
+    Family {
+        name: "kubeproxy_sync_proxy_rules_no_local_endpoints_total".into(),
+        help: "Services with traffic policy Local that have endpoints, but none on this node".into(),
+        gauge: true,
+        series: ["internal", "external"]
+            .into_iter()
+            .zip(counts)
+            .map(|(policy, count)| (vec![label("traffic_policy", policy)], count))
+            .collect(),
+    }
 }
 
 fn worker_families(workers: &[Counters]) -> Vec<Family> {
@@ -300,6 +316,7 @@ mod tests {
             dns: Vec::new(),
             services: Vec::new(),
             programming: Programming::default(),
+            without_local_endpoints: [0; 2],
             flows: (3, 1024),
             flow_states: [("ipv4", [1; _]), ("ipv6", [0; _])],
             published: (2, 1),

@@ -72,8 +72,10 @@ impl Scene {
         eventually("a new Service has a name", PATIENCE, || {
             (self.resolve("late.dev.svc.cluster.local") == NEW).then_some(())
         });
-        let seen = self.rig.curl(&format!("http://{NEW}:8080/"));
-        assert_eq!(seen.status, 0, "{}", seen.errors);
+        // Service and slice come by two watches, in whatever order.
+        eventually("and its Pods answer", PATIENCE, || {
+            (self.rig.curl(&format!("http://{NEW}:8080/")).status == 0).then_some(())
+        });
     }
 }
 

@@ -240,3 +240,25 @@ fn without_a_node_name_local_means_all_of_the_cluster() {
     let lines: [Line; 2] = [("rs", "here", &[], &[]), ("rs", "there", &[], &[])];
     assert_eq!(sets(&lines, &Locality::default()), ("12".into(), "12".into()));
 }
+
+#[test]
+fn k34_services_with_policy_local_and_endpoints_elsewhere_alone_are_counted_by_policy() {
+    let at = |node: &str| Endpoint { node: Some(node.into()), ..ready("10.244.0.1") };
+    let count = |internal, external, endpoints: &[Endpoint], locality: &Locality| {
+        let mut cluster = Cluster::default();
+        let mut service = cluster_ip();
+        (service.traffic.internal, service.traffic.external) = (internal, external);
+        cluster.apply(Event::ServiceApplied(Arc::new(service)), &mut Dirty::default());
+        let slice = slice("ent-1", &[("http", Protocol::Tcp, 8080)], endpoints);
+        cluster.apply(Event::SliceApplied(Arc::new(slice)), &mut Dirty::default());
+        without_local_endpoints(&cluster, locality)
+    };
+    let (all, own) = (Policy::Cluster, Policy::Local);
+    assert_eq!(count(own, all, &[at("there")], &here()), [1, 0]);
+    assert_eq!(count(all, own, &[at("there")], &here()), [0, 1]);
+    assert_eq!(count(own, own, &[at("there")], &here()), [1, 1]);
+    assert_eq!(count(all, all, &[at("there")], &here()), [0, 0], "policy Cluster lacks nothing");
+    assert_eq!(count(own, own, &[at("here")], &here()), [0, 0]);
+    assert_eq!(count(own, own, &[], &here()), [0, 0], "there is none anywhere");
+    assert_eq!(count(own, own, &[at("there")], &Locality::default()), [0, 0], "without a node name");
+}

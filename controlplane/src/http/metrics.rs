@@ -67,7 +67,7 @@ impl Family {
 }
 
 /// A metric that shows how often which values were seen.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Spread {
     /// Name without `tidegate_`.
     pub name: String,
