@@ -151,14 +151,15 @@ impl Addresses {
         firsts.into_iter().flatten().map(|(until, _)| *until).min()
     }
 
-    /// Lists the virtual addresses from one to another, lingering and refused ones included, some more than once. Costs what it
-    /// lists.
+    /// Lists the virtual addresses from one to another, lingering ones included, refused ones not, some more than once. Costs
+    /// what it lists.
     pub(super) fn between(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = IpAddr> {
         let cluster_ips = self.holdings.range(Frontend::Address(first)..=Frontend::Address(last));
         let least = Frontend::Socket(first, Protocol::Tcp, Port::new(0));
         let most = Frontend::Socket(last, Protocol::Sctp, Port::new(u16::MAX));
         let listed = cluster_ips.chain(self.holdings.range(least..=most));
-        listed.map(|(frontend, _)| frontend.address()).filter(|address| !address.is_unspecified())
+        let served = listed.filter(|(_, holding)| !matches!(holding.stage, Stage::Refuses(_)));
+        served.map(|(frontend, _)| frontend.address()).filter(|address| !address.is_unspecified())
     }
 
     /// Returns how many addresses there are, lingering ones included, refused ones not.

@@ -573,7 +573,8 @@ impl<S: Steering> Publication<S> {
         tracing::error!("{error:#}");
     }
 
-    /// Lists the virtual addresses of a network. Costs what it lists.
+    /// Lists the virtual addresses of a network but for removed ones that refuse: on a link they may be somebody else's by
+    /// now. Costs what it lists.
     pub fn virtual_addresses_in(&self, network: IpNet) -> impl Iterator<Item = IpAddr> {
         self.addresses.between(network.network(), network.broadcast())
     }
