@@ -3,10 +3,10 @@
 //! The crate knows no Kubernetes, no DNS server and no async runtime. See its README for a packet's day.
 //!
 //! Reading order: [`process`] is the packet path; [`packet`] and [`net`] are what it reads, [`services`],
-//! [`choice`], [`affinity`], [`maglev`], [`way_out`], [`routes`] and [`neighbours`] what it asks, [`flows`],
-//! [`tcp_state`], [`sctp_state`] and [`fragments`] what it remembers, [`masquerade`], [`rewrite`], [`icmp_error`] and [`answer`] what it does (answers within [`rate_limit`]),
-//! [`verdict`] and [`counters`] what it says. [`worker`] drives it with the sockets of [`xsk`], fed by the program of
-//! [`xdp`] and with tables from [`snapshot`].
+//! [`choice`], [`affinity`], [`maglev`], [`routes`] and [`neighbours`] what it asks, [`flows`], [`tcp_state`],
+//! [`sctp_state`] and [`fragments`] what it remembers, [`masquerade`], [`rewrite`], [`icmp_error`] and [`answer`] what
+//! it does (answers within [`rate_limit`]), [`verdict`] and [`counters`] what it says. [`worker`] drives it with the
+//! sockets of [`xsk`], fed by the program of [`xdp`] and with tables from [`snapshot`].
 
 pub mod accounts;
 pub mod affinity;
