@@ -12,7 +12,8 @@ pub(crate) struct Traffic(Child);
 impl Traffic {
     /// Starts to send.
     pub(crate) fn start(rig: &Rig, address: &str, port: &str) -> Self {
-        let mut probe = rig.command("jump", &["python3", PEER, "probe", address, port, "20"]);
+        let patience = std::env::var("TIDEGATE_RIG_PATIENCE").unwrap_or_else(|_| "20".to_owned());
+        let mut probe = rig.command("jump", &["python3", PEER, "probe", address, port, &patience]);
         Self(probe.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap())
     }
 
