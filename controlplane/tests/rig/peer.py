@@ -75,6 +75,7 @@ class Line(socketserver.StreamRequestHandler):
 class Lines(BothFamilies, socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
+    request_queue_size = 1024
 
 
 def bound_udp(port):
