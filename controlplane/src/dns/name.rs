@@ -91,6 +91,11 @@ impl Name {
         (octets.len() <= MAX_OCTETS).then(|| Self(octets.into()))
     }
 
+    /// Says whether a label before this name makes a name with a wire format.
+    pub(super) fn has_room_for(&self, label: &str) -> bool {
+        (1..=MAX_LABEL_OCTETS).contains(&label.len()) && self.0.len() + 1 + label.len() <= MAX_OCTETS
+    }
+
     /// Returns the wire format.
     #[must_use]
     pub fn octets(&self) -> &[u8] {

@@ -17,6 +17,7 @@ use super::reverse;
 use super::service_names::{Kind, Part, Place, ServiceNames};
 use super::verdict::{Outcome, Reason, Verdict};
 use super::{Data, Name, Owner, PodNames, Record, Type, Zone};
+use crate::cluster::ObjectName;
 
 /// Version of the specification that the names follow (S1).
 const SCHEMA_VERSION: &str = "1.1.0";
@@ -146,7 +147,7 @@ impl Question<'_> {
     }
 
     fn service(&self, service: &ServiceNames, part: &[&[u8]]) -> Verdict {
-        let name = || service.name.clone();
+        let name = || ObjectName::clone(&service.name);
         match (&service.kind, part) {
             (Kind::ExternalName(Some(target)), []) => self.alias(service, target),
             (Kind::ExternalName(None), []) => self.nx_domain(Reason::InvalidExternalName(name())),
@@ -205,12 +206,12 @@ impl Question<'_> {
         let (mut records, mut additionals) = (Vec::new(), Vec::new());
         let (mut targets, mut glued) = (BTreeSet::new(), BTreeSet::new());
         for place in places {
-            let Some(port) = place.port else { continue };
-            if self.is_shown(place.address) && glued.insert((place.target, place.address)) {
-                additionals.push(self.additional(place.target, place.address));
+            let (Some(port), Some(target)) = (place.port, place.target()) else { continue };
+            if self.is_shown(place.address) && glued.insert((target.clone(), place.address)) {
+                additionals.push(self.additional(&target, place.address));
             }
-            if targets.insert((place.target, port)) {
-                records.push(self.record(Data::Srv { weight, port, target: place.target.clone() }));
+            if targets.insert((target.clone(), port)) {
+                records.push(self.record(Data::Srv { weight, port, target }));
             }
         }
         self.answer(records, additionals, reason)
@@ -223,7 +224,7 @@ impl Question<'_> {
 
     /// Follows an ExternalName (S11) within the zone, and hands what leads outside to the caller.
     fn alias(&self, service: &ServiceNames, target: &Name) -> Verdict {
-        let reason = Reason::ExternalName(service.name.clone());
+        let reason = Reason::ExternalName(ObjectName::clone(&service.name));
         if self.qtype == Type::CNAME {
             return self.answer(vec![self.record(Data::Cname(target.clone()))], vec![], reason);
         }
@@ -243,7 +244,7 @@ impl Question<'_> {
                 None => return self.aliased(service, aliases, &owner, self.cluster_name(&labels)),
             }
         }
-        self.no_data(Reason::DanglingAlias(service.name.clone()))
+        self.no_data(Reason::DanglingAlias(ObjectName::clone(&service.name)))
     }
 
     /// Returns the target of the ExternalName of that name.
@@ -265,10 +266,10 @@ impl Question<'_> {
         verdict: Verdict,
     ) -> Verdict {
         let Outcome::Answer { records, .. } = verdict.outcome else {
-            return self.no_data(Reason::DanglingAlias(service.name.clone()));
+            return self.no_data(Reason::DanglingAlias(ObjectName::clone(&service.name)));
         };
         aliases.extend(records.into_iter().map(|record| Record { owner: end.clone(), ..record }));
-        self.answer(aliases, vec![], Reason::ExternalName(service.name.clone()))
+        self.answer(aliases, vec![], Reason::ExternalName(ObjectName::clone(&service.name)))
     }
 
     fn below_pod(&self, labels: &[&[u8]]) -> Verdict {

@@ -9,6 +9,7 @@ use super::resolve::Question;
 use super::service_names::Claim;
 use super::verdict::{Outcome, Reason, Verdict};
 use super::{Data, Type, Zone};
+use crate::cluster::ObjectName;
 
 /// What a name below an arpa zone spells.
 struct Spelled {
@@ -70,7 +71,7 @@ pub(super) fn resolve(zone: &Zone, name: NameRef<'_>, qtype: Type) -> Verdict {
     let apex_depth = spelled.apex_depth(&zone.settings().service_cidrs);
     let apex = apex_depth.map_or(name, |depth| name.parent(spelled.depth + spelled.excess - depth));
     let question = Question { zone, apex, qtype };
-    let claims = spelled.whole().and_then(|address| zone.claims(address));
+    let claims = spelled.whole().and_then(|address| Some((address, zone.claims(address)?)));
     if apex_depth.is_none() && claims.is_none() && (zone.synced() || spelled.whole().is_none()) {
         return not_ours;
     }
@@ -78,7 +79,7 @@ pub(super) fn resolve(zone: &Zone, name: NameRef<'_>, qtype: Type) -> Verdict {
         return verdict;
     }
     match claims {
-        Some(claims) => question.pointers(claims.iter()),
+        Some((address, claims)) => question.pointers(address, claims),
         None if apex == name => question.apex(),
         // Whether an address below is known is not looked up: NODATA is true of a zone's inner nodes or
         // harmless.
@@ -91,22 +92,23 @@ pub(super) fn resolve(zone: &Zone, name: NameRef<'_>, qtype: Type) -> Verdict {
 
 impl Question<'_> {
     /// Answers with one PTR to the Service that has the address, else with one to each of its endpoints.
-    fn pointers<'c>(&self, claims: impl Iterator<Item = &'c Claim>) -> Verdict {
+    fn pointers(&self, address: IpAddr, claims: &[Claim]) -> Verdict {
         let (mut records, mut reason) = (Vec::new(), Reason::UnknownAddress);
         for claim in claims {
-            match claim {
-                Claim::Service(service, target) => {
-                    records.push(self.record(Data::Ptr(target.clone())));
-                    reason = Reason::ReverseClusterIp(service.clone());
-                    break;
-                }
-                Claim::Endpoint(service, target) => {
-                    if records.is_empty() {
-                        reason = Reason::ReverseEndpoints(service.clone());
-                    }
-                    records.push(self.record(Data::Ptr(target.clone())));
-                }
+            let (Claim::Service(name) | Claim::Endpoint(name)) = claim;
+            let Some(service) = self.zone.service(name.namespace.as_bytes(), name.name.as_bytes()) else {
+                continue;
+            };
+            if matches!(claim, Claim::Service(_)) {
+                records.push(self.record(Data::Ptr(service.domain_name.clone())));
+                reason = Reason::ReverseClusterIp(ObjectName::clone(name));
+                break;
             }
+            if records.is_empty() {
+                reason = Reason::ReverseEndpoints(ObjectName::clone(name));
+            }
+            let targets = service.endpoint_names_at(address).into_iter();
+            records.extend(targets.map(|target| self.record(Data::Ptr(target))));
         }
         if self.qtype != Type::PTR {
             return self.no_data(reason);

@@ -8,18 +8,36 @@ const SLOTS: u64 = 1 << BITS;
 
 /// A persistent hash trie: a clone costs one reference count, a change of a clone the path to what changes.
 ///
-/// Depth is at most 13, about log32 of the size with a good hash; keys with equal hashes share a leaf.
+/// Depth is at most 13, about log32 of the size with a good hash. An entry lies in its branch, since one of its own would
+/// cost more than most entries do.
 #[derive(Clone)]
 pub(super) struct Trie<K, V> {
-    root: Option<Arc<Node<K, V>>>,
+    root: Option<Node<K, V>>,
 }
 
 #[derive(Clone)]
 enum Node<K, V> {
-    /// `children` holds one node per bit of `present`, in the order of the bits.
-    Branch { present: u32, children: Vec<Arc<Node<K, V>>> },
-    /// Never empty but within a removal.
-    Leaf { hash: u64, entries: Vec<(K, V)> },
+    Branch(Arc<Branch<K, V>>),
+    Leaf {
+        hash: u64,
+        key: K,
+        value: V,
+    },
+    /// Entries with one hash; never empty but within a removal.
+    Crowd(Arc<Crowd<K, V>>),
+}
+
+/// `children` holds one node per bit of `present`, in the order of the bits.
+#[derive(Clone)]
+struct Branch<K, V> {
+    present: u32,
+    children: Vec<Node<K, V>>,
+}
+
+#[derive(Clone)]
+struct Crowd<K, V> {
+    hash: u64,
+    entries: Vec<(K, V)>,
 }
 
 impl<K: Clone + Eq, V: Clone> Trie<K, V> {
@@ -32,19 +50,20 @@ impl<K: Clone + Eq, V: Clone> Trie<K, V> {
         let mut node = self.root.as_ref()?;
         let mut rest = hash;
         loop {
-            match &**node {
-                Node::Branch { present, children } => {
-                    let (bit, at) = position(*present, rest);
-                    if present & bit == 0 {
+            match node {
+                Node::Branch(branch) => {
+                    let (bit, at) = position(branch.present, rest);
+                    if branch.present & bit == 0 {
                         return None;
                     }
-                    node = &children[at];
+                    node = &branch.children[at];
                     rest >>= BITS;
                 }
-                Node::Leaf { hash: own, entries } if *own == hash => {
-                    return entries.iter().find(|(key, _)| is(key)).map(|(_, value)| value);
+                Node::Leaf { hash: own, key, value } => return (*own == hash && is(key)).then_some(value),
+                Node::Crowd(crowd) => {
+                    let mut entries = crowd.entries.iter().filter(|_| crowd.hash == hash);
+                    return entries.find(|(key, _)| is(key)).map(|(_, value)| value);
                 }
-                Node::Leaf { .. } => return None,
             }
         }
     }
@@ -52,8 +71,8 @@ impl<K: Clone + Eq, V: Clone> Trie<K, V> {
     /// Sets a key's value.
     pub(super) fn insert(&mut self, hash: u64, key: K, value: V) {
         match &mut self.root {
-            Some(root) => insert(root, hash, hash, 0, key, value),
-            None => self.root = Some(leaf(hash, key, value)),
+            Some(root) => insert(root, hash, 0, key, value),
+            None => self.root = Some(Node::Leaf { hash, key, value }),
         }
     }
 
@@ -72,12 +91,24 @@ impl<K: Clone + Eq, V: Clone> Trie<K, V> {
     /// Visits every entry, in no order that means anything.
     #[cfg(test)]
     pub(super) fn for_each(&self, mut visit: impl FnMut(&K, &V)) {
-        let mut waiting: Vec<&Node<K, V>> = self.root.as_deref().into_iter().collect();
+        let mut waiting: Vec<&Node<K, V>> = self.root.iter().collect();
         while let Some(node) = waiting.pop() {
             match node {
-                Node::Branch { children, .. } => waiting.extend(children.iter().map(|child| &**child)),
-                Node::Leaf { entries, .. } => entries.iter().for_each(|(key, value)| visit(key, value)),
+                Node::Branch(branch) => waiting.extend(&branch.children),
+                Node::Leaf { key, value, .. } => visit(key, value),
+                Node::Crowd(crowd) => crowd.entries.iter().for_each(|(key, value)| visit(key, value)),
             }
+        }
+    }
+}
+
+impl<K, V> Node<K, V> {
+    /// Returns the hash of all entries; `None` for a branch, where they differ.
+    fn hash(&self) -> Option<u64> {
+        match self {
+            Self::Branch(_) => None,
+            Self::Leaf { hash, .. } => Some(*hash),
+            Self::Crowd(crowd) => Some(crowd.hash),
         }
     }
 }
@@ -88,50 +119,50 @@ fn position(present: u32, rest: u64) -> (u32, usize) {
     (bit, (present & (bit - 1)).count_ones() as usize)
 }
 
-fn leaf<K, V>(hash: u64, key: K, value: V) -> Arc<Node<K, V>> {
-    Arc::new(Node::Leaf { hash, entries: vec![(key, value)] })
-}
-
-fn insert<K: Clone + Eq, V: Clone>(
-    node: &mut Arc<Node<K, V>>,
-    hash: u64,
-    rest: u64,
-    depth: u32,
-    key: K,
-    value: V,
-) {
-    if let Node::Leaf { hash: other, .. } = **node
-        && other != hash
-    {
-        let (bit, _) = position(0, other >> (depth * BITS));
-        let children = vec![Arc::clone(node)];
-        *node = Arc::new(Node::Branch { present: bit, children });
+fn insert<K: Clone + Eq, V: Clone>(node: &mut Node<K, V>, hash: u64, depth: u32, key: K, value: V) {
+    if let Some(other) = node.hash().filter(|other| *other != hash) {
+        let (present, _) = position(0, other >> (depth * BITS));
+        *node = Node::Branch(Arc::new(Branch { present, children: vec![node.clone()] }));
     }
-    match Arc::make_mut(node) {
-        Node::Leaf { entries, .. } => match entries.iter_mut().find(|(own, _)| *own == key) {
-            Some((_, old)) => *old = value,
-            None => entries.push((key, value)),
-        },
-        Node::Branch { present, children } => {
-            let (bit, at) = position(*present, rest);
+    match node {
+        Node::Leaf { key: own, value: old, .. } if *own == key => *old = value,
+        Node::Leaf { key: own, value: other, .. } => {
+            let entries = vec![(own.clone(), other.clone()), (key, value)];
+            *node = Node::Crowd(Arc::new(Crowd { hash, entries }));
+        }
+        Node::Crowd(crowd) => {
+            let entries = &mut Arc::make_mut(crowd).entries;
+            match entries.iter_mut().find(|(own, _)| *own == key) {
+                Some((_, old)) => *old = value,
+                None => entries.push((key, value)),
+            }
+        }
+        Node::Branch(branch) => {
+            let Branch { present, children } = Arc::make_mut(branch);
+            let (bit, at) = position(*present, hash >> (depth * BITS));
             if *present & bit == 0 {
                 *present |= bit;
-                children.insert(at, leaf(hash, key, value));
+                // Room for more would be a third of all that a great trie takes.
+                children.reserve_exact(1);
+                children.insert(at, Node::Leaf { hash, key, value });
             } else {
-                insert(&mut children[at], hash, rest >> BITS, depth + 1, key, value);
+                insert(&mut children[at], hash, depth + 1, key, value);
             }
         }
     }
 }
 
 /// Removes a key that is there and says whether the node is empty now.
-fn remove<K: Clone + Eq, V: Clone>(node: &mut Arc<Node<K, V>>, rest: u64, key: &K) -> bool {
-    match Arc::make_mut(node) {
-        Node::Leaf { entries, .. } => {
+fn remove<K: Clone + Eq, V: Clone>(node: &mut Node<K, V>, rest: u64, key: &K) -> bool {
+    match node {
+        Node::Leaf { key: own, .. } => own == key,
+        Node::Crowd(crowd) => {
+            let entries = &mut Arc::make_mut(crowd).entries;
             entries.retain(|(own, _)| own != key);
             entries.is_empty()
         }
-        Node::Branch { present, children } => {
+        Node::Branch(branch) => {
+            let Branch { present, children } = Arc::make_mut(branch);
             let (bit, at) = position(*present, rest);
             if *present & bit != 0 && remove(&mut children[at], rest >> BITS, key) {
                 *present &= !bit;
@@ -194,15 +225,16 @@ mod tests {
     #[test]
     fn a_change_leaves_untouched_branches_shared() {
         let mut before = Trie::new();
-        (0..32_u64).for_each(|hash| before.insert(hash, hash, 0));
+        (0..32 * 32_u64).for_each(|hash| before.insert(hash, hash, 0));
         let mut after = before.clone();
         after.insert(5, 5, 1);
-        let (Some(Node::Branch { children: old, .. }), Some(Node::Branch { children: new, .. })) =
-            (before.root.as_deref(), after.root.as_deref())
-        else {
-            panic!("32 keys need a branch")
+        let (Some(Node::Branch(old)), Some(Node::Branch(new))) = (&before.root, &after.root) else {
+            panic!("so many keys need branches")
         };
-        let shared = old.iter().zip(new).filter(|(old, new)| Arc::ptr_eq(old, new)).count();
-        assert_eq!(shared, 31);
+        let is_shared = |nodes: &(&Node<u64, u32>, &Node<u64, u32>)| match nodes {
+            (Node::Branch(old), Node::Branch(new)) => Arc::ptr_eq(old, new),
+            _ => panic!("so many keys need two levels"),
+        };
+        assert_eq!(old.children.iter().zip(&new.children).filter(is_shared).count(), 31);
     }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::name::{InvalidName, NameRef};
-use super::service_names::{Claim, Rules, ServiceNames, service_name};
+use super::service_names::{Claim, Claims, Rules, ServiceNames, service_name};
 use super::trie::Trie;
 use super::{Data, Name, Owner, PodNames, Record, ZoneSettings};
 use crate::cluster::{Cluster, Dirty, ObjectName, Pod, ServiceKind};
@@ -32,8 +32,7 @@ pub struct Zone {
     synced: bool,
     namespaces: Trie<Arc<str>, Namespace>,
     services: Trie<ObjectName, Arc<ServiceNames>>,
-    /// Claims in order.
-    reverse: Trie<IpAddr, Arc<[Claim]>>,
+    reverse: Trie<IpAddr, Claims>,
     /// Pods that may be named, and the same by address; empty unless names of pods are verified.
     pods: Trie<ObjectName, Arc<Pod>>,
     pods_at: Trie<IpAddr, Arc<BTreeSet<ObjectName>>>,
@@ -96,7 +95,9 @@ impl Zone {
         for name in &dirty.services {
             changed |= next.change_listening(cluster, name);
             if settings.exposes(name.namespace.as_bytes()) {
-                let build = |service| ServiceNames::build(service, cluster.slices_of(name), &rules);
+                let known = next.service(name.namespace.as_bytes(), name.name.as_bytes());
+                let own = known.map_or_else(|| Arc::new(name.clone()), |known| Arc::clone(&known.name));
+                let build = |service| ServiceNames::build(own, service, cluster.slices_of(name), &rules);
                 let names = cluster.service(name).and_then(|service| build(service)).map(Arc::new);
                 changed |= next.replace(name, names);
             }
@@ -169,7 +170,7 @@ impl Zone {
 
     /// Returns why an address has reverse names, in the order of answering; never an empty set.
     pub(super) fn claims(&self, address: IpAddr) -> Option<&[Claim]> {
-        self.reverse.lookup(self.hash_address(address), |own| *own == address).map(|claims| &**claims)
+        self.reverse.lookup(self.hash_address(address), |own| *own == address).map(Claims::as_slice)
     }
 
     /// Returns a Pod of a namespace that has an address; `None` unless names of pods are verified.
@@ -302,10 +303,9 @@ impl Zone {
         let hash = self.hash_address(address);
         let mut claims: BTreeSet<Claim> = self.claims(address).into_iter().flatten().cloned().collect();
         change(&mut claims);
-        if claims.is_empty() {
-            self.reverse.remove(hash, &address);
-        } else {
-            self.reverse.insert(hash, address, claims.into_iter().collect());
+        match Claims::of(claims) {
+            Some(claims) => self.reverse.insert(hash, address, claims),
+            None => self.reverse.remove(hash, &address),
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::cluster::{Endpoint, EndpointSlice, Event, Service, ServiceKind, Servi
 use tidegate_dataplane::net::Protocol;
 
 type Contents =
-    (BTreeMap<Arc<str>, Namespace>, BTreeMap<ObjectName, Arc<ServiceNames>>, BTreeMap<IpAddr, Arc<[Claim]>>);
+    (BTreeMap<Arc<str>, Namespace>, BTreeMap<ObjectName, Arc<ServiceNames>>, BTreeMap<IpAddr, Claims>);
 
 fn contents(zone: &Zone) -> Contents {
     let mut all = Contents::default();
