@@ -248,8 +248,8 @@ impl Dirty {
     }
 }
 
-/// A Service's slices by name.
-pub type Slices = BTreeMap<ObjectName, Arc<EndpointSlice>>;
+/// A Service's slices, sorted by name; a tree for each Service would have room for eleven, and most have one or two.
+type Slices = Box<[Arc<EndpointSlice>]>;
 
 /// All that is known of the cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -312,17 +312,28 @@ impl Cluster {
 
     fn apply_slice(&mut self, slice: Arc<EndpointSlice>, dirty: &mut Dirty) {
         let slices = self.slices.entry(slice.service.clone()).or_default();
-        if slices.get(&slice.name) != Some(&slice) {
-            dirty.services.insert(slice.service.clone());
-            slices.insert(slice.name.clone(), slice);
+        let place = slices.binary_search_by_key(&&slice.name, |own| &own.name);
+        if place.is_ok_and(|place| slices[place] == slice) {
+            return;
+        }
+        dirty.services.insert(slice.service.clone());
+        match place {
+            Ok(place) => slices[place] = slice,
+            Err(place) => {
+                let (before, after) = slices.split_at(place);
+                *slices = [before, &[slice], after].concat().into();
+            }
         }
     }
 
     fn delete_slice(&mut self, name: &ObjectName, service: ObjectName, dirty: &mut Dirty) {
         let Some(slices) = self.slices.get_mut(&service) else { return };
-        let removed = slices.remove(name).is_some();
-        if slices.is_empty() {
+        let left: Slices = slices.iter().filter(|slice| slice.name != *name).cloned().collect();
+        let removed = left.len() < slices.len();
+        if left.is_empty() {
             self.slices.remove(&service);
+        } else {
+            *slices = left;
         }
         if removed {
             dirty.services.insert(service);
@@ -342,7 +353,7 @@ impl Cluster {
 
     /// Iterates over the slices of a Service in the order of their names.
     pub fn slices_of(&self, service: &ObjectName) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        self.slices.get(service).into_iter().flat_map(BTreeMap::values)
+        self.slices.get(service).into_iter().flatten()
     }
 
     /// Returns the Pod of that name.

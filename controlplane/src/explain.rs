@@ -32,6 +32,7 @@ pub async fn run(arguments: &ExplainArguments) -> anyhow::Result<()> {
         arguments: &arguments.cluster,
         service_cidrs: &arguments.service_cidrs,
         pods: names.dns_pods == PodsMode::Verified,
+        pod_names: names.dns_endpoint_pod_names,
         node_name: None,
         cluster_ips: None,
         cluster_file: None,

@@ -41,8 +41,10 @@ use crate::workers::{AttachedDevice, SocketReport, Workers};
 
 /// How often the loop looks after things that tell it nothing: endpoints that leave, workers that died.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
-/// Services that change at once for which it is worth while to give memory back.
+/// Changes of Services for which it is worth while to give memory back.
 const GREAT: usize = 500;
+/// How long until small changes that add up to that are worth while it again.
+const LITTER_TIME: Duration = Duration::from_secs(30);
 /// How often this thread lets others run before it goes on to wait for workers' acknowledgements: one that carries
 /// packets has given its own by then, and a timer would take a millisecond more.
 const TURNS: usize = 20;
@@ -87,8 +89,10 @@ pub struct Gateway {
     pub sweep_at: Instant,
     /// How long changes take to reach packets.
     pub latency: Latency,
-    /// A change was so great that memory of it is to be given back.
-    pub is_littered: bool,
+    /// Services that changed since memory of it was given back.
+    pub litter: usize,
+    /// When it is to be given back if changes were small.
+    pub litter_at: Instant,
     /// Flows that an earlier process left have been compared with what the source says now.
     pub has_judged_found: bool,
 }
@@ -142,7 +146,10 @@ impl Gateway {
         self.health_checks.note(&self.cluster, &dirty.services);
         self.follow_health_checks();
         self.latency.begin(update.origins);
-        self.is_littered |= dirty.services.len() >= GREAT;
+        self.litter += dirty.services.len();
+        if dirty.services.len() >= GREAT {
+            self.litter_at = Instant::now();
+        }
         if !dirty.is_empty() {
             self.publish(|publication, cluster, now| publication.apply(cluster, &dirty, now));
         }
@@ -294,11 +301,12 @@ impl Gateway {
         if self.source.is_followed() {
             self.dns_counters.note_source();
         }
-        if self.publication.is_settled() && std::mem::take(&mut self.is_littered) {
+        let started = Instant::now();
+        if self.litter >= GREAT && started >= self.litter_at && self.publication.is_settled() {
             memory::give_back();
+            (self.litter, self.litter_at) = (0, started + LITTER_TIME);
         }
         self.judge_found();
-        let started = Instant::now();
         let loaded = self.publication.loaded();
         if (self.publication.has_leaving() || !loaded.is_empty()) && started >= self.sweep_at {
             let flows = &self.shared.flows;

@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    tidegate::memory::share_one_arena();
     let command_line = match cli::parse(std::env::args_os()) {
         Ok(command_line) => command_line,
         Err(error) => {

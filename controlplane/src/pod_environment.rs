@@ -34,6 +34,7 @@ pub async fn print_variables(arguments: &EnvArguments) -> anyhow::Result<()> {
         arguments: &arguments.cluster,
         service_cidrs: &arguments.service_cidrs,
         pods: false,
+        pod_names: false,
         node_name: None,
         cluster_ips: None,
         cluster_file: None,

@@ -42,6 +42,8 @@ pub struct Settings<'a> {
     pub service_cidrs: &'a [IpNet],
     /// Pods are of interest by themselves.
     pub pods: bool,
+    /// `--dns-endpoint-pod-names`.
+    pub pod_names: bool,
     /// `--node-name`.
     pub node_name: Option<Arc<str>>,
     /// The file that keeps assigned ClusterIPs over a restart.
@@ -62,6 +64,7 @@ impl<'a> Settings<'a> {
             arguments: &arguments.cluster,
             service_cidrs: &arguments.service_cidrs,
             pods: arguments.names.dns_pods == PodsMode::Verified,
+            pod_names: arguments.names.dns_endpoint_pod_names,
             node_name: arguments.node_name.as_deref().map(Arc::from),
             cluster_ips: state.map(|state| state.join("clusterips.json")),
             cluster_file: state.map(|state| cluster_file.unwrap_or_else(|| state.join("cluster"))),
@@ -103,6 +106,7 @@ impl Source {
                     kubeconfig: settings.arguments.kubeconfig.clone(),
                     node_name: settings.node_name,
                     pods: settings.pods,
+                    pod_names: settings.pod_names,
                     service_cidrs: settings.service_cidrs.to_vec(),
                     cluster_file: settings.cluster_file,
                     limits: Limits::of_watch(settings.arguments.watch_time.0),

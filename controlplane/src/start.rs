@@ -183,7 +183,8 @@ async fn start(
         asked,
         sweep_at: Instant::now(),
         latency: Latency::default(),
-        is_littered: false,
+        litter: 0,
+        litter_at: Instant::now(),
         has_judged_found: false,
     };
     begin(&mut gateway, arguments, first, &names).await?;

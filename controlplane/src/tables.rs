@@ -44,8 +44,6 @@ pub struct Compiled {
     pub frontend: Frontend,
     /// Its ports with their backends: all of them at a ClusterIP, else the one.
     pub table: VirtualAddress,
-    /// All endpoints of those backends.
-    pub endpoints: BTreeSet<EndpointKey>,
 }
 
 /// Compiles Services; equal lists of endpoints share one Maglev table.
@@ -258,16 +256,27 @@ impl Compiler {
 
 impl Compiled {
     fn new(frontend: Frontend, ports: Vec<ServicePort>) -> Self {
-        let mut endpoints = BTreeSet::new();
-        for port in &ports {
-            let sets = [Some(&port.backends), port.terms.pod_backends.as_ref()];
-            for member in sets.into_iter().flatten().flat_map(|set| set.members()) {
-                let Backend { address, port: number, .. } = *member;
-                endpoints.insert(EndpointKey { address, port: number, protocol: port.protocol });
-            }
-        }
-        Self { frontend, table: VirtualAddress::new(ports), endpoints }
+        Self { frontend, table: VirtualAddress::new(ports) }
     }
+
+    /// Returns all endpoints of its backends.
+    #[must_use]
+    pub fn endpoints(&self) -> BTreeSet<EndpointKey> {
+        endpoints_of(&self.table)
+    }
+}
+
+/// Returns all endpoints that the ports of a table lead to; costs their number.
+pub(crate) fn endpoints_of(table: &VirtualAddress) -> BTreeSet<EndpointKey> {
+    let mut endpoints = BTreeSet::new();
+    for port in table.ports() {
+        let sets = [Some(&port.backends), port.terms.pod_backends.as_ref()];
+        for member in sets.into_iter().flatten().flat_map(|set| set.members()) {
+            let Backend { address, port: number, .. } = *member;
+            endpoints.insert(EndpointKey { address, port: number, protocol: port.protocol });
+        }
+    }
+    endpoints
 }
 
 /// Returns the external and load-balancer addresses of a ClusterIP's family, each once; what a load balancer's address

@@ -81,6 +81,7 @@ impl Gateway {
             kubeconfig: None,
             node_name: None,
             pods: false,
+            pod_names: false,
             service_cidrs: Vec::new(),
             cluster_file: None,
             limits: Limits::of_watch(Duration::from_secs(40)),

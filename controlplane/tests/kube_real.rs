@@ -118,6 +118,7 @@ async fn a_real_api_server_is_followed() {
         kubeconfig: Some(kubeconfig),
         node_name: None,
         pods: false,
+        pod_names: false,
         service_cidrs: Vec::new(),
         cluster_file: None,
         limits: Limits::of_watch(Duration::from_secs(5)),

@@ -21,6 +21,7 @@ fn settings() -> Settings {
         kubeconfig: None,
         node_name: None,
         pods: false,
+        pod_names: false,
         service_cidrs: Vec::new(),
         cluster_file: None,
         limits: Limits::of_watch(LIMITS),

@@ -16,6 +16,8 @@ pub struct Maglev(Entries);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Entries {
+    /// Two in an octet, the first in its low bits; and how many they are.
+    Packed(Box<[u8]>, usize),
     Narrow(Box<[u8]>),
     Wide(Box<[u16]>),
     Widest(Box<[u32]>),
@@ -72,6 +74,11 @@ impl Maglev {
     #[must_use]
     pub fn weighted(members: &[(u64, u16)]) -> Self {
         Self(match members.len() {
+            2..=0x10 => {
+                let entries = filled::<u8>(members);
+                let pack = |pair: &[u8]| pair.iter().rev().fold(0, |octet, entry| octet << 4 | entry);
+                Entries::Packed(entries.chunks(2).map(pack).collect(), entries.len())
+            }
             ..=0xff => Entries::Narrow(filled(members)),
             0x100..=0xffff => Entries::Wide(filled(members)),
             _ => Entries::Widest(filled(members)),
@@ -83,6 +90,10 @@ impl Maglev {
     pub fn choose(&self, hash: u64) -> Option<usize> {
         let place = |size: usize| ((u128::from(hash) * size as u128) >> 64) as usize;
         match &self.0 {
+            Entries::Packed(pairs, size) => {
+                let place = place(*size);
+                pairs.get(place / 2).map(|pair| usize::from(pair >> (place % 2 * 4) & 0xf))
+            }
             Entries::Narrow(entries) => entries.get(place(entries.len())).map(|member| usize::from(*member)),
             Entries::Wide(entries) => entries.get(place(entries.len())).map(|member| usize::from(*member)),
             Entries::Widest(entries) => entries.get(place(entries.len())).map(|member| *member as usize),
@@ -177,6 +188,10 @@ mod tests {
     /// The members of all entries in order.
     fn positions(table: &Maglev) -> Vec<usize> {
         match &table.0 {
+            Entries::Packed(pairs, size) => {
+                let both = pairs.iter().flat_map(|pair| [pair & 0xf, pair >> 4]);
+                both.take(*size).map(usize::from).collect()
+            }
             Entries::Narrow(entries) => entries.iter().map(|member| usize::from(*member)).collect(),
             Entries::Wide(entries) => entries.iter().map(|member| usize::from(*member)).collect(),
             Entries::Widest(entries) => entries.iter().map(|member| *member as usize).collect(),
@@ -213,10 +228,11 @@ mod tests {
 
     #[test]
     fn tables_of_every_width_are_as_the_paper_says() {
-        for members in [2, 10, 255, 256, 300] {
+        for members in [2, 10, 16, 17, 255, 256, 300] {
             let identities: Vec<u64> = (0..members).map(mix).collect();
             let table = Maglev::new(&identities);
-            assert_eq!(matches!(table.0, Entries::Narrow(_)), members < 256, "{members}");
+            assert_eq!(matches!(table.0, Entries::Packed(..)), members < 17, "{members}");
+            assert_eq!(matches!(table.0, Entries::Narrow(_)), (17..256).contains(&members), "{members}");
             assert_eq!(positions(&table), as_the_paper_says(&identities), "{members}");
         }
     }
@@ -248,6 +264,19 @@ mod tests {
             .count();
         let share = moved as f64 / stayed.count() as f64;
         assert!(share < 0.05, "{share}");
+    }
+
+    #[test]
+    fn a_choice_is_the_entry_that_the_hash_falls_on_in_every_width() {
+        for members in [1, 2, 16, 17, 256] {
+            let identities: Vec<u64> = (0..members).map(mix).collect();
+            let table = Maglev::new(&identities);
+            let positions = positions(&table);
+            for hash in (0..1000).map(mix).chain([0, u64::MAX]) {
+                let place = (u128::from(hash) * positions.len() as u128) >> 64;
+                assert_eq!(table.choose(hash), Some(positions[place as usize]), "{members}: {hash}");
+            }
+        }
     }
 
     #[test]

@@ -128,6 +128,7 @@ fn print_cluster(
     let mut endpoints = BTreeSet::new();
     for service in cluster.services() {
         for compiled in compiler.compile(cluster, &service.name, &BTreeSet::new()) {
+            endpoints.extend(compiled.endpoints());
             for port in compiled.table.ports() {
                 let backends = port.backends.members().len();
                 let at = match compiled.frontend {
@@ -136,7 +137,6 @@ fn print_cluster(
                 };
                 println!("Service {}: {at} -> {backends} endpoints", service.name);
             }
-            endpoints.extend(compiled.endpoints);
         }
         print_limits_of_service(service, locality, own);
     }

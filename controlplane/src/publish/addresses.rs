@@ -8,7 +8,7 @@ use tidegate_dataplane::net::{Port, Protocol};
 use tidegate_dataplane::services::{Frontend, VirtualAddress};
 
 use crate::cluster::ObjectName;
-use crate::tables::{Compiled, EndpointKey};
+use crate::tables::{Compiled, EndpointKey, endpoints_of};
 
 /// The most removed addresses that are refused at once; of more, the oldest is left.
 pub(super) const MOST_REFUSED: usize = 4096;
@@ -28,7 +28,6 @@ enum Stage {
 struct Holding {
     service: ObjectName,
     table: VirtualAddress,
-    endpoints: BTreeSet<EndpointKey>,
     stage: Stage,
 }
 
@@ -58,7 +57,7 @@ pub(super) enum Claim {
 pub(super) struct Addresses {
     holdings: BTreeMap<Frontend, Holding>,
     /// Addresses that are held.
-    of_service: BTreeMap<ObjectName, BTreeSet<Frontend>>,
+    of_service: BTreeMap<ObjectName, Vec<Frontend>>,
     lingering: BTreeSet<(Instant, Frontend)>,
     refusing: BTreeSet<(Instant, Frontend)>,
 }
@@ -66,7 +65,7 @@ pub(super) struct Addresses {
 impl Addresses {
     /// Gives an address to a Service unless another one has it.
     pub(super) fn claim(&mut self, service: &ObjectName, compiled: Compiled) -> Claim {
-        let Compiled { frontend: address, table, endpoints } = compiled;
+        let Compiled { frontend: address, table } = compiled;
         let mut unchanged = false;
         if let Some(holding) = self.holdings.get_mut(&address) {
             let own = holding.service == *service;
@@ -78,18 +77,22 @@ impl Addresses {
             }
             unchanged = own && holding.table == table;
         }
-        self.of_service.entry(service.clone()).or_default().insert(address);
+        let own = self.of_service.entry(service.clone()).or_default();
+        if !own.contains(&address) {
+            own.reserve_exact(1);
+            own.push(address);
+        }
         if unchanged {
             return Claim::Unchanged;
         }
-        let holding = Holding { service: service.clone(), table, endpoints, stage: Stage::Held };
+        let holding = Holding { service: service.clone(), table, stage: Stage::Held };
         let before = self.holdings.insert(address, holding);
-        Claim::Changed(before.map(|before| before.endpoints).unwrap_or_default())
+        Claim::Changed(before.map(|before| endpoints_of(&before.table)).unwrap_or_default())
     }
 
     /// Returns the addresses that a Service has now.
     pub(super) fn of(&self, service: &ObjectName) -> BTreeSet<Frontend> {
-        self.of_service.get(service).cloned().unwrap_or_default()
+        self.of_service.get(service).into_iter().flatten().copied().collect()
     }
 
     /// Takes an address from its Service; its table stays until then, unless another Service claims it before.
@@ -100,7 +103,7 @@ impl Addresses {
             self.lingering.insert((until, address));
         }
         if let Some(own) = self.of_service.get_mut(&holding.service) {
-            own.remove(&address);
+            own.retain(|held| *held != address);
             if own.is_empty() {
                 self.of_service.remove(&holding.service);
             }
@@ -122,7 +125,7 @@ impl Addresses {
         {
             self.lingering.remove(&(until, address));
             let Some(holding) = self.holdings.get_mut(&address) else { continue };
-            let endpoints = std::mem::take(&mut holding.endpoints);
+            let endpoints = endpoints_of(&holding.table);
             let table = is_refused(&address, &holding.service).then(VirtualAddress::removed);
             match &table {
                 Some(table) => {

@@ -10,7 +10,7 @@ use crate::tables::EndpointKey;
 #[derive(Debug, Default)]
 pub(super) struct Endpoints {
     /// How many tables list each endpoint.
-    listed: HashMap<EndpointKey, usize>,
+    listed: HashMap<EndpointKey, u32>,
     /// Entries that no table lists, with the generation of the first snapshot without them.
     leaving: BTreeMap<EndpointKey, u64>,
     /// Those for which the program took no entry when it was last asked.

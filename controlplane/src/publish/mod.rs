@@ -46,7 +46,7 @@ use crate::cluster::{Cluster, Dirty, ObjectName, ServiceKind};
 use crate::compile::Locality;
 use crate::dns::Zone;
 use crate::programming::Programming;
-use crate::tables::{Compiled, Compiler, EndpointKey};
+use crate::tables::{Compiled, Compiler, EndpointKey, endpoints_of};
 
 /// How long an addition waits for workers to acknowledge its snapshot. A stopped worker gets no packets after half
 /// a second (decision 3), so names may then lead to the others. Removals wait without a limit.
@@ -269,8 +269,8 @@ impl<S: Steering> Publication<S> {
     ) -> Vec<Compiled> {
         let compiled = self.compiler.compile(cluster, name, &BTreeSet::new());
         let mut complete = true;
-        for endpoint in compiled.iter().flat_map(|one| &one.endpoints) {
-            if let Err(error) = self.endpoints.prepare(*endpoint, &mut self.steering) {
+        for endpoint in compiled.iter().flat_map(Compiled::endpoints) {
+            if let Err(error) = self.endpoints.prepare(endpoint, &mut self.steering) {
                 complete = false;
                 if let Some(error) = error.filter(|_| !reported) {
                     self.refuse(name, "EndpointSlices", &error);
@@ -302,12 +302,11 @@ impl<S: Steering> Publication<S> {
     /// # Errors
     /// Another Service has it.
     fn claim(&mut self, name: &ObjectName, compiled: Compiled, change: &mut Change) -> anyhow::Result<()> {
-        let (address, table, endpoints) =
-            (compiled.frontend, compiled.table.clone(), compiled.endpoints.clone());
+        let (address, table) = (compiled.frontend, compiled.table.clone());
         match self.addresses.claim(name, compiled) {
             Claim::Unchanged => {}
             Claim::Changed(before) => {
-                self.endpoints.list(&endpoints);
+                self.endpoints.list(&endpoints_of(&table));
                 change.tables.push((address, Some(table)));
                 change.unlisted.push(before);
             }

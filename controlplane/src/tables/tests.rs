@@ -172,7 +172,7 @@ fn two_ports_with_one_number_and_two_protocols_are_two_entries() {
         cluster(&[service("a", &["10.96.0.1"], &ports)], [slice("a", "a-1", &["10.244.0.1"], &slice_ports)]);
     let compiled = compile(&cluster, "a");
     assert_eq!(members(&compiled[0]), ["53/TCP 10.244.0.1:5354", "53/UDP 10.244.0.1:5353"]);
-    assert_eq!(compiled[0].endpoints.len(), 2);
+    assert_eq!(compiled[0].endpoints().len(), 2);
 }
 
 #[test]
@@ -223,5 +223,5 @@ fn endpoints_that_are_not_wanted_are_left_out() {
     let compiled =
         Compiler::default().compile(&cluster, &ObjectName::new("dev", "a"), &BTreeSet::from([without]));
     assert_eq!(members(&compiled[0]), ["80/TCP 10.244.0.2:8080"]);
-    assert_eq!(compiled[0].endpoints.len(), 1);
+    assert_eq!(compiled[0].endpoints().len(), 1);
 }

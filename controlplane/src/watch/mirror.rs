@@ -53,6 +53,8 @@ pub(super) struct Mirror {
     touched: BTreeMap<ObjectKey, Option<Plain>>,
     /// Names of nodes and zones, each once.
     names: BTreeSet<Arc<str>>,
+    /// Nobody asks for the names of endpoints' Pods.
+    drops_pod_names: bool,
     /// Newly refused objects, until they are taken.
     complaints: Vec<Refused>,
     /// What is refused is not what it was.
@@ -67,9 +69,15 @@ impl Mirror {
             synced: false,
             touched: BTreeMap::new(),
             names: BTreeSet::new(),
+            drops_pod_names: false,
             complaints: Vec::new(),
             problems_changed: false,
         }
+    }
+
+    /// Forgets the names of endpoints' Pods as objects come: each is unlike all others, and most gateways use none.
+    pub(super) fn without_pod_names(self) -> Self {
+        Self { drops_pod_names: true, ..self }
     }
 
     /// Says whether every kind has been listed.
@@ -274,6 +282,7 @@ impl Mirror {
         let Some(slice) = Arc::get_mut(slice) else { return };
         let EndpointSlice { endpoints, ports, .. } = slice;
         for endpoint in endpoints.iter_mut() {
+            endpoint.pod = endpoint.pod.take().filter(|_| !self.drops_pod_names);
             for name in [&mut endpoint.node, &mut endpoint.zone].into_iter().flatten() {
                 share(&mut self.names, name);
             }

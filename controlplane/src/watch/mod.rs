@@ -64,6 +64,8 @@ pub struct Settings {
     pub node_name: Option<Arc<str>>,
     /// Pods are followed: `--dns-pods verified`.
     pub pods: bool,
+    /// `--dns-endpoint-pod-names`: endpoints are asked for the names of their Pods.
+    pub pod_names: bool,
     /// `--service-cidr`: where the API server must not be.
     pub service_cidrs: Vec<IpNet>,
     /// The file of what is known, for a start without the API server.
@@ -142,9 +144,10 @@ impl Kubernetes {
         }
         let complaints = settings.complain.then(|| Complaints::new(Arc::clone(&access), settings.limits));
         let server = access.server().to_owned();
+        let mirror = Mirror::new(kinds);
         let store = settings.cluster_file.map(|path| Store::open(ClusterFile::new(path, server.clone())));
         Self {
-            mirror: Mirror::new(kinds),
+            mirror: if settings.pod_names { mirror } else { mirror.without_pod_names() },
             told,
             lives,
             server,

@@ -103,11 +103,14 @@ impl Steering {
             return Ok(());
         }
         let result = self.endpoint_addrs.insert(mapped(address).octets(), PRESENT, BPF_NOEXIST);
-        if let Err(error) = inserted("endpoint_addrs", address, result) {
-            let _was_just_inserted = self.endpoints.remove(&endpoint.key());
-            return Err(error);
+        match inserted("endpoint_addrs", address, result) {
+            Ok(true) => {}
+            Ok(false) => *self.endpoints_at.entry(mapped(address)).or_insert(1) += 1,
+            Err(error) => {
+                let _was_just_inserted = self.endpoints.remove(&endpoint.key());
+                return Err(error);
+            }
         }
-        *self.endpoints_at.entry(mapped(address)).or_insert(0) += 1;
         Ok(())
     }
 
@@ -118,9 +121,9 @@ impl Steering {
             return Ok(());
         }
         match self.endpoints_at.get_mut(&mapped(address)) {
-            Some(others) if *others > 1 => *others -= 1,
-            _ => {
-                self.endpoints_at.remove(&mapped(address));
+            Some(number) if *number > 2 => *number -= 1,
+            Some(_) => drop(self.endpoints_at.remove(&mapped(address))),
+            None => {
                 removed("endpoint_addrs", address, self.endpoint_addrs.remove(&mapped(address).octets()))?;
             }
         }
@@ -136,11 +139,14 @@ impl Steering {
             return Ok(());
         }
         let result = self.served_addrs.insert(mapped(address).octets(), PRESENT, BPF_NOEXIST);
-        if let Err(error) = inserted("served_addrs", address, result) {
-            let _was_just_inserted = self.served_sockets.remove(&socket.key());
-            return Err(error);
+        match inserted("served_addrs", address, result) {
+            Ok(true) => {}
+            Ok(false) => *self.served_at.entry(mapped(address)).or_insert(1) += 1,
+            Err(error) => {
+                let _was_just_inserted = self.served_sockets.remove(&socket.key());
+                return Err(error);
+            }
         }
-        *self.served_at.entry(mapped(address)).or_insert(0) += 1;
         Ok(())
     }
 
@@ -151,9 +157,9 @@ impl Steering {
             return Ok(());
         }
         match self.served_at.get_mut(&mapped(address)) {
-            Some(others) if *others > 1 => *others -= 1,
-            _ => {
-                self.served_at.remove(&mapped(address));
+            Some(number) if *number > 2 => *number -= 1,
+            Some(_) => drop(self.served_at.remove(&mapped(address))),
+            None => {
                 removed("served_addrs", address, self.served_addrs.remove(&mapped(address).octets()))?;
             }
         }

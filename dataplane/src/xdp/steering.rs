@@ -66,7 +66,8 @@ pub struct Steering {
     pub(super) listeners: KernelHashMap<MapData, [u8; ENDPOINT_BYTES], u8>,
     pub(super) masquerade_ports: Array<MapData, u32>,
     pub(super) counters: PerCpuArray<MapData, u64>,
-    /// How many endpoints each address has, so that `endpoint_addrs` loses it with the last.
+    /// How many endpoints each address has, so that `endpoint_addrs` loses it with the last; of most it is one, and those
+    /// are not here.
     pub(super) endpoints_at: HashMap<Ipv6Addr, u32, RandomState>,
     /// Likewise for `served_addrs`.
     pub(super) served_at: HashMap<Ipv6Addr, u32, RandomState>,

@@ -103,6 +103,22 @@ fn k2_nothing_is_said_before_all_kinds_are_listed() {
 }
 
 #[test]
+fn names_of_pods_are_kept_where_they_are_asked_for_and_nowhere_else() {
+    let mut object = slice("a-1", "a", "10.1.0.1");
+    object["endpoints"][0]["targetRef"] = json!({ "kind": "Pod", "namespace": "dev", "name": "a-x7k" });
+    for is_asked in [true, false] {
+        let mut rig = Rig::synced();
+        if !is_asked {
+            rig.mirror = rig.mirror.without_pod_names();
+        }
+        rig.line(Kind::EndpointSlice, "ADDED", &object);
+        rig.events();
+        let slices: Vec<_> = rig.cluster.slices_of(&ObjectName::new("dev", "a")).collect();
+        assert_eq!(slices[0].endpoints[0].pod.as_deref(), is_asked.then_some("a-x7k"));
+    }
+}
+
+#[test]
 fn a_list_replaces_all_that_was_known_at_its_end_and_at_once() {
     let mut rig = Rig::synced();
     rig.list(Kind::Service, &[service("a", 80), service("b", 80)]);
