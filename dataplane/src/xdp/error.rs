@@ -57,9 +57,7 @@ impl fmt::Display for Error {
                 let cause = last_cause(error.as_ref());
                 write!(f, "XDP program: load: {cause}")?;
                 match cause.downcast_ref().and_then(io::Error::raw_os_error) {
-                    Some(libc::EPERM) => {
-                        f.write_str(" (needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: run as root)")
-                    }
+                    Some(libc::EPERM) => f.write_str(" (needs CAP_BPF and CAP_NET_ADMIN: run as root)"),
                     _ => Ok(()),
                 }
             }

@@ -215,12 +215,6 @@ struct {
 	__type(value, __u64);
 } counters SEC(".maps");
 
-/* The octets received, of which a program may read those before end. */
-struct frame {
-	const void *start;
-	const void *end;
-};
-
 /* What of the headers decides. Ports are there only if has_ports. */
 struct packet {
 	struct endpoint source;
@@ -243,14 +237,27 @@ static __always_inline void count(__u32 reason)
 		*packets += 1;
 }
 
-/* Returns so many octets of the frame, or NULL if it has not that many there. */
-static __always_inline const void *octets(const struct frame *frame, __u32 at, __u32 bytes)
+/*
+ * Finds octets of the frame at a place that is a constant; says whether it has that many there. Neither that nor a pointer
+ * that may be NULL is a matter of taste: without CAP_PERFMON the kernel refuses programs that add to pointers into
+ * packets what is no constant, or compare them with NULL (kernel/bpf/verifier.c, retrieve_ptr_limit and
+ * check_cond_jmp_op).
+ */
+static __always_inline bool octets(struct xdp_md *ctx, __u32 at, __u32 bytes, const void **first)
 {
-	const void *first = frame->start + at;
+	const void *start = (const void *)(long)ctx->data;
+	const void *end = (const void *)(long)ctx->data_end;
 
-	if (at > MAX_OFFSET || first + bytes > frame->end)
-		return NULL;
-	return first;
+	if (start + at + bytes > end)
+		return false;
+	*first = start + at;
+	return true;
+}
+
+/* Copies octets of the frame from any place; says whether it has that many there. */
+static __always_inline bool copy(struct xdp_md *ctx, __u32 at, __u32 bytes, void *to)
+{
+	return at <= MAX_OFFSET && !bpf_xdp_load_bytes(ctx, at, to, bytes);
 }
 
 static __always_inline bool has_ports(__u8 protocol)
@@ -311,15 +318,34 @@ static __always_inline bool is_own_station(const struct ethhdr *ethernet, const 
 	return destination[0] == own[0] && destination[1] == own[1] && destination[2] == own[2];
 }
 
-/* Reads the ports of the transport header, if it is there and of a kind that has some. */
-static __always_inline void read_ports(const struct frame *frame, struct packet *packet)
+/* Copies the ports at an octet of the frame: fast where they are if there are neither options nor extension headers. */
+static __always_inline bool copy_ports(struct xdp_md *ctx, __u32 at, __be16 ports[2])
 {
-	const __be16 *ports;
+	const void *first;
+
+	if (at == ETH_HLEN + sizeof(struct iphdr)) {
+		if (!octets(ctx, ETH_HLEN + sizeof(struct iphdr), 4, &first))
+			return false;
+		__builtin_memcpy(ports, first, 4);
+		return true;
+	}
+	if (at == ETH_HLEN + sizeof(struct ipv6hdr)) {
+		if (!octets(ctx, ETH_HLEN + sizeof(struct ipv6hdr), 4, &first))
+			return false;
+		__builtin_memcpy(ports, first, 4);
+		return true;
+	}
+	return copy(ctx, at, 4, ports);
+}
+
+/* Reads the ports of the transport header, if it is there and of a kind that has some. */
+static __always_inline void read_ports(struct xdp_md *ctx, struct packet *packet)
+{
+	__be16 ports[2];
 
 	if (!packet->transport || !has_ports(packet->source.protocol) || packet->transport + 4 > packet->end)
 		return;
-	ports = octets(frame, packet->transport, 4);
-	if (!ports)
+	if (!copy_ports(ctx, packet->transport, ports))
 		return;
 	packet->source.port = ports[0];
 	packet->destination.port = ports[1];
@@ -327,15 +353,14 @@ static __always_inline void read_ports(const struct frame *frame, struct packet 
 }
 
 /*
- * Reads the IPv4 packet at an octet of the frame. It has no transport header if it is a later fragment, or if its
- * header length cannot be.
+ * Reads the IPv4 packet with that header at an octet of the frame. It has no transport header if it is a later fragment,
+ * or if its header length cannot be.
  */
-static __always_inline bool read_ipv4(const struct frame *frame, __u32 at, __u32 limit, struct packet *packet)
+static __always_inline bool read_ipv4(const struct iphdr *ip, __u32 at, __u32 limit, struct packet *packet)
 {
-	const struct iphdr *ip = octets(frame, at, sizeof(*ip));
 	__u32 header_bytes;
 
-	if (!ip || ip->version != 4)
+	if (ip->version != 4)
 		return false;
 	packet->source.address.words[2] = bpf_htonl(0xffff);
 	packet->source.address.words[3] = ip->saddr;
@@ -374,13 +399,12 @@ static __always_inline __u32 extension_bytes(__u8 protocol, __u8 length)
  * the given protocol. There is none behind a later fragment's header, nor in a chain that goes on behind the end of
  * the packet or of what arrived. A function of its own, so that the verifier has less to look at: half as much.
  */
-static __noinline void find_transport(const struct frame *frame, __u32 at, __u8 protocol,
-					   struct packet *packet)
+static __noinline void find_transport(struct xdp_md *ctx, __u32 at, __u8 protocol, struct packet *packet)
 {
 	__u32 far = at + MAX_EXTENSION_BYTES;
 
 	for (int headers = 0; headers <= MAX_EXTENSION_HEADERS; headers++) {
-		const __u8 *header;
+		__u8 header[EXTENSION_UNIT_BYTES];
 		__be16 fragment;
 
 		if (at > packet->end)
@@ -395,11 +419,10 @@ static __noinline void find_transport(const struct frame *frame, __u32 at, __u8 
 		}
 		if (headers == MAX_EXTENSION_HEADERS)
 			break;
-		header = octets(frame, at, EXTENSION_UNIT_BYTES);
-		if (!header || at + EXTENSION_UNIT_BYTES > packet->end)
+		if (at + EXTENSION_UNIT_BYTES > packet->end || !copy(ctx, at, sizeof(header), header))
 			return;
 		if (protocol == IPPROTO_FRAGMENT) {
-			fragment = *(const __be16 *)(header + 2);
+			__builtin_memcpy(&fragment, header + 2, sizeof(fragment));
 			if (fragment & bpf_htons(FRAGMENT_OFFSET_6 | MORE_FRAGMENTS_6))
 				packet->by_addresses = true;
 			if (fragment & bpf_htons(FRAGMENT_OFFSET_6))
@@ -411,12 +434,11 @@ static __noinline void find_transport(const struct frame *frame, __u32 at, __u8 
 	packet->by_addresses = true;
 }
 
-/* Reads the IPv6 packet at an octet of the frame. */
-static __always_inline bool read_ipv6(const struct frame *frame, __u32 at, __u32 limit, struct packet *packet)
+/* Reads the IPv6 packet with that header at an octet of the frame. */
+static __always_inline bool read_ipv6(struct xdp_md *ctx, const struct ipv6hdr *ip, __u32 at, __u32 limit,
+				      struct packet *packet)
 {
-	const struct ipv6hdr *ip = octets(frame, at, sizeof(*ip));
-
-	if (!ip || ip->version != 6)
+	if (ip->version != 6)
 		return false;
 	__builtin_memcpy(&packet->source.address, &ip->saddr, sizeof(struct address));
 	__builtin_memcpy(&packet->destination.address, &ip->daddr, sizeof(struct address));
@@ -426,36 +448,61 @@ static __always_inline bool read_ipv6(const struct frame *frame, __u32 at, __u32
 	packet->end = at + sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	if (packet->end > limit)
 		packet->end = limit;
-	find_transport(frame, at + sizeof(*ip), ip->nexthdr, packet);
+	find_transport(ctx, at + sizeof(*ip), ip->nexthdr, packet);
 	return true;
 }
 
 /*
- * Reads the packet of that family at an octet of the frame, which ends before the octet limit whatever it says; says
- * whether there is one. It has ports but for a later fragment, or if the lengths of headers, packet and frame leave
- * no room for them.
+ * Reads the packet of that family that the frame carries; says whether there is one. It has ports but for a later
+ * fragment, or if the lengths of headers, packet and frame leave no room for them.
  */
-static __always_inline bool read_packet(const struct frame *frame, __u32 at, __u32 limit, bool is_ipv6,
+static __always_inline bool read_packet(struct xdp_md *ctx, bool is_ipv6, struct packet *packet)
+{
+	const void *ip;
+
+	__builtin_memset(packet, 0, sizeof(*packet));
+	if (is_ipv6) {
+		if (!octets(ctx, ETH_HLEN, sizeof(struct ipv6hdr), &ip) ||
+		    !read_ipv6(ctx, ip, ETH_HLEN, MAX_OFFSET, packet))
+			return false;
+	} else if (!octets(ctx, ETH_HLEN, sizeof(struct iphdr), &ip) ||
+		   !read_ipv4(ip, ETH_HLEN, MAX_OFFSET, packet)) {
+		return false;
+	}
+	read_ports(ctx, packet);
+	return true;
+}
+
+/* Likewise for a packet that is quoted at an octet of the frame, and ends before the octet limit whatever it says. */
+static __always_inline bool read_quoted(struct xdp_md *ctx, __u32 at, __u32 limit, bool is_ipv6,
 					struct packet *packet)
 {
+	union {
+		struct iphdr v4;
+		struct ipv6hdr v6;
+	} ip;
+
 	__builtin_memset(packet, 0, sizeof(*packet));
-	if (is_ipv6 ? !read_ipv6(frame, at, limit, packet) : !read_ipv4(frame, at, limit, packet))
+	if (is_ipv6) {
+		if (!copy(ctx, at, sizeof(ip.v6), &ip) || !read_ipv6(ctx, &ip.v6, at, limit, packet))
+			return false;
+	} else if (!copy(ctx, at, sizeof(ip.v4), &ip) || !read_ipv4(&ip.v4, at, limit, packet)) {
 		return false;
-	read_ports(frame, packet);
+	}
+	read_ports(ctx, packet);
 	return true;
 }
 
 /* Returns the type of a whole ICMP message in a packet of either family, or -1 if it has none. */
-static __always_inline int icmp_type(const struct frame *frame, const struct packet *packet)
+static __always_inline int icmp_type(struct xdp_md *ctx, const struct packet *packet)
 {
-	const struct icmphdr *message;
+	struct icmphdr message;
 
 	if (packet->source.protocol != (packet->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP) || packet->by_addresses)
 		return -1;
-	if (!packet->transport || packet->transport + sizeof(*message) > packet->end)
+	if (!packet->transport || packet->transport + sizeof(message) > packet->end)
 		return -1;
-	message = octets(frame, packet->transport, sizeof(*message));
-	return message ? message->type : -1;
+	return copy(ctx, packet->transport, sizeof(message), &message) ? message.type : -1;
 }
 
 static __always_inline bool is_masquerade_port(__be16 port)
@@ -524,7 +571,7 @@ static __always_inline enum reason decide(const struct packet *packet)
  * about what we sent in the other direction need no rule: they go to the VIP that it seemed to come from. One to an
  * address of ours has to quote a masqueraded packet, or one from a socket of a Service.
  */
-static __always_inline bool is_about_endpoint(const struct frame *frame, const struct packet *error, int type,
+static __always_inline bool is_about_endpoint(struct xdp_md *ctx, const struct packet *error, int type,
 					      bool is_to_own_address)
 {
 	__u32 quote = error->transport + sizeof(struct icmphdr);
@@ -532,7 +579,7 @@ static __always_inline bool is_about_endpoint(const struct frame *frame, const s
 
 	if (type < 0 || !is_icmp_error(type, error->is_ipv6))
 		return false;
-	if (!read_packet(frame, quote, error->end, error->is_ipv6, &quoted))
+	if (!read_quoted(ctx, quote, error->end, error->is_ipv6, &quoted))
 		return false;
 	if (is_to_own_address && quoted.has_ports && bpf_map_lookup_elem(&served_sockets, &quoted.source))
 		return true;
@@ -582,8 +629,8 @@ static __always_inline int take(struct xdp_md *ctx, const struct device *device,
 
 static __always_inline int steer_frame(struct xdp_md *ctx)
 {
-	const struct frame frame = { (const void *)(long)ctx->data, (const void *)(long)ctx->data_end };
-	const struct ethhdr *ethernet = octets(&frame, 0, sizeof(*ethernet));
+	const struct ethhdr *ethernet;
+	const void *first;
 	__u32 index = ctx->ingress_ifindex;
 	const struct device *device;
 	struct packet packet;
@@ -591,12 +638,13 @@ static __always_inline int steer_frame(struct xdp_md *ctx)
 	bool is_ipv6;
 	int type;
 
-	if (!ethernet)
+	if (!octets(ctx, 0, sizeof(*ethernet), &first))
 		return pass(PASSED_NOT_IP);
+	ethernet = first;
 	is_ipv6 = ethernet->h_proto == bpf_htons(ETH_P_IPV6);
 	if (!is_ipv6 && ethernet->h_proto != bpf_htons(ETH_P_IP))
 		return pass(PASSED_NOT_IP);
-	if (!read_packet(&frame, sizeof(*ethernet), MAX_OFFSET, is_ipv6, &packet))
+	if (!read_packet(ctx, is_ipv6, &packet))
 		return pass(PASSED_NOT_IP);
 	if (is_group(ethernet, &packet))
 		return pass(PASSED_GROUP_DESTINATION);
@@ -607,12 +655,12 @@ static __always_inline int steer_frame(struct xdp_md *ctx)
 		return pass(PASSED_NO_SOCKET);
 	if (!is_own_station(ethernet, device))
 		return pass(PASSED_OTHER_STATION);
-	type = icmp_type(&frame, &packet);
+	type = icmp_type(ctx, &packet);
 	if (is_ipv6 && is_link_message_type(type))
 		return pass(PASSED_LINK_MESSAGE);
 	reason = decide(&packet);
 	if ((reason == PASSED_NOT_OURS || reason == PASSED_OWN_ADDRESS) &&
-	    is_about_endpoint(&frame, &packet, type, reason == PASSED_OWN_ADDRESS))
+	    is_about_endpoint(ctx, &packet, type, reason == PASSED_OWN_ADDRESS))
 		reason = REDIRECTED_ABOUT_ENDPOINT;
 	if (reason < REDIRECTED_TO_VIP)
 		return pass(reason);
