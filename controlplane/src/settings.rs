@@ -65,9 +65,10 @@ pub const fn room(arguments: &RunArguments) -> Room {
 }
 
 /// The capabilities that a run needs, by their bit in `CapEff`. Source: `include/uapi/linux/capability.h`.
-const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (21, "CAP_SYS_ADMIN")];
-/// May stand for `CAP_SYS_ADMIN` since Linux 5.8.
+const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (CAP_BPF, "CAP_BPF")];
 const CAP_BPF: u32 = 39;
+/// Stands for `CAP_BPF`, too.
+const CAP_SYS_ADMIN: u32 = 21;
 
 /// Checks that this process may do what a run does.
 ///
@@ -81,7 +82,7 @@ pub fn check_privileges() -> anyhow::Result<()> {
     let has = |bit: u32| effective & 1 << bit != 0;
     let missing: Vec<&str> = CAPABILITIES
         .iter()
-        .filter(|(bit, name)| !(has(*bit) || *name == "CAP_SYS_ADMIN" && has(CAP_BPF)))
+        .filter(|(bit, _)| !(has(*bit) || *bit == CAP_BPF && has(CAP_SYS_ADMIN)))
         .map(|(_, name)| *name)
         .collect();
     if !missing.is_empty() {

@@ -69,14 +69,14 @@ fn cpu_seconds(process: u32) -> (f64, f64) {
         let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
         (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
     };
-    let (mut control, mut all) = (0.0, 0.0);
+    // Threads that have ended count in what the process has used.
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let (mut control, mut all) = (0.0, seconds(&stat));
     for task in fs::read_dir(format!("/proc/{process}/task")).unwrap().map(Result::unwrap) {
         let stat = fs::read_to_string(task.path().join("stat")).unwrap();
         if stat.contains("(worker-") {
-            continue;
-        }
-        all += seconds(&stat);
-        if task.file_name().to_str() == Some(&process.to_string()) {
+            all -= seconds(&stat);
+        } else if task.file_name().to_str() == Some(&process.to_string()) {
             control = seconds(&stat);
         }
     }

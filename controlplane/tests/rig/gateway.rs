@@ -192,7 +192,19 @@ impl Drop for Gateway<'_> {
 /// Runs it where it must not come to serve: its exit status and what it said on standard error.
 #[track_caller]
 pub(crate) fn refused_start(rig: &Rig, interfaces: &[&str], arguments: &[&str]) -> (i32, String) {
-    let mut program = run_command(rig, &[], interfaces, arguments).stderr(Stdio::piped()).spawn().unwrap();
+    refused_start_by(rig, &[], interfaces, arguments)
+}
+
+/// As [`refused_start`], by a program that replaces itself by it.
+#[track_caller]
+pub(crate) fn refused_start_by(
+    rig: &Rig,
+    wrapper: &[&str],
+    interfaces: &[&str],
+    arguments: &[&str],
+) -> (i32, String) {
+    let mut program =
+        run_command(rig, wrapper, interfaces, arguments).stderr(Stdio::piped()).spawn().unwrap();
     let start = Instant::now();
     while program.try_wait().unwrap().is_none() {
         if start.elapsed() > PATIENCE {
