@@ -14,6 +14,7 @@ use api_server::objects::{node, service, slice};
 use api_server::{ApiServer, Fault, NODES, SERVICES, SLICES};
 use rig::conversation::Conversation;
 use rig::gateway::{Gateway, refused_start};
+use rig::jumping_clock::JumpingClock;
 use rig::{DNS, ENT_DEV, Rig, Shape, eventually};
 use serde_json::json;
 
@@ -215,6 +216,86 @@ fn a_slow_api_server_delays_the_start_and_nothing_else() {
     scene.assert_served();
     scene.assert_follows();
     assert_eq!(readiness(&gateway), "ok\n");
+    gateway.stop();
+}
+
+#[test]
+fn an_api_server_that_answers_too_late_is_one_that_is_away() {
+    fails_and_recovers(
+        |scene| {
+            scene.server.set_fault(Some(Fault::Slow(Duration::from_secs(3))));
+            scene.server.cut();
+        },
+        "nothing heard of the API server for",
+        |scene| scene.server.set_fault(None),
+    );
+}
+
+#[test]
+fn the_clock_jumps_and_nothing_waits_by_it() {
+    let Some(scene) = Scene::set() else { return };
+    let clock = JumpingClock::make(scene.directory.path());
+    let arguments = scene.arguments();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let gateway = Gateway::start_by(&scene.rig, &clock.wrapper(), &arguments);
+    let mut conversation = Conversation::open(&scene.rig, ENT_DEV, "9000");
+    let publications = metric(&gateway, "publications_total");
+    let year = || gateway.log().lines().filter_map(|line| line.get(..4)?.parse::<i64>().ok()).next_back();
+    let began_in = year().unwrap();
+    for years in [10, -20, 0] {
+        clock.set_ahead(years * 366);
+        // What it says of the API server then shows that it goes by the other time.
+        scene.listener.stop();
+        eventually("it writes another year", PATIENCE, || {
+            scene.assert_served();
+            let away = (readiness(&gateway) != "ok\n").then_some(())?;
+            ((year().unwrap() - began_in - years).abs() <= 1).then_some(away)
+        });
+        assert!(conversation.say("still").ends_with("still"));
+        scene.listener.resume();
+        eventually("the API server answers again", PATIENCE, || {
+            scene.assert_served();
+            (readiness(&gateway) == "ok\n").then_some(())
+        });
+        // A watch that is thought dead because of the clock would be given up within this time.
+        let relists = metric(&gateway, "relists_total");
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(3) {
+            scene.assert_served();
+            assert_eq!(readiness(&gateway), "ok\n");
+        }
+        assert_eq!(metric(&gateway, "relists_total"), relists);
+    }
+    assert_eq!(metric(&gateway, "publications_total"), publications, "nothing changed, nothing is published");
+    clock.set_ahead(3660);
+    scene.assert_follows();
+    assert!(conversation.say("there").ends_with("there"));
+    gateway.assert_accounts_balance();
+    gateway.stop();
+}
+
+#[test]
+fn watches_and_objects_are_shown_in_metrics() {
+    let Some(scene) = Scene::set() else { return };
+    let gateway = scene.gateway();
+    let of_kind = |name: &str, kind: &str| metric(&gateway, &format!("{name}{{kind=\"{kind}\"}}"));
+    assert_eq!(["Service", "EndpointSlice"].map(|kind| of_kind("objects", kind)), [2, 2]);
+    assert_eq!(metric(&gateway, "relists_total"), 0);
+    scene.server.set_fault(Some(Fault::Hang));
+    let oldest =
+        || ["Service", "EndpointSlice"].map(|kind| of_kind("watch_age_seconds", kind)).into_iter().max();
+    eventually("watches grow old", PATIENCE, || (oldest() > Some(3)).then_some(()));
+    scene.server.set_fault(None);
+    eventually("and are young again", PATIENCE, || (oldest() < Some(2)).then_some(()));
+    let failed = ["Service", "EndpointSlice"].map(|kind| of_kind("watch_failures_total", kind));
+    assert!(failed.iter().all(|failures| *failures > 0), "{failed:?}");
+    scene.server.forget_history();
+    scene.server.cut();
+    eventually("each kind is listed anew", PATIENCE, || {
+        (metric(&gateway, "relists_total") >= 3).then_some(())
+    });
+    scene.server.put(SERVICES, service("dev", "late", NEW));
+    eventually("an object more is counted", PATIENCE, || (of_kind("objects", "Service") == 3).then_some(()));
     gateway.stop();
 }
 

@@ -1,13 +1,14 @@
 //! The namespace rig as tests see it: a client, a gateway and pods, built by `tools/rig`, with the real binary in
 //! the gateway. Reading order: [`Rig`] the namespaces and what runs in them, [`gateway`] the daemon,
 //! [`manifests`] what it follows, [`counters`] what it shows, [`traces`] what it leaves behind, [`conversation`] a
-//! client that stays, [`traffic`] one that keeps sending.
+//! client that stays, [`traffic`] one that keeps sending, [`jumping_clock`] what sets the daemon's clock.
 
 #![allow(dead_code, reason = "each test program takes what it needs")]
 
 pub(crate) mod conversation;
 pub(crate) mod counters;
 pub(crate) mod gateway;
+pub(crate) mod jumping_clock;
 pub(crate) mod manifests;
 pub(crate) mod traces;
 pub(crate) mod traffic;
