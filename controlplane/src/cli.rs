@@ -206,7 +206,7 @@ pub struct RunArguments {
     )]
     pub timeouts: Vec<(String, u32)>,
 
-    /// Packet buffers of 4 KiB for each worker.
+    /// Packet buffers of 4 KiB for each worker; its rings take up to half of them, at most 4,096 for each queue.
     #[arg(
         long,
         value_name = "N",
