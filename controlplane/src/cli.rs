@@ -67,7 +67,8 @@ pub struct RunArguments {
     #[arg(long, value_name = "LIST", env = "TIDEGATE_CORES")]
     pub cores: Option<CoreList>,
 
-    /// How workers wait for packets: `adaptive` sleeps in the kernel when none come, `busy` always takes the whole core.
+    /// How workers wait for packets: `adaptive` sleeps in the kernel when none come, `busy` always takes the
+    /// whole core, and has the kernel run the driver there.
     #[arg(long, value_name = "HOW", default_value = "adaptive", env = "TIDEGATE_POLLING")]
     pub polling: PollingMode,
 

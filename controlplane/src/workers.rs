@@ -2,6 +2,7 @@
 //! come back.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +17,7 @@ use tidegate_dataplane::flows::Cursors;
 use tidegate_dataplane::routes::DeviceIndex;
 use tidegate_dataplane::snapshot::Subscriber;
 use tidegate_dataplane::worker::{
-    Bell, Exchange, Order, Orders, Path, PuntAddresses, ServedQueue, Shared, Worker,
+    Bell, Exchange, Order, Orders, Path, Polling, PuntAddresses, ServedQueue, Shared, Worker,
 };
 use tidegate_dataplane::xdp::{AttachMode, Steering};
 use tidegate_dataplane::xsk::{FrameMemory, FramePool, Mode, Socket, SocketConfig};
@@ -65,6 +66,10 @@ pub struct SocketReport {
     pub mode: Mode,
     /// Why the kernel refused zero-copy, if it was asked.
     pub zero_copy_refusal: Option<io::Error>,
+    /// Whether the worker runs the driver's receive side.
+    pub busy_polls: bool,
+    /// Why the kernel refused that, if it was asked.
+    pub busy_poll_refusal: Option<io::Error>,
 }
 
 impl SocketReport {
@@ -73,9 +78,15 @@ impl SocketReport {
         let (attach, mode) = crate::status::mode_names(self);
         let Self { device, queue, worker, .. } = self;
         let chains = if self.chains { ", multi-buffer" } else { "" };
-        tracing::info!("device {device} queue {queue}: {mode} mode{chains}, {attach} XDP, worker {worker}");
+        let polls = if self.busy_polls { ", busy-polled" } else { "" };
+        tracing::info!(
+            "device {device} queue {queue}: {mode} mode{chains}{polls}, {attach} XDP, worker {worker}"
+        );
         if let Some(error) = &self.zero_copy_refusal {
             tracing::info!("device {device} queue {queue}: zero-copy refused: {error}");
+        }
+        if let Some(error) = &self.busy_poll_refusal {
+            tracing::info!("device {device} queue {queue}: busy polling refused: {error}");
         }
     }
 }
@@ -215,11 +226,15 @@ impl Workers {
         // A program in generic mode sees packets after the driver has copied them out of its own buffers.
         config.zero_copy = device.attach_mode == AttachMode::Native;
         config.chains = device.chains;
-        let socket = Socket::bind(memory, &config, pool)
+        let mut socket = Socket::bind(memory, &config, pool)
             .with_context(|| format!("device {} queue {queue}", device.name))?;
         steering
             .serve_queue(device.index, queue, socket.as_fd(), worker as u32)
             .with_context(|| format!("device {} queue {queue}", device.name))?;
+        let busy_poll_refusal = match self.shared.polling {
+            Polling::Busy => socket.prefer_busy_poll().err(),
+            Polling::Adaptive => None,
+        };
         self.sockets.push(SocketReport {
             device: device.name.clone(),
             queue,
@@ -228,6 +243,8 @@ impl Workers {
             chains: device.chains,
             mode: socket.mode(),
             zero_copy_refusal: socket.zero_copy_refusal().map(io::Error::from_raw_os_error),
+            busy_polls: socket.busy_polls(),
+            busy_poll_refusal,
         });
         Ok(ServedQueue { device: device.index, socket })
     }
@@ -333,6 +350,12 @@ impl Workers {
     fn order(&self, number: usize, order: Order) -> anyhow::Result<()> {
         let place = self.places.get(number).context("worker without a place")?;
         place.give(order).with_context(|| format!("worker {number}"))
+    }
+
+    /// Returns where each worker's frames lie in memory.
+    #[must_use]
+    pub fn frame_addresses(&self) -> Vec<Range<usize>> {
+        self.places.iter().filter_map(|place| Some(place.memory.as_ref()?.addresses())).collect()
     }
 
     /// Ends a sleep of the workers, so that they take up a snapshot at once.
