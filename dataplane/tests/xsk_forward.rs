@@ -74,6 +74,9 @@ impl Rig {
     fn turn(&mut self) -> usize {
         self.steering.heartbeat(0).unwrap().beat(now());
         let received = self.west.receive(&mut self.burst, 64);
+        if received == 0 {
+            self.west.poll_device();
+        }
         for mut frame in self.burst.drain(..) {
             self.memory.prefetch(&frame);
             let octets = self.memory.octets_mut(&mut frame);
@@ -162,6 +165,17 @@ fn frames_are_conserved_over_100_000_packets_that_cross_two_devices() {
 #[test]
 fn packets_cross_in_generic_mode_too() {
     with_rig(AttachPreference::GenericOnly, |mut rig| cross(&mut rig, 1_000));
+}
+
+#[test]
+fn packets_cross_when_the_worker_runs_the_driver_itself() {
+    with_rig(AttachPreference::NativeThenGeneric, |mut rig| {
+        assert!(!rig.west.busy_polls());
+        rig.west.prefer_busy_poll().unwrap();
+        rig.east.prefer_busy_poll().unwrap();
+        assert!(rig.west.busy_polls() && rig.east.busy_polls());
+        cross(&mut rig, 1_000);
+    });
 }
 
 #[test]
