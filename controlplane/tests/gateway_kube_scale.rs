@@ -230,6 +230,9 @@ fn ten_thousand_services() {
         "start without the API server, from a file of {size} octets: first packet after {first_packet:?}, ready \
               after {ready:?}"
     );
+    let (control, all) = cpu_seconds(gateway.id());
+    println!("CPU of that start: control thread {control:.2} s, with helpers {all:.2} s");
+    println!("memory: {}", memory(gateway.id()));
     assert!(gateway.page("/readyz").1.contains("stale"));
     if services() <= 10_000 && !cfg!(debug_assertions) {
         assert!(first_packet < Duration::from_secs(1), "{first_packet:?}");
