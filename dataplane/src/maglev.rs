@@ -88,17 +88,27 @@ impl Maglev {
     /// Returns the position of the member for `hash`, or `None` if there is no member.
     #[must_use]
     pub fn choose(&self, hash: u64) -> Option<usize> {
-        let place = |size: usize| ((u128::from(hash) * size as u128) >> 64) as usize;
+        let Entries::Packed(pairs, size) = &self.0 else { return self.choose_unpacked(hash) };
+        let place = place(hash, *size);
+        pairs.get(place / 2).map(|pair| usize::from(pair >> (place % 2 * 4) & 0xf))
+    }
+
+    /// Chooses by a table that is not packed: one of a single member, or of more than 16. Apart, so that what is inlined is
+    /// short.
+    #[inline(never)]
+    fn choose_unpacked(&self, hash: u64) -> Option<usize> {
         match &self.0 {
-            Entries::Packed(pairs, size) => {
-                let place = place(*size);
-                pairs.get(place / 2).map(|pair| usize::from(pair >> (place % 2 * 4) & 0xf))
-            }
-            Entries::Narrow(entries) => entries.get(place(entries.len())).map(|member| usize::from(*member)),
-            Entries::Wide(entries) => entries.get(place(entries.len())).map(|member| usize::from(*member)),
-            Entries::Widest(entries) => entries.get(place(entries.len())).map(|member| *member as usize),
+            Entries::Packed(..) => None,
+            Entries::Narrow(entries) => entries.get(place(hash, entries.len())).map(|own| usize::from(*own)),
+            Entries::Wide(entries) => entries.get(place(hash, entries.len())).map(|own| usize::from(*own)),
+            Entries::Widest(entries) => entries.get(place(hash, entries.len())).map(|own| *own as usize),
         }
     }
+}
+
+/// Spreads hashes evenly over so many places.
+const fn place(hash: u64, size: usize) -> usize {
+    ((hash as u128 * size as u128) >> 64) as usize
 }
 
 /// Makes the entries for members, fewer than can be told apart by them.
