@@ -32,6 +32,7 @@ pub mod netlink;
 pub mod objects;
 pub mod offloads;
 pub mod pod_environment;
+mod printout;
 pub mod programming;
 pub mod publish;
 pub mod punt_device;
