@@ -19,11 +19,12 @@ fn main() -> ExitCode {
             return if failed { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    let log_format = match &command_line.command {
-        Command::Run(arguments) => arguments.log_format,
-        Command::Dns(_) | Command::Env(_) | Command::ResolvConf(_) => LogFormat::Text,
+    // Who asks one question wants its answer, and what is wrong.
+    let (log_format, level) = match &command_line.command {
+        Command::Run(arguments) => (arguments.log_format, "info"),
+        Command::Dns(_) | Command::Env(_) | Command::ResolvConf(_) => (LogFormat::Text, "warn"),
     };
-    if let Err(error) = log_to_stderr(log_format) {
+    if let Err(error) = log_to_stderr(log_format, level) {
         eprintln!("error: {error}");
         return ExitCode::from(USAGE);
     }
@@ -56,10 +57,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// `TIDEGATE_LOG` says what is logged.
-fn log_to_stderr(format: LogFormat) -> Result<(), String> {
+/// `TIDEGATE_LOG` says what is logged, else it is `level` and above.
+fn log_to_stderr(format: LogFormat, level: &str) -> Result<(), String> {
     let filter = match std::env::var_os("TIDEGATE_LOG") {
-        None => EnvFilter::new("info"),
+        None => EnvFilter::new(level),
         Some(text) => EnvFilter::try_new(text.to_string_lossy()).map_err(|error| {
             format!("TIDEGATE_LOG `{}`: {error}; write `warn` or `tidegate=debug,info`", text.display())
         })?,

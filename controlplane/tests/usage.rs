@@ -69,6 +69,15 @@ fn what_a_subcommand_cannot_use_is_named_with_its_flag_and_its_value() {
 }
 
 #[test]
+fn an_answer_is_all_that_is_printed_where_nothing_is_wrong() {
+    let output =
+        tidegate(&["dns", "explain", "nosuch.dev.svc.cluster.local.", "--source", EXAMPLE]).output().unwrap();
+    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let wanted = "nosuch.dev.svc.cluster.local. A: NXDOMAIN\n  because: the namespace has no such Service\n";
+    assert_eq!((output.status.code(), &*said, &*errors), (Some(0), wanted, ""));
+}
+
+#[test]
 fn a_log_filter_that_is_none_is_refused() {
     let mut command = tidegate(&["env", "--namespace", "dev", "--source", EXAMPLE]);
     let output = command.env("TIDEGATE_LOG", "tidegate=loud").output().unwrap();
