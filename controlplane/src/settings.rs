@@ -354,33 +354,14 @@ pub fn dns_fault(error: dns::Error) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_dataplane::net::Mac;
-    use tidegate_dataplane::routes::DeviceIndex;
-
     use super::*;
-
-    fn link(index: u32, name: &str) -> Link {
-        Link {
-            index: DeviceIndex(index),
-            name: name.into(),
-            mac: Mac::default(),
-            mtu: 1500,
-            up: true,
-            kind: None,
-            master: None,
-            parent: None,
-            peer: None,
-            alias: None,
-            xdp_program: None,
-        }
-    }
 
     #[test]
     fn a_device_that_cannot_be_served_is_refused_with_what_to_do() {
-        let good = link(2, "eth1");
+        let good = Link::ethernet(2, "eth1");
         assert!(require_servable(&good, &[]).is_ok());
         for (bad, says) in [
-            (link(1, "lo"), "loopback"),
+            (Link::ethernet(1, "lo"), "loopback"),
             (Link { kind: Some("bond".into()), ..good.clone() }, "name its members instead"),
             (Link { up: false, ..good.clone() }, "`ip link set eth1 up`"),
         ] {
@@ -412,8 +393,9 @@ mod tests {
     #[test]
     fn a_vlan_device_is_in_the_way_only_of_a_device_that_strips_tags() {
         // A device that cannot be asked strips none.
-        let parent = link(2, "no-such-device");
-        let vlan = Link { kind: Some("vlan".into()), parent: Some(parent.index), ..link(3, "eth1.7") };
+        let parent = Link::ethernet(2, "no-such-device");
+        let vlan =
+            Link { kind: Some("vlan".into()), parent: Some(parent.index), ..Link::ethernet(3, "eth1.7") };
         assert!(require_servable(&parent, &[parent.clone(), vlan]).is_ok());
     }
 
