@@ -69,7 +69,8 @@ pub struct RunArguments {
     #[arg(long, value_name = "LIST", env = "TIDEGATE_CORES")]
     pub cores: Option<CoreList>,
 
-    /// How workers wait for packets: `adaptive` sleeps in the kernel when none come, `busy` always takes the whole core.
+    /// How workers wait for packets: `adaptive` sleeps in the kernel when none come, `busy` always takes the
+    /// whole core, and has the kernel run the driver there.
     #[arg(long, value_name = "HOW", default_value = "adaptive", env = "TIDEGATE_POLLING")]
     pub polling: PollingMode,
 
@@ -208,7 +209,7 @@ pub struct RunArguments {
     )]
     pub timeouts: Vec<(String, u32)>,
 
-    /// Packet buffers of 4 KiB for each worker.
+    /// Packet buffers of 4 KiB for each worker; its rings take up to half of them, at most 4,096 for each queue.
     #[arg(
         long,
         value_name = "N",

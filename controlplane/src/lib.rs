@@ -31,6 +31,7 @@ pub mod memory;
 pub mod netlink;
 pub mod objects;
 pub mod offloads;
+pub mod pages;
 pub mod pod_environment;
 mod printout;
 pub mod programming;

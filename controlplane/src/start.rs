@@ -36,7 +36,7 @@ use crate::steering::DeviceSteering;
 use crate::tables::Compiler;
 use crate::topology::{Changed, Topology};
 use crate::workers::{AttachedDevice, Plan, SocketReport, Workers};
-use crate::{masquerade, offloads, reserved_ports, settings, status};
+use crate::{masquerade, offloads, pages, reserved_ports, settings, status};
 
 /// Next hops that may wait for the control thread at once.
 const WANTED: usize = 1024;
@@ -296,6 +296,7 @@ fn announce(gateway: &Gateway, arguments: &RunArguments) {
         gateway.cluster.services().count(),
         served_devices(&gateway.workers.sockets)
     );
+    pages::log(&gateway.workers.frame_addresses(), &arguments.state_dir);
     for trouble in gateway.source.troubles() {
         tracing::warn!("{trouble}");
     }

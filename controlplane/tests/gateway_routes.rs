@@ -214,8 +214,9 @@ fn silence_at_new_macs(
 ) -> Duration {
     let stream = Stream::start(rig, address, "8080");
     for namespace in namespaces {
-        let last = namespace.as_bytes().last().unwrap();
-        let mac = format!("02:00:00:00:{number:02x}:{last:02x}");
+        let name = namespace.as_bytes();
+        // No two hosts may share one, or the LAN's bridge takes a host's packets to the other that spoke last.
+        let mac = format!("02:00:00:{:02x}:{number:02x}:{:02x}", name[0], name[name.len() - 1]);
         rig.output(namespace, &["ip", "link", "set", "eth0", "address", &mac]);
     }
     let before = gateway.counters();
@@ -238,19 +239,8 @@ fn a_backend_and_a_router_that_change_their_mac_are_followed_within_a_second() {
     }
     for (number, family) in FAMILIES.iter().enumerate() {
         for (address, namespaces) in [(family.near, &["dev-1", "dev-2"][..]), (family.cluster_ip, &["r2"])] {
-            let mut silences = Vec::new();
-            // With its MAC a host forgets its own neighbours, and a question of its that is lost takes it a second (RFC
-            // 4861 §10, RETRANS_TIMER): what is ours is shown by the best of three changes.
-            for change in 0..3 {
-                silences.push(silence_at_new_macs(&rig, &gateway, address, namespaces, number * 4 + change));
-                if silences[change] < LIMIT {
-                    break;
-                }
-            }
-            assert!(
-                silences.last().is_some_and(|silence| *silence < LIMIT),
-                "{address}: silent for {silences:?}"
-            );
+            let silence = silence_at_new_macs(&rig, &gateway, address, namespaces, number);
+            assert!(silence < LIMIT, "{address}: silent for {silence:?}");
         }
     }
     gateway.assert_accounts_balance();

@@ -90,6 +90,17 @@ fn packets_cross_in_generic_mode_too() {
 }
 
 #[test]
+fn packets_cross_when_the_worker_runs_the_driver_itself() {
+    with_relay(AttachPreference::NativeThenGeneric, |mut relay| {
+        assert!(!relay.west.busy_polls());
+        relay.west.prefer_busy_poll().unwrap();
+        relay.east.prefer_busy_poll().unwrap();
+        assert!(relay.west.busy_polls() && relay.east.busy_polls());
+        cross(&mut relay, 1_000);
+    });
+}
+
+#[test]
 fn what_a_slow_worker_misses_is_counted_by_the_kernel_and_frames_are_conserved() {
     with_relay(AttachPreference::NativeThenGeneric, |mut relay| {
         relay.steering.heartbeat(0).unwrap().beat(now());

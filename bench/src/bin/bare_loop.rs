@@ -13,7 +13,7 @@ use tidegate_dataplane::xdp::{AttachPreference, Steering};
 use tidegate_dataplane::xsk::{Frame, FrameMemory, Mode, Socket, SocketConfig};
 
 /// As long as the product's: on a machine that is not quiet, how long a ring is decides how long a stall may be.
-const RING: u32 = 1024;
+const RING: u32 = 4096;
 const BURST: usize = 64;
 const USAGE: &str =
     "usage: bare_loop FROM TO STATION CORE   carries IPv4 to 10.96.0.0/16 from device FROM to device TO";
@@ -24,8 +24,8 @@ fn config(device: DeviceIndex) -> SocketConfig {
         queue: 0,
         rx_ring: RING,
         tx_ring: RING,
-        fill_ring: 2 * RING,
-        completion_ring: 2 * RING,
+        fill_ring: RING,
+        completion_ring: RING,
         receives: true,
         zero_copy: true,
         chains: false,
@@ -54,7 +54,7 @@ fn run() -> Result<()> {
     addresses[6..].copy_from_slice(&station(source.trim())?);
 
     let mut steering = Steering::load()?;
-    let (memory, mut pool) = FrameMemory::new(16 * RING)?;
+    let (memory, mut pool) = FrameMemory::new(4 * RING)?;
     let mut serve = |index, name: &str, steering: &mut Steering| -> Result<Socket> {
         steering.attach(index, name, 1, AttachPreference::NativeThenGeneric)?;
         let socket = Socket::bind(&memory, &config(index), &mut pool)?;

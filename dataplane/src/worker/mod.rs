@@ -224,7 +224,11 @@ impl Sockets {
             let Some(queue) = self.queues.get_mut(position) else { break };
             let device = queue.device;
             queue.socket.complete(&mut path.pool);
-            received += queue.socket.receive(burst, BURST);
+            let packets = queue.socket.receive(burst, BURST);
+            if packets == 0 {
+                queue.socket.poll_device();
+            }
+            received += packets;
             path.carry(device, burst, snapshot, now, self);
         }
         received

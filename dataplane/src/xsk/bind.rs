@@ -220,6 +220,7 @@ impl Socket {
             chains: config.chains,
             unfinished: None,
             zero_copy_refusal: None,
+            busy_polls: false,
             lent_to_receive: 0,
             lent_to_transmit: 0,
             strays: 0,

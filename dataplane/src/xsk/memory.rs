@@ -101,6 +101,13 @@ impl FrameMemory {
         self.frames
     }
 
+    /// Returns where the memory lies in this process; for reports.
+    #[must_use]
+    pub fn addresses(&self) -> std::ops::Range<usize> {
+        let start = self.mapping.start().addr().get();
+        start..start + self.mapping.bytes()
+    }
+
     /// Returns the packet's octets, exactly `frame.len()`: of a packet in several frames those in the first. None for a
     /// frame of another memory.
     #[must_use]

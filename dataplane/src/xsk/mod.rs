@@ -21,11 +21,12 @@
 //!
 //! Reading order: [`memory`] (frames, their octets, the pool), [`chain`] (packets in several frames), `ring` (the one ring
 //! type of all four rings),
-//! [`bind`] (how a socket comes to be), [`socket`] (what a worker does with it). `mapping` is the mmap beneath.
+//! [`bind`] (how a socket comes to be), [`socket`] (what a worker does with it), `busy_poll` (who runs the driver). `mapping` is the mmap beneath.
 //!
 //! The module knows nothing of packets: octets in, octets out.
 
 pub mod bind;
+mod busy_poll;
 pub mod chain;
 pub(crate) mod mapping;
 pub mod memory;

@@ -97,6 +97,8 @@ pub struct Socket {
     /// What has come of a packet whose last frame has not.
     pub(super) unfinished: Option<Frame>,
     pub(super) zero_copy_refusal: Option<i32>,
+    /// Whether the worker runs the driver's receive side.
+    pub(super) busy_polls: bool,
     pub(super) lent_to_receive: u32,
     pub(super) lent_to_transmit: u32,
     pub(super) strays: u64,
@@ -158,17 +160,7 @@ impl Socket {
         }
         self.stage_fill(pool);
         if self.fill.needs_wakeup() && self.fill.waiting() > 0 {
-            // SAFETY: no buffer is given.
-            unsafe {
-                libc::recvfrom(
-                    self.fd.as_raw_fd(),
-                    ptr::null_mut(),
-                    0,
-                    libc::MSG_DONTWAIT,
-                    ptr::null_mut(),
-                    ptr::null_mut(),
-                )
-            };
+            self.wake_receive();
         }
     }
 

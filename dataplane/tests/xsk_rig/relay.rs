@@ -83,6 +83,9 @@ impl Relay {
     pub(crate) fn turn(&mut self) -> usize {
         self.steering.heartbeat(0).unwrap().beat(now());
         let received = self.west.receive(&mut self.burst, 64);
+        if received == 0 {
+            self.west.poll_device();
+        }
         for mut frame in self.burst.drain(..) {
             self.memory.prefetch(&frame);
             self.memory.octets_mut(&mut frame)[22] -= 1;
