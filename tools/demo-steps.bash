@@ -1,5 +1,5 @@
 # Sourced by demo: its steps. Each prints what it did and saw, and returns whether it held.
-# shellcheck shell=bash disable=SC2154  # root, prefix, work, binary and metrics_address are the demo's
+# shellcheck shell=bash disable=SC2154  # root, prefix, work, binary, turn and metrics_address are the demo's
 
 steps=0 failures=0
 
@@ -21,13 +21,40 @@ why() {
     return 1
 }
 
-# jump COMMAND...: runs it at the client, prints both, leaves what it printed in $seen.
-jump() {
+# typed PROMPT COMMAND...: prints a command as one would type it.
+typed() {
+    local prompt=$1 line='' word
+    shift
+    for word in "$@"; do
+        [[ $word =~ ^[]A-Za-z0-9_.,:/=+@%[-]+$ ]] || word="'$word'"
+        line+=" $word"
+    done
+    printf '    %s%s\n' "$prompt" "$line"
+}
+
+# shown COMMAND...: runs it, prints what it printed, and leaves that in $seen.
+shown() {
     local status=0
-    printf '    $ %s\n' "$*"
-    seen=$(ip netns exec "$prefix-jump" "$@" 2>&1) || status=$?
+    seen=$("$@" 2>&1) || status=$?
     [[ -z $seen ]] || printf '      %s\n' "${seen//$'\n'/$'\n'      }"
     return "$status"
+}
+
+# jump COMMAND...: runs it at the client and prints both.
+jump() {
+    typed '$' "$@"
+    shown ip netns exec "$prefix-jump" "$@"
+}
+
+# milliseconds FROM TO: between two values of EPOCHREALTIME.
+milliseconds() {
+    awk -v from="$1" -v to="$2" 'BEGIN { printf "%.0f", (to - from) * 1000 }'
+}
+
+# remove_manifest NAME: as kubectl delete would.
+remove_manifest() {
+    typed 'gw$' rm "$1.yaml"
+    rm "$work/manifests/$1.yaml"
 }
 
 # jump_sees EXTENDED_REGEX COMMAND...
@@ -41,10 +68,11 @@ jump_sees() {
 start_gateway() {
     local command=("$binary" run --interface client0 --interface pods0
         --source "manifests:$work/manifests" --dns-listen 10.96.0.10 --dns-allow 10.1.0.0/24
-        --service-cidr 10.96.0.0/12 --pod-cidr 10.244.0.0/16 --cores "$(($(nproc) - 1))"
+        --service-cidr 10.96.0.0/12 --service-cidr fd00:96::/112 --pod-cidr 10.244.0.0/16
+        --pod-cidr fd00:244::/64 --cores "$(($(nproc) - 1))"
         --metrics "$metrics_address" --state-dir "$work/state" --flows 65536)
-    printf '    $ %s\n' "${command[*]}"
-    nohup ip netns exec "$prefix-gw" "${command[@]}" </dev/null >"$work/tidegate.log" 2>&1 &
+    typed 'gw$' "${command[@]}"
+    nohup ip netns exec "$prefix-gw" "${command[@]}" </dev/null >"$work/tidegate.log" 2>&1 {turn}>&- &
     gateway=$!
     local waits
     for waits in {1..300}; do
@@ -63,7 +91,8 @@ start_gateway() {
 only_tidegate_forwards() {
     local forward status=0
     forward=$(ip netns exec "$prefix-gw" sysctl -n net.ipv4.ip_forward)
-    printf '    gateway: net.ipv4.ip_forward = %s\n' "$forward"
+    typed 'gw$' sysctl -n net.ipv4.ip_forward
+    printf '      %s\n' "$forward"
     [[ $forward == 0 ]] || why "the kernel forwards" || return 1
     jump curl -sS --max-time 1 http://10.244.0.11:8080/ || status=$?
     [[ $status -eq 28 ]] || why "a pod's own address was reached past the Service (curl status $status)"
@@ -86,8 +115,25 @@ names_resolve() {
     jump_sees '^10\.96\.2\.10$' dig +short +tcp ent.prod.svc.cluster.local || return 1
     jump_sees '8080 ent\.dev\.svc\.cluster\.local\.' dig +short SRV _http._tcp.ent.dev.svc.cluster.local || return 1
     jump_sees '^ent\.dev\.svc\.cluster\.local\.$' dig +short -x 10.96.1.10 || return 1
-    jump_sees 'Address: 10\.96\.0\.1$' nslookup kubernetes.default || return 1
-    jump_sees 'status: NXDOMAIN' dig +noedns +noall +comments nosuch.dev.svc.cluster.local
+    jump_sees 'Address: 10\.96\.0\.1$' nslookup kubernetes.default
+}
+
+missing_name_is_explained() {
+    jump_sees 'status: NXDOMAIN' bash -c 'dig ent.staging.svc.cluster.local | grep status:' || return 1
+    local command=("$binary" dns explain ent.staging.svc.cluster.local. --source "manifests:$work/manifests")
+    typed 'gw$' "${command[@]}"
+    shown "${command[@]}" || why "exit status $?" || return 1
+    [[ $seen == *NXDOMAIN*'because: the namespace does not exist'* ]] || why "it does not say why"
+}
+
+ipv6_answers() {
+    jump_sees '^fd00:96::140$' dig +short AAAA edge.dev.svc.cluster.local || return 1
+    jump_sees 'pod dev-[12] at fd00:244::1[12] answers fd00:1::2' curl -6 -sS --max-time 5 http://edge:8080/
+}
+
+node_port_answers() {
+    jump_sees 'pod dev-[12] .* answers 10\.1\.0\.2$' curl -sS --max-time 5 http://10.1.0.1:30080/ || return 1
+    jump_sees 'pod dev-[12] .* answers fd00:1::2$' curl -sS --max-time 5 'http://[fd00:1::1]:30080/'
 }
 
 address_answers_ping() {
@@ -152,17 +198,17 @@ pods_go_and_come() {
 replace_a_pod() {
     await_answer 'pod dev-1' || return 1
     removed_at=$EPOCHREALTIME
-    echo '    $ rm pod-dev-1.yaml'
-    rm "$work/manifests/pod-dev-1.yaml"
+    remove_manifest pod-dev-1
     # What a kubelet does: the pod leaves the endpoints first and ends a moment later.
     sleep 1
     effective_at=$EPOCHREALTIME
-    echo '    the pod dev-1 ends'
+    typed '#' tools/rig remove dev-1 --prefix "$prefix"
     "$root/tools/rig" remove dev-1 --prefix "$prefix"
     await_answer 'pod dev-2' || return 1
     sleep 1
+    typed '#' tools/rig add dev-3 10.244.0.13 --prefix "$prefix"
     "$root/tools/rig" add dev-3 10.244.0.13 --prefix "$prefix"
-    echo '    pod dev-3 starts; its manifest arrives'
+    echo '    the pod dev-3 starts; its manifest arrives'
     start_pod dev-3 10.244.0.13
     await_answer 'pod dev-3'
 }
@@ -179,17 +225,63 @@ judge_requests() {
                 for (pod in pods) if (count[p, pod]) printf " %s: %d", pod, count[p, pod]
                 print ""
             }
-            exit failed[1] + failed[3] > 0 || count[3, "dev-1"] > 0 || !count[3, "dev-2"] || !count[3, "dev-3"]
+            exit failed[1] + failed[2] + failed[3] > 0 || count[3, "dev-1"] > 0 || !count[3, "dev-2"] || !count[3, "dev-3"]
         }' "$work/requests" || why "requests failed, or went to the wrong pod"
+}
+
+# The pods take their links with them: no FIN, no RST, no ICMP comes from there any more.
+dead_pods_are_told_of() {
+    # shellcheck disable=SC2016  # expanded by the inner shell
+    local hold='exec 3<>/dev/tcp/10.96.2.10/8080; printf "GET / HTTP/1.1\r\nHost: ent\r\n\r\n" >&3; cat <&3'
+    typed '$' bash -c "$hold"
+    ip netns exec "$prefix-jump" timeout 20 bash -c "$hold" >"$work/held" 2>&1 {turn}>&- &
+    local client=$! status=0 gone took waits=0
+    until grep -q 'pod prod-[12]' "$work/held"; do
+        sleep 0.05
+        waits=$((waits + 1))
+        [[ $waits -lt 100 ]] || why "no answer to the request" || return 1
+    done
+    sed -n 's/\r$//; s/^pod /      &/p' "$work/held"
+    local pod
+    for pod in prod-1 prod-2; do
+        typed "$pod\$" ip link set eth0 down
+        ip -n "$prefix-$pod" link set eth0 down
+    done
+    gone=$EPOCHREALTIME
+    remove_manifest pod-prod-1
+    remove_manifest pod-prod-2
+    wait "$client" || status=$?
+    took=$(milliseconds "$gone" "$EPOCHREALTIME")
+    sed -n 's/^cat: /      &/p' "$work/held"
+    printf '    told %s ms after the pods had left the endpoints; the grace time is 1000 ms\n' "$took"
+    grep -q 'Connection reset by peer' "$work/held" || why "expected a reset (status $status)" || return 1
+    [[ $took -ge 900 && $took -lt 3000 ]] || why "expected soon after the grace time"
 }
 
 hollow_service_refuses() {
     local status=0 start=$EPOCHREALTIME took
     jump curl -sS --max-time 5 http://hollow:8080/ || status=$?
-    took=$(awk -v from="$start" -v to="$EPOCHREALTIME" 'BEGIN { printf "%.0f", (to - from) * 1000 }')
+    took=$(milliseconds "$start" "$EPOCHREALTIME")
     printf '    curl status %s after %s ms\n' "$status" "$took"
     [[ $status -eq 7 ]] || why "expected status 7, connection refused" || return 1
     [[ $took -lt 1000 ]] || why "refused too late"
+}
+
+removed_service_refuses() {
+    local status=0 removed tries command=(curl -sS --max-time 5 http://10.96.1.40:8080/)
+    jump_sees 'pod dev-[123] ' "${command[@]}" || return 1
+    remove_manifest edge
+    removed=$EPOCHREALTIME
+    # The address goes on for --vip-linger, 1 s, for who has just asked for the name.
+    for tries in {1..100}; do
+        seen=$(ip netns exec "$prefix-jump" "${command[@]}" 2>&1) || { status=$? && break; }
+        sleep 0.05
+    done
+    typed '$' "${command[@]}"
+    printf '      %s\n' "$seen"
+    printf '    curl status %s, first %s ms after the removal (--vip-linger is 1 s), at try %s\n' "$status" \
+        "$(milliseconds "$removed" "$EPOCHREALTIME")" "$tries"
+    [[ $status -eq 7 ]] || why "expected status 7, connection refused; 28 would be a time-out"
 }
 
 scrape() {

@@ -27,17 +27,7 @@ fn name(number: u32) -> ObjectName {
 }
 
 fn slice(number: u32, endpoints: u32) -> Event {
-    let endpoint = |place| Endpoint {
-        address: Ipv4Addr::from_bits(0x0af4_0000 + number * 16 + place).into(),
-        hostname: None,
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: None,
-        zone: None,
-        pod: None,
-        hints: None,
-    };
+    let endpoint = |place| Endpoint::ready_at(Ipv4Addr::from_bits(0x0af4_0000 + number * 16 + place).into());
     Event::SliceApplied(Arc::new(EndpointSlice {
         name: ObjectName::new("dev", &format!("s{number}-1")),
         service: name(number),

@@ -65,17 +65,7 @@ fn service_events(number: usize) -> [Event; 2] {
         false => ServiceKind::ClusterIp(vec![address(96, number).into()]),
     };
     let ports = vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None }];
-    let endpoint = |at: usize| Endpoint {
-        address: address(128, 4 * number + at).into(),
-        hostname: None,
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: None,
-        zone: None,
-        pod: None,
-        hints: None,
-    };
+    let endpoint = |at: usize| Endpoint::ready_at(address(128, 4 * number + at).into());
     let slice = EndpointSlice {
         name: ObjectName::new(&namespace, &format!("{service}-1")),
         service: object.clone(),

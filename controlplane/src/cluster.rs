@@ -143,6 +143,24 @@ pub struct Endpoint {
     pub hints: Option<Arc<Hints>>,
 }
 
+impl Endpoint {
+    /// Returns an endpoint that is ready, of which nothing else is said.
+    #[must_use]
+    pub const fn ready_at(address: IpAddr) -> Self {
+        Self {
+            address,
+            hostname: None,
+            ready: true,
+            serving: true,
+            terminating: false,
+            node: None,
+            zone: None,
+            pod: None,
+            hints: None,
+        }
+    }
+}
+
 /// Where an endpoint's traffic should come from (K11).
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Hints {

@@ -166,7 +166,6 @@ impl ServedDevice {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_dataplane::net::Mac;
     use tidegate_dataplane::xdp::AttachMode;
 
     use super::*;
@@ -177,19 +176,7 @@ mod tests {
     }
 
     fn link(index: u32, name: &str, up: bool) -> Link {
-        Link {
-            index: DeviceIndex(index),
-            name: name.into(),
-            mac: Mac::default(),
-            mtu: 1500,
-            up,
-            kind: None,
-            master: None,
-            parent: None,
-            peer: None,
-            alias: None,
-            xdp_program: None,
-        }
+        Link { up, ..Link::ethernet(index, name) }
     }
 
     fn standings(devices: &ServedDevices) -> Vec<Standing> {

@@ -6,6 +6,7 @@
 use crate::cli::{ExplainArguments, PodsMode};
 use crate::cluster::{Cluster, Dirty};
 use crate::dns::{self, Name, Outcome, Type, Zone, resolve};
+use crate::printout::say;
 use crate::settings::{self, BadConfiguration};
 use crate::source::{self, Source};
 
@@ -24,10 +25,10 @@ pub async fn run(arguments: &ExplainArguments) -> anyhow::Result<()> {
         BadConfiguration(format!("--cluster-domain {}: {error}", arguments.cluster_domain))
     })?;
     let qtype = Type::parse(&arguments.qtype).ok_or_else(|| {
-        BadConfiguration(format!("`{}` is no type; write `A`, `SRV` or `TYPE65`", arguments.qtype))
+        BadConfiguration(format!("TYPE `{}`: is no type; write `A`, `SRV` or `TYPE65`", arguments.qtype))
     })?;
     let candidates = candidates(&arguments.name, &arguments.namespace, &arguments.cluster_domain)
-        .map_err(|error| BadConfiguration(error.to_string()))?;
+        .map_err(|error| BadConfiguration(format!("NAME `{}`: {error}", arguments.name)))?;
     let mut source = Source::open(source::Settings {
         arguments: &arguments.cluster,
         service_cidrs: &arguments.service_cidrs,
@@ -45,9 +46,9 @@ pub async fn run(arguments: &ExplainArguments) -> anyhow::Result<()> {
     }
     let mut zone = zone.updated(&cluster, &dirty);
     zone.set_synced();
-    print!("{}", explain_all(&zone, &candidates, qtype));
+    say(format_args!("{}", explain_all(&zone, &candidates, qtype).trim_end()));
     for problem in &source.report().problems {
-        println!("refused: {problem}");
+        say(format_args!("refused: {problem}"));
     }
     Ok(())
 }

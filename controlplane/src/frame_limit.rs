@@ -91,25 +91,10 @@ fn refusal(link: &Link, limit: u32, reason: &str, or: &str) -> BadConfiguration 
 
 #[cfg(test)]
 mod tests {
-    use tidegate_dataplane::net::Mac;
-    use tidegate_dataplane::routes::DeviceIndex;
-
     use super::*;
 
     fn refused(mtu: u32, want: AttachPreference, kernel: bool, driver: Option<(bool, bool)>) -> String {
-        let link = Link {
-            index: DeviceIndex(2),
-            name: "eth1".into(),
-            mac: Mac::default(),
-            mtu,
-            up: true,
-            kind: None,
-            master: None,
-            parent: None,
-            peer: None,
-            alias: None,
-            xdp_program: None,
-        };
+        let link = Link { mtu, ..Link::ethernet(2, "eth1") };
         let driver = driver.map(|(native, chains)| DriverFeatures { native, chains });
         require(&link, want, Support { kernel, driver })
             .err()

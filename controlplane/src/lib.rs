@@ -33,6 +33,7 @@ pub mod objects;
 pub mod offloads;
 pub mod pages;
 pub mod pod_environment;
+mod printout;
 pub mod programming;
 pub mod publish;
 pub mod punt_device;

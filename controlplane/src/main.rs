@@ -20,11 +20,15 @@ fn main() -> ExitCode {
             return if failed { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    let log_format = match &command_line.command {
-        Command::Run(arguments) => arguments.log_format,
-        Command::Dns(_) | Command::Env(_) | Command::ResolvConf(_) => LogFormat::Text,
+    // Who asks one question wants its answer, and what is wrong.
+    let (log_format, level) = match &command_line.command {
+        Command::Run(arguments) => (arguments.log_format, "info"),
+        Command::Dns(_) | Command::Env(_) | Command::ResolvConf(_) => (LogFormat::Text, "warn"),
     };
-    log_to_stderr(log_format);
+    if let Err(error) = log_to_stderr(log_format, level) {
+        eprintln!("error: {error}");
+        return ExitCode::from(USAGE);
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -54,12 +58,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// `TIDEGATE_LOG` says what is logged.
-fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("TIDEGATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+/// `TIDEGATE_LOG` says what is logged, else it is `level` and above.
+fn log_to_stderr(format: LogFormat, level: &str) -> Result<(), String> {
+    let filter = match std::env::var_os("TIDEGATE_LOG") {
+        None => EnvFilter::new(level),
+        Some(text) => EnvFilter::try_new(text.to_string_lossy()).map_err(|error| {
+            format!("TIDEGATE_LOG `{}`: {error}; write `warn` or `tidegate=debug,info`", text.display())
+        })?,
+    };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => builder.json().init(),
     }
+    Ok(())
 }

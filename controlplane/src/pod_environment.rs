@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::Context;
 use tidegate_dataplane::net::Protocol;
 
 use crate::cli::{EnvArguments, ResolvConfArguments};
 use crate::cluster::{Cluster, Dirty, Service, ServiceKind};
+use crate::printout::say;
 use crate::settings::BadConfiguration;
 use crate::source::{self, Source};
 
@@ -46,7 +46,7 @@ pub async fn print_variables(arguments: &EnvArguments) -> anyhow::Result<()> {
         cluster.apply(event, &mut Dirty::default());
     }
     for (name, value) in variables(&cluster, &arguments.namespace, !arguments.no_service_links) {
-        println!("{name}={value}");
+        say(format_args!("{name}={value}"));
     }
     Ok(())
 }
@@ -114,13 +114,14 @@ fn link(protocol: Protocol, address: IpAddr, port: u16) -> String {
 pub fn print_resolv_conf(arguments: &ResolvConfArguments) -> anyhow::Result<()> {
     let node = match &arguments.resolv_conf {
         Some(path) => {
-            std::fs::read_to_string(path).with_context(|| format!("--resolv-conf {}", path.display()))?
+            let fault = |error| BadConfiguration(format!("--resolv-conf {}: {error}", path.display()));
+            std::fs::read_to_string(path).map_err(fault)?
         }
         None => String::new(),
     };
     let servers: Vec<SocketAddr> = arguments.dns_listen.iter().map(|listen| listen.0).collect();
     let text = resolv_conf(&arguments.namespace, &arguments.cluster_domain, &servers, &node)?;
-    print!("{text}");
+    say(format_args!("{}", text.trim_end()));
     Ok(())
 }
 

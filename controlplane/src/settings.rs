@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -89,6 +90,23 @@ pub fn check_privileges() -> anyhow::Result<()> {
         bail!("this process lacks {}; run tidegate as root", missing.join(", "));
     }
     Ok(())
+}
+
+/// Refuses a state directory that is, or lies in, what is no directory, and a cluster file that is none.
+///
+/// # Errors
+/// Names the flag and the path.
+pub fn check_paths(arguments: &RunArguments) -> Result<(), BadConfiguration> {
+    let state = &arguments.state_dir;
+    let there = state.ancestors().find(|path| path.symlink_metadata().is_ok());
+    require(there.is_none_or(Path::is_dir), || {
+        let at = there.unwrap_or(state).display();
+        format!("--state-dir {}: {at} is no directory", state.display())
+    })?;
+    let cluster = arguments.cluster_file.as_deref().filter(|file| file.is_dir());
+    require(cluster.is_none(), || {
+        format!("--cluster-file {}: is a directory; name a file", cluster.unwrap_or(state).display())
+    })
 }
 
 /// Finds the devices to serve and refuses those that cannot be served rightly (design decision 15).
@@ -200,7 +218,7 @@ fn rx_vlan_offload(name: &str) -> bool {
 /// Returns where this gateway stands among nodes and zones.
 #[must_use]
 pub fn locality(arguments: &RunArguments) -> Locality {
-    let name = |text: &Option<String>| text.as_deref().filter(|text| !text.is_empty()).map(Arc::from);
+    let name = |text: &Option<String>| text.as_deref().map(Arc::from);
     Locality { node: name(&arguments.node_name), zone: name(&arguments.zone) }
 }
 
@@ -236,7 +254,7 @@ pub fn zone_of(
             PodsMode::Insecure => PodNames::Insecure,
             PodsMode::Verified => PodNames::Verified,
         },
-        namespaces: names.dns_namespaces.iter().map(|name| name.to_ascii_lowercase()).collect(),
+        namespaces: names.dns_namespaces.iter().cloned().collect(),
         aaaa_nodata: names.dns_aaaa == Some(AaaaAnswer::Nodata),
         endpoint_pod_names: names.dns_endpoint_pod_names,
         hide_empty: names.dns_ignore_empty_service,
@@ -337,33 +355,14 @@ pub fn dns_fault(error: dns::Error) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_dataplane::net::Mac;
-    use tidegate_dataplane::routes::DeviceIndex;
-
     use super::*;
-
-    fn link(index: u32, name: &str) -> Link {
-        Link {
-            index: DeviceIndex(index),
-            name: name.into(),
-            mac: Mac::default(),
-            mtu: 1500,
-            up: true,
-            kind: None,
-            master: None,
-            parent: None,
-            peer: None,
-            alias: None,
-            xdp_program: None,
-        }
-    }
 
     #[test]
     fn a_device_that_cannot_be_served_is_refused_with_what_to_do() {
-        let good = link(2, "eth1");
+        let good = Link::ethernet(2, "eth1");
         assert!(require_servable(&good, &[]).is_ok());
         for (bad, says) in [
-            (link(1, "lo"), "loopback"),
+            (Link::ethernet(1, "lo"), "loopback"),
             (Link { kind: Some("bond".into()), ..good.clone() }, "name its members instead"),
             (Link { up: false, ..good.clone() }, "`ip link set eth1 up`"),
         ] {
@@ -395,8 +394,9 @@ mod tests {
     #[test]
     fn a_vlan_device_is_in_the_way_only_of_a_device_that_strips_tags() {
         // A device that cannot be asked strips none.
-        let parent = link(2, "no-such-device");
-        let vlan = Link { kind: Some("vlan".into()), parent: Some(parent.index), ..link(3, "eth1.7") };
+        let parent = Link::ethernet(2, "no-such-device");
+        let vlan =
+            Link { kind: Some("vlan".into()), parent: Some(parent.index), ..Link::ethernet(3, "eth1.7") };
         assert!(require_servable(&parent, &[parent.clone(), vlan]).is_ok());
     }
 

@@ -96,7 +96,10 @@ impl Source {
                     pods: settings.pods,
                 };
                 let opened = Manifests::open(directory.clone(), manifests).map_err(|error| match error {
-                    manifests::Error::Directory(..) => BadConfiguration(error.to_string()).into(),
+                    manifests::Error::Directory(path, why) => {
+                        let flag = format!("--source manifests:{}", path.display());
+                        BadConfiguration(format!("{flag}: cannot follow the directory: {why}")).into()
+                    }
                     manifests::Error::Watch(_) => anyhow::Error::from(error),
                 });
                 Ok(Self::Manifests(Box::new(opened?)))

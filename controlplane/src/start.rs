@@ -51,6 +51,7 @@ pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     settings::check_privileges()?;
     let cores = settings::cores(arguments)?;
     settings::check_dns(arguments)?;
+    settings::check_paths(arguments)?;
     let netlink = Arc::new(Netlink::connect()?);
     let served = settings::served_links(arguments, &netlink).await?;
     settings::require_free_service_cidrs(arguments, &netlink).await?;

@@ -16,7 +16,10 @@ const METRICS: &str = "127.0.0.1:9100";
 fn check(rig: &Rig, interfaces: &[&str], arguments: &[&str]) -> Seen {
     let source = format!("manifests:{}", rig.manifests.directory().display());
     let state = rig.state().display().to_string();
-    let mut all = vec![BINARY, "run", "--check", "--source", &source, "--state-dir", &state];
+    let mut all = vec![BINARY, "run", "--check", "--source", &source];
+    if !arguments.contains(&"--state-dir") {
+        all.extend(["--state-dir", &state]);
+    }
     all.extend(interfaces.iter().flat_map(|interface| ["--interface", interface]));
     all.extend(arguments);
     rig.run("gw", &all)
@@ -86,16 +89,18 @@ fn bad_usage_and_configuration_end_with_status_2_and_name_the_flag() {
         (&["lo"], &[], "--interface lo"),
         (&["client0"], &["--cores", "63"], "--cores: core 63"),
         (&["client0"], &["--config", file.to_str().unwrap()], "--flows"),
-        (&["client0"], &["--cluster-domain", "a..b"], "--cluster-domain a..b"),
+        (&["client0"], &["--cluster-domain", "a..b"], "'a..b' for '--cluster-domain <DOMAIN>'"),
+        (
+            &["client0"],
+            &["--state-dir", file.to_str().unwrap()],
+            &format!("--state-dir {0}: {0} is no directory", file.display()),
+        ),
+        (&["client0"], &["--cluster-file", "/etc"], "--cluster-file /etc: is a directory"),
         (&["client0"], &["--service-cidr", "10.1.0.0/16"], "10.1.0.0/24, which is a network of this box"),
         (&["client0"], &["--service-cidr", "10.244.0.0/25"], "10.244.0.0/24, which is a network of this box"),
         (&["client0"], &["--pod-cidr", "10.97.0.0/16"], "10.97.0.0/16, which is a --pod-cidr"),
         (&["client0"], &["--dns-listen", "0.0.0.0"], "--dns-listen 0.0.0.0:53"),
-        (
-            &["client0"],
-            &["--dns-listen", DNS, "--dns-listen", DNS],
-            "--dns-listen 10.96.0.10:53: named twice",
-        ),
+        (&["client0"], &["--dns-listen", DNS, "--dns-listen", DNS], "--dns-listen 10.96.0.10: named twice"),
         (&["client0"], &["--dns-listen", DNS, "--dns-upstream", DNS], "--dns-upstream 10.96.0.10:53"),
         (&["client0"], &["--dns-stub", "a.cluster.local=192.0.2.1"], "--dns-stub"),
     ] {

@@ -2,6 +2,7 @@
 //! tables and names that a fresh start would make.
 
 mod api_server;
+mod maps;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,12 +12,13 @@ use std::time::Duration;
 use api_server::objects::{namespace, service, slice};
 use api_server::{ApiServer, Fault, NAMESPACES, SERVICES, SLICES};
 use arc_swap::ArcSwap;
+use maps::Maps;
 use serde_json::json;
 use tidegate::cluster::{Cluster, Dirty};
 use tidegate::dns::{Name, Outcome, Type, Zone, ZoneSettings, resolve};
-use tidegate::publish::{InUse, Publication, Steering};
+use tidegate::publish::{InUse, Publication};
 use tidegate::source::Update;
-use tidegate::tables::{Compiler, EndpointKey};
+use tidegate::tables::Compiler;
 use tidegate::watch::{Kubernetes, Limits, Settings};
 use tidegate_dataplane::services::{Frontend, Services, VirtualAddress};
 use tidegate_dataplane::snapshot::{Publisher, Snapshot, Subscriber};
@@ -34,35 +36,6 @@ impl Chance {
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (mixed ^ (mixed >> 31)) % bound
-    }
-}
-
-/// The XDP program's maps, as sets.
-#[derive(Default)]
-struct Maps {
-    endpoints: BTreeSet<EndpointKey>,
-    addresses: BTreeSet<IpAddr>,
-}
-
-impl Steering for Maps {
-    fn insert_endpoint(&mut self, endpoint: &EndpointKey) -> anyhow::Result<()> {
-        self.endpoints.insert(*endpoint);
-        Ok(())
-    }
-
-    fn remove_endpoint(&mut self, endpoint: &EndpointKey) -> anyhow::Result<()> {
-        self.endpoints.remove(endpoint);
-        Ok(())
-    }
-
-    fn insert_frontend(&mut self, frontend: Frontend) -> anyhow::Result<()> {
-        self.addresses.insert(frontend.address());
-        Ok(())
-    }
-
-    fn remove_frontend(&mut self, frontend: Frontend) -> anyhow::Result<()> {
-        self.addresses.remove(&frontend.address());
-        Ok(())
     }
 }
 
@@ -135,9 +108,10 @@ impl Gateway {
         let snapshot = self.publication.publisher.current();
         let maps = &self.publication.steering;
         let tables: Vec<(IpAddr, VirtualAddress)> = maps
-            .addresses
+            .frontends
             .iter()
-            .map(|address| (*address, snapshot.services.virtual_address(*address).unwrap().clone()))
+            .map(Frontend::address)
+            .map(|address| (address, snapshot.services.virtual_address(address).unwrap().clone()))
             .collect();
         let zone = self.names.load();
         let answers = (0..NAMES).map(|number| {

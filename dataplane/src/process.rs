@@ -5,12 +5,11 @@ use std::net::Ipv4Addr;
 use crate::accounts::Accounts;
 use crate::clock::Now;
 use crate::counters::Counters;
-use crate::departed::Departure;
 use crate::family::Family;
 use crate::flows::{Direction, FlowRef, FlowTable, Found, InsertError, Key, NewFlow, Sought, State};
 use crate::masquerade::{self, PortSearch};
+use crate::net::Port;
 use crate::net::checksum::Difference;
-use crate::net::{Port, tcp};
 use crate::packet::{Packet, Transport};
 use crate::rate_limit::RateLimit;
 use crate::reset::Draft;
@@ -21,6 +20,8 @@ use crate::snapshot::Snapshot;
 use crate::tcp_state;
 use crate::verdict::{DropReason, Egress, Verdict};
 use crate::{answer, choice, icmp_error, sctp_state, tombstones, way_out};
+
+mod departed;
 
 /// Source ports tried before a flow whose reply key is taken is refused.
 const PORT_ATTEMPTS: u16 = 128;
@@ -83,7 +84,7 @@ fn decide<A: Family>(
     if let Some(found) = context.flows.lookup_sought(sought, &key) {
         match standing(&found, packet, context) {
             Standing::Established => return process_established(octets, packet, &found, context),
-            Standing::Reset => return process_departed(octets, packet, &found, context),
+            Standing::Reset => return departed::process(octets, packet, &found, context),
             Standing::Over => {}
         }
     }
@@ -150,60 +151,8 @@ fn standing<A: Family>(found: &Found<A>, packet: &Packet<A>, context: &mut Conte
     }
     match context.snapshot.departed.lookup(found, context.flows) {
         None => Standing::Established,
-        Some(departure) => standing_of_departed(departure, found, packet, context),
+        Some(departure) => departed::standing(departure, found, packet, context),
     }
-}
-
-#[cold]
-fn standing_of_departed<A: Family>(
-    departure: Departure,
-    found: &Found<A>,
-    packet: &Packet<A>,
-    context: &mut Context<'_, A>,
-) -> Standing {
-    let is_over = match packet.transport {
-        Transport::Tcp(_, flags) => tcp_state::is_opening(flags),
-        _ => departure == Departure::Repick,
-    };
-    if is_over && found.direction == Direction::Request {
-        bury(found, context);
-        context.counters.flows_repicked += 1;
-        return Standing::Over;
-    }
-    if departure == Departure::Reset { Standing::Reset } else { Standing::Established }
-}
-
-/// Removes a flow and leaves the key of its replies, which come too late from now on.
-fn bury<A: Family>(found: &Found<A>, context: &mut Context<'_, A>) {
-    let reply = match found.direction {
-        Direction::Request => found.leaves_as.reversed(),
-        Direction::Reply => found.key,
-    };
-    let endpoint = context.flows.ids(found.flow).map(|(_, endpoint)| endpoint).unwrap_or_default();
-    tombstones::insert(context.tombstones, &reply, endpoint, context.now);
-    context.ports.note_removal();
-    context.flows.remove(found.flow);
-}
-
-/// Ends a connection whose endpoint is gone: a RST to whoever sent this segment, and one in its place to the other side.
-#[cold]
-fn process_departed<A: Family>(
-    octets: &mut [u8],
-    packet: &Packet<A>,
-    found: &Found<A>,
-    context: &mut Context<'_, A>,
-) -> Verdict {
-    let verdict = match packet.transport {
-        Transport::Tcp(_, flags) if !flags.contains(tcp::Flags::RST) => {
-            let flow_hash = context.flows.hash(&found.key).halves()[1];
-            context.aside = Some(Draft::reset_of_receiver(octets, packet, found)?.of_flow(flow_hash));
-            answer::reset_connection(octets, packet)
-        }
-        _ => process_established(octets, packet, found, context),
-    };
-    bury(found, context);
-    context.counters.flows_reset += 1;
-    verdict
 }
 
 /// Rewrites a packet of a known flow. The rules are not consulted (design decision 5).

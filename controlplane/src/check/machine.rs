@@ -11,6 +11,7 @@ use tidegate_dataplane::xdp::Steering;
 
 use crate::cli::RunArguments;
 use crate::netlink::Netlink;
+use crate::printout::say;
 use crate::punt_device::{RECEIVE_END, TRANSMIT_END};
 use crate::settings;
 
@@ -66,10 +67,10 @@ pub(super) async fn obstacles(arguments: &RunArguments, netlink: &Netlink) -> an
 fn kernel() -> Option<String> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
-    println!("kernel: Linux {release}");
+    say(format_args!("kernel: Linux {release}"));
     let version = version(release)?;
     for (since, feature) in FEATURES.iter().filter(|(since, _)| version < *since) {
-        println!("kernel: too old for {feature} ({}.{}); a run does without", since.0, since.1);
+        say(format_args!("kernel: too old for {feature} ({}.{}); a run does without", since.0, since.1));
     }
     let too_old = || format!("Linux {release}: a run needs {}.{} or newer", OLDEST.0, OLDEST.1);
     (version < OLDEST).then(too_old)

@@ -19,6 +19,7 @@ use crate::cluster::{Cluster, Dirty, Service, ServiceKind};
 use crate::compile::Locality;
 use crate::frame_limit::needs_chains;
 use crate::netlink::{Link, Netlink};
+use crate::printout::say;
 use crate::source::Source;
 use crate::tables::Compiler;
 use crate::traffic::Policy;
@@ -32,6 +33,7 @@ pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     settings::check_privileges()?;
     let cores = settings::cores(arguments)?;
     settings::check_dns(arguments)?;
+    settings::check_paths(arguments)?;
     let netlink = Netlink::connect()?;
     let served = settings::served_links(arguments, &netlink).await?;
     settings::require_free_service_cidrs(arguments, &netlink).await?;
@@ -50,7 +52,7 @@ pub async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     print_cluster(&cluster, &locality, &served, &own, &Routes::new(netlink.routes().await?));
     print_refused(&source);
     for obstacle in &obstacles {
-        println!("obstacle: {obstacle}");
+        say(format_args!("obstacle: {obstacle}"));
     }
     match obstacles.len() {
         0 => Ok(()),
@@ -64,7 +66,10 @@ fn print_devices(served: &[Link], arguments: &RunArguments, cores: &[usize]) -> 
     for link in served {
         let queues = offloads::receive_queues(&link.name)?;
         let chains = if needs_chains(link.mtu) { " (multi-buffer)" } else { "" };
-        println!("device {}: {queues} receive queues, MTU {}{chains}, {}", link.name, link.mtu, link.mac);
+        say(format_args!(
+            "device {}: {queues} receive queues, MTU {}{chains}, {}",
+            link.name, link.mtu, link.mac
+        ));
         if let Some(program) = link.xdp_program {
             obstacles.push(format!(
                 "--interface {}: XDP program {program} is on it; stop what attached it, or `ip link set {} xdp off`",
@@ -74,10 +79,14 @@ fn print_devices(served: &[Link], arguments: &RunArguments, cores: &[usize]) -> 
         for (worker, core) in cores.iter().enumerate() {
             let own: Vec<String> =
                 (worker..queues as usize).step_by(cores.len()).map(|q| q.to_string()).collect();
-            println!("worker {worker} on core {core}: device {} queues {}", link.name, own.join(", "));
+            say(format_args!(
+                "worker {worker} on core {core}: device {} queues {}",
+                link.name,
+                own.join(", ")
+            ));
         }
     }
-    println!(
+    say(format_args!(
         "workers: {} packet buffers of 4 KiB each, a table of {} flows for all, in {}; {}",
         arguments.frames,
         arguments.flows,
@@ -86,7 +95,7 @@ fn print_devices(served: &[Link], arguments: &RunArguments, cores: &[usize]) -> 
             PollingMode::Adaptive => "they sleep when no packets come",
             PollingMode::Busy => "they always spin",
         }
-    );
+    ));
     Ok(obstacles)
 }
 
@@ -94,25 +103,27 @@ fn print_doors(arguments: &RunArguments, own: &BTreeSet<IpAddr>) -> anyhow::Resu
     match masquerade::ports_in_use(&masquerade::policy(arguments)) {
         Some(ports) => {
             let mode = arguments.masquerade.name();
-            println!("masquerade: {mode}, ports {}-{}", ports.first(), ports.last());
+            say(format_args!("masquerade: {mode}, ports {}-{}", ports.first(), ports.last()));
         }
-        None => println!("masquerade: never; a client that is itself chosen gets no answer"),
+        None => say(format_args!("masquerade: never; a client that is itself chosen gets no answer")),
     }
     if arguments.announce == Announce::L2 {
-        println!("announce: virtual addresses in networks of served devices, by ARP and Neighbor Discovery");
+        say(format_args!(
+            "announce: virtual addresses in networks of served devices, by ARP and Neighbor Discovery"
+        ));
     }
     for listen in arguments.dns_listen.iter().map(|listen| listen.0) {
         let added = if own.contains(&listen.ip()) { "" } else { "; a run would add the address to lo" };
-        println!("DNS: {} on {listen}{added}", arguments.cluster_domain);
+        say(format_args!("DNS: {} on {listen}{added}", arguments.cluster_domain));
     }
     for upstream in settings::upstreams(arguments)? {
-        println!("DNS: other names by {upstream}, for --pod-cidr and --dns-allow");
+        say(format_args!("DNS: other names by {upstream}, for --pod-cidr and --dns-allow"));
     }
     for stub in &arguments.dns_stubs {
-        println!("DNS: {} by {}, for --pod-cidr and --dns-allow", stub.zone, stub.server);
+        say(format_args!("DNS: {} by {}, for --pod-cidr and --dns-allow", stub.zone, stub.server));
     }
     if let Some(address) = arguments.metrics {
-        println!("metrics: http://{address}/metrics");
+        say(format_args!("metrics: http://{address}/metrics"));
     }
     Ok(())
 }
@@ -135,7 +146,7 @@ fn print_cluster(
                     Frontend::Address(address) => Frontend::Socket(address, port.protocol, port.port),
                     socket => socket,
                 };
-                println!("Service {}: {at} -> {backends} endpoints", service.name);
+                say(format_args!("Service {}: {at} -> {backends} endpoints", service.name));
             }
         }
         print_limits_of_service(service, locality, own);
@@ -143,7 +154,10 @@ fn print_cluster(
     for endpoint in &endpoints {
         if let Some(why) = passes_by(endpoint.address, routes, served) {
             let at = SocketAddr::new(endpoint.address, endpoint.port.number());
-            println!("limit: endpoint {at}/{}: {why}: its replies would pass us by", endpoint.protocol);
+            say(format_args!(
+                "limit: endpoint {at}/{}: {why}: its replies would pass us by",
+                endpoint.protocol
+            ));
         }
     }
 }
@@ -152,7 +166,9 @@ fn print_limits_of_service(service: &Service, locality: &Locality, own: &BTreeSe
     let ServiceKind::ClusterIp(addresses) = &service.kind else { return };
     let name = &service.name;
     if service.foreign_proxy {
-        println!("limit: Service {name}: label service-proxy-name: names only, packets are another proxy's");
+        say(format_args!(
+            "limit: Service {name}: label service-proxy-name: names only, packets are another proxy's"
+        ));
         return;
     }
     let traffic = &service.traffic;
@@ -160,12 +176,16 @@ fn print_limits_of_service(service: &Service, locality: &Locality, own: &BTreeSe
         [(traffic.internal, "internalTrafficPolicy"), (traffic.external, "externalTrafficPolicy")]
     {
         if policy == Policy::Local && locality.node.is_none() {
-            println!("limit: Service {name}: {field} Local: without --node-name it means all endpoints");
+            say(format_args!(
+                "limit: Service {name}: {field} Local: without --node-name it means all endpoints"
+            ));
         }
     }
     for address in addresses {
         if own.contains(address) {
-            println!("limit: Service {name}: {address} is this box's own: packets to it stay the kernel's");
+            say(format_args!(
+                "limit: Service {name}: {address} is this box's own: packets to it stay the kernel's"
+            ));
         }
     }
 }
@@ -184,6 +204,6 @@ fn passes_by(endpoint: IpAddr, routes: &Routes, served: &[Link]) -> Option<Strin
 
 fn print_refused(source: &Source) {
     for problem in &source.report().problems {
-        println!("refused: {problem}");
+        say(format_args!("refused: {problem}"));
     }
 }

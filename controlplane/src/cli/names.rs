@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use super::{DnsAddress, SourceArguments};
+use super::{DnsAddress, SourceArguments, values};
 
 /// How names are made of the cluster.
 #[derive(Args, Debug, Clone)]
@@ -13,7 +13,7 @@ pub struct NameArguments {
         long,
         value_name = "SECONDS",
         default_value_t = 30,
-        value_parser = clap::value_parser!(u32).range(0..=3600),
+        value_parser = values::whole_number(0..=3600),
         env = "TIDEGATE_DNS_TTL"
     )]
     pub dns_ttl: u32,
@@ -22,7 +22,7 @@ pub struct NameArguments {
     #[arg(
         long,
         value_name = "SECONDS",
-        value_parser = clap::value_parser!(u32).range(0..=3600),
+        value_parser = values::whole_number(0..=3600),
         env = "TIDEGATE_DNS_NEGATIVE_TTL"
     )]
     pub dns_negative_ttl: Option<u32>,
@@ -34,7 +34,7 @@ pub struct NameArguments {
     /// Namespace whose names are served; repeat for several [default: all].
     #[arg(
         long = "dns-namespace",
-        value_name = "NAMESPACE",
+        value_name = "NAMESPACE", value_parser = values::namespace,
         env = "TIDEGATE_DNS_NAMESPACE",
         value_delimiter = ','
     )]
@@ -90,7 +90,7 @@ pub struct ExplainArguments {
     pub qtype: String,
 
     /// The namespace of the pod that asks.
-    #[arg(long, value_name = "NAMESPACE", default_value = "default")]
+    #[arg(long, value_name = "NAMESPACE", value_parser = values::namespace, default_value = "default")]
     pub namespace: String,
 
     /// Where Services come from, as for `tidegate run`.
@@ -98,13 +98,13 @@ pub struct ExplainArguments {
     pub cluster: SourceArguments,
 
     /// Zone of the cluster's names.
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", env = "TIDEGATE_CLUSTER_DOMAIN")]
+    #[arg(long, value_name = "DOMAIN", value_parser = values::cluster_domain, default_value = "cluster.local", env = "TIDEGATE_CLUSTER_DOMAIN")]
     pub cluster_domain: String,
 
     /// Network of ClusterIPs; repeat for several.
     #[arg(
         long = "service-cidr",
-        value_name = "CIDR",
+        value_name = "CIDR", value_parser = values::network,
         default_value = "10.96.0.0/12",
         env = "TIDEGATE_SERVICE_CIDR",
         value_delimiter = ','

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use clap::Args;
 use ipnet::IpNet;
 
-use super::{DnsAddress, SourceArguments};
+use super::{DnsAddress, SourceArguments, values};
 
 /// Everything `tidegate env` can be told.
 #[derive(Args, Debug, Clone)]
 pub struct EnvArguments {
     /// The namespace of the pod.
-    #[arg(long, value_name = "NAMESPACE")]
+    #[arg(long, value_name = "NAMESPACE", value_parser = values::namespace)]
     pub namespace: String,
 
     /// As a pod with `enableServiceLinks: false`: the Service `default/kubernetes` only.
@@ -25,7 +25,7 @@ pub struct EnvArguments {
     /// Network of ClusterIPs; repeat for several.
     #[arg(
         long = "service-cidr",
-        value_name = "CIDR",
+        value_name = "CIDR", value_parser = values::network,
         default_value = "10.96.0.0/12",
         env = "TIDEGATE_SERVICE_CIDR",
         value_delimiter = ','
@@ -37,11 +37,11 @@ pub struct EnvArguments {
 #[derive(Args, Debug, Clone)]
 pub struct ResolvConfArguments {
     /// The namespace of the pod.
-    #[arg(long, value_name = "NAMESPACE")]
+    #[arg(long, value_name = "NAMESPACE", value_parser = values::namespace)]
     pub namespace: String,
 
     /// Zone of the cluster's names.
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", env = "TIDEGATE_CLUSTER_DOMAIN")]
+    #[arg(long, value_name = "DOMAIN", value_parser = values::cluster_domain, default_value = "cluster.local", env = "TIDEGATE_CLUSTER_DOMAIN")]
     pub cluster_domain: String,
 
     /// Address of the cluster DNS; repeat for several.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use super::Span;
+use super::{Span, values};
 
 /// Where Services come from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,6 +44,6 @@ pub struct SourceArguments {
     pub kubeconfig: Option<PathBuf>,
 
     /// How long the API server keeps a watch open; without a word for a quarter more, it is taken to be gone.
-    #[arg(long, value_name = "TIME", default_value = "40s", env = "TIDEGATE_WATCH_TIME", hide = true)]
+    #[arg(long, value_name = "TIME", default_value = "40s", value_parser = values::positive_time, env = "TIDEGATE_WATCH_TIME", hide = true)]
     pub watch_time: Span,
 }

@@ -8,17 +8,7 @@ use super::*;
 use crate::cluster::{Dirty, EndpointSlice, Event, ObjectName, SlicePort};
 
 fn endpoint(address: &str, ready: bool, serving: bool, terminating: bool) -> Endpoint {
-    Endpoint {
-        address: address.parse().unwrap(),
-        hostname: None,
-        ready,
-        serving,
-        terminating,
-        node: None,
-        zone: None,
-        pod: None,
-        hints: None,
-    }
+    Endpoint { ready, serving, terminating, ..Endpoint::ready_at(address.parse().unwrap()) }
 }
 
 fn ready(address: &str) -> Endpoint {

@@ -100,17 +100,7 @@ fn responder() -> Arc<Responder> {
         };
         Event::ServiceApplied(Arc::new(service))
     };
-    let endpoint = |last: u8| Endpoint {
-        address: [10, 1, 0, last].into(),
-        hostname: None,
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: None,
-        zone: None,
-        pod: None,
-        hints: None,
-    };
+    let endpoint = |last: u8| Endpoint::ready_at([10, 1, 0, last].into());
     let slice = EndpointSlice {
         name: name("web-1"),
         service: name("web"),

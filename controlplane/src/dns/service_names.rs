@@ -343,17 +343,8 @@ mod tests {
     use super::*;
 
     fn endpoint(address: &str) -> cluster::Endpoint {
-        cluster::Endpoint {
-            hints: None,
-            address: address.parse().expect("an address"),
-            hostname: None,
-            ready: true,
-            serving: true,
-            terminating: false,
-            node: None,
-            zone: None,
-            pod: Some("Web-abc".into()),
-        }
+        let address = address.parse().expect("an address");
+        cluster::Endpoint { pod: Some("Web-abc".into()), ..cluster::Endpoint::ready_at(address) }
     }
 
     #[test]

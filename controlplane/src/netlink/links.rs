@@ -39,6 +39,24 @@ pub struct Link {
 }
 
 impl Link {
+    /// Returns a device of Ethernet that is up and stands alone.
+    #[cfg(test)]
+    pub(crate) fn ethernet(index: u32, name: &str) -> Self {
+        Self {
+            index: DeviceIndex(index),
+            name: name.into(),
+            mac: Mac::default(),
+            mtu: 1500,
+            up: true,
+            kind: None,
+            master: None,
+            parent: None,
+            peer: None,
+            alias: None,
+            xdp_program: None,
+        }
+    }
+
     fn parse(message: LinkMessage) -> Self {
         let mut link = Self {
             index: DeviceIndex(message.header.index),

@@ -12,7 +12,7 @@ mod field;
 mod node;
 mod pod;
 mod service;
-mod syntax;
+pub(crate) mod syntax;
 #[cfg(test)]
 mod tests;
 mod traffic;

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 pub(super) type Rule = fn(&str) -> Result<(), &'static str>;
 
 /// Checks a DNS label: at most 63 of `a-z 0-9 -`, with a letter or digit at both ends (RFC 1123).
-pub(super) fn label(name: &str) -> Result<(), &'static str> {
+pub(crate) fn label(name: &str) -> Result<(), &'static str> {
     let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = name.as_bytes();
     let ends = bytes.first().is_some_and(alphanumeric) && bytes.last().is_some_and(alphanumeric);
@@ -20,12 +20,27 @@ pub(super) fn label(name: &str) -> Result<(), &'static str> {
 }
 
 /// Checks a DNS name: at most 253 characters, labels of letters, digits and `-` joined by dots.
-pub(super) fn subdomain(name: &str) -> Result<(), &'static str> {
+pub(crate) fn subdomain(name: &str) -> Result<(), &'static str> {
     let labels = name.split('.').all(|part| label(part).is_ok());
     if labels && name.len() <= 253 {
         Ok(())
     } else {
         Err("is no DNS name (at most 253 characters, labels of a-z, 0-9 and - joined by dots)")
+    }
+}
+
+/// Checks the value of a label: at most 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends. An
+/// empty one, which Kubernetes takes, is refused here.
+pub(crate) fn label_value(value: &str) -> Result<(), &'static str> {
+    let bytes = value.as_bytes();
+    let end = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let inner = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    if end(bytes.first()) && end(bytes.last()) && bytes.len() <= 63 && bytes.iter().all(inner) {
+        Ok(())
+    } else {
+        Err(
+            "is no value of a label (at most 63 letters, digits, -, _ and ., with a letter or digit at both ends)",
+        )
     }
 }
 

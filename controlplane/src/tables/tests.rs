@@ -23,17 +23,7 @@ fn service(name: &str, addresses: &[&str], ports: &[cluster::ServicePort]) -> Se
 }
 
 fn slice(service: &str, name: &str, endpoints: &[&str], ports: &[(&str, Protocol, u16)]) -> Event {
-    let ready = |address: &&str| Endpoint {
-        address: address.parse().unwrap(),
-        hostname: None,
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: None,
-        zone: None,
-        pod: None,
-        hints: None,
-    };
+    let ready = |address: &&str| Endpoint::ready_at(address.parse().unwrap());
     let port = |(name, protocol, port): &(&str, Protocol, u16)| SlicePort {
         name: (*name).into(),
         protocol: *protocol,

@@ -1,5 +1,4 @@
 //! A server on loopback, and a client that speaks to it with plain sockets.
-#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};

@@ -50,17 +50,7 @@ pub(crate) fn slice(name: &str, of: &str, endpoints: &[&str], ports: &[&str]) ->
     let endpoint = |text: &&str| {
         let (ready, text) = text.strip_prefix('!').map_or((true, *text), |rest| (false, rest));
         let (address, hostname) = text.split_once('=').map_or((text, None), |(a, h)| (a, Some(h.into())));
-        Endpoint {
-            address: address.parse().expect("an address"),
-            hostname,
-            ready,
-            serving: true,
-            terminating: false,
-            node: None,
-            zone: None,
-            pod: None,
-            hints: None,
-        }
+        Endpoint { hostname, ready, ..Endpoint::ready_at(address.parse().expect("an address")) }
     };
     let ports = ports.iter().map(|text| port(text));
     Event::SliceApplied(Arc::new(EndpointSlice {

@@ -256,15 +256,10 @@ impl History {
 
 fn endpoint(address: [u8; 4], says: Says) -> Endpoint {
     Endpoint {
-        address: ip(address),
-        hostname: None,
         ready: says == Says::Ready,
         serving: says != Says::NotReady,
         terminating: says == Says::Terminating,
-        node: None,
-        zone: None,
-        pod: None,
-        hints: None,
+        ..Endpoint::ready_at(ip(address))
     }
 }
 

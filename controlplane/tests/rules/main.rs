@@ -8,6 +8,8 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "../maps/mod.rs"]
+mod maps;
 #[path = "../netlink/namespace.rs"]
 #[allow(dead_code, reason = "another test program's; these tests take what they need")]
 mod namespace;

@@ -1,6 +1,5 @@
 //! A gateway without devices: the whole way from manifests to packets, on a clock of the test.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,43 +9,15 @@ use tidegate::cluster::{Cluster, Dirty, Event};
 use tidegate::compile::Locality;
 use tidegate::dns::{Zone, ZoneSettings};
 use tidegate::manifests::{Manifests, Settings};
-use tidegate::publish::{InUse, Publication, Steering};
-use tidegate::tables::{Compiler, EndpointKey};
+use tidegate::publish::{InUse, Publication};
+use tidegate::tables::Compiler;
 use tidegate_dataplane::flows::Cursor;
-use tidegate_dataplane::services::{Frontend, Services};
+use tidegate_dataplane::services::Services;
 use tidegate_dataplane::snapshot::{Publisher, Snapshot, Subscriber};
 use tokio::runtime::Runtime;
 
+use crate::maps::Maps;
 use crate::path_rig::{self, CLIENT_SIDE, GATEWAY, Out, POD_SIDE_GATEWAY, Rig, prefix};
-
-/// XDP maps that take everything.
-#[derive(Default)]
-pub(crate) struct Maps {
-    pub(crate) endpoints: BTreeSet<EndpointKey>,
-    pub(crate) frontends: BTreeSet<Frontend>,
-}
-
-impl Steering for Maps {
-    fn insert_endpoint(&mut self, endpoint: &EndpointKey) -> anyhow::Result<()> {
-        self.endpoints.insert(*endpoint);
-        Ok(())
-    }
-
-    fn remove_endpoint(&mut self, endpoint: &EndpointKey) -> anyhow::Result<()> {
-        self.endpoints.remove(endpoint);
-        Ok(())
-    }
-
-    fn insert_frontend(&mut self, frontend: Frontend) -> anyhow::Result<()> {
-        self.frontends.insert(frontend);
-        Ok(())
-    }
-
-    fn remove_frontend(&mut self, frontend: Frontend) -> anyhow::Result<()> {
-        self.frontends.remove(&frontend);
-        Ok(())
-    }
-}
 
 pub(crate) struct World {
     directory: TempDir,

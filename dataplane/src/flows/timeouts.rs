@@ -116,18 +116,24 @@ impl Timeouts {
     /// # Errors
     /// If no timeout has the name, or for no time at all; then nothing is changed.
     pub fn set(&mut self, name: &str, seconds: u32) -> Result<(), TimeoutError> {
-        let [prefix, infix] = PREFIXES;
-        let short = match name.strip_prefix(prefix) {
-            Some("udp_timeout") => "udp".to_owned(),
-            Some(rest) => rest.replacen(infix, "", 1),
-            None => name.to_owned(),
-        };
-        let timeout = self.by_name(&short).ok_or_else(|| TimeoutError::Unknown(name.to_owned()))?;
+        let timeout =
+            self.by_name(&Self::short_name(name)).ok_or_else(|| TimeoutError::Unknown(name.to_owned()))?;
         if seconds == 0 {
             return Err(TimeoutError::Zero(name.to_owned()));
         }
         *timeout = seconds;
         Ok(())
+    }
+
+    /// Returns the name without what Linux puts before each, as `tcp_established`.
+    #[must_use]
+    pub fn short_name(name: &str) -> String {
+        let [prefix, infix] = PREFIXES;
+        match name.strip_prefix(prefix) {
+            Some("udp_timeout") => "udp".to_owned(),
+            Some(rest) => rest.replacen(infix, "", 1),
+            None => name.to_owned(),
+        }
     }
 
     /// Returns the timeout of a state in seconds.

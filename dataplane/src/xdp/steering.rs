@@ -156,11 +156,8 @@ impl Steering {
         queues: u32,
         want: AttachPreference,
     ) -> Result<AttachMode, AttachError> {
-        self.attach_device(STEER, device, queues, want).map_err(|failure| AttachError {
-            device,
-            name: name.to_owned(),
-            failure,
-        })
+        let attached = self.attach_device(STEER, device, queues, want);
+        attached.map_err(|failure| AttachError { device, name: name.to_owned(), failure })
     }
 
     /// Attaches as [`Self::attach`] does, for a device whose packets may come in several buffers, as those of an MTU that
@@ -172,11 +169,8 @@ impl Steering {
         queues: u32,
         want: AttachPreference,
     ) -> Result<AttachMode, AttachError> {
-        self.attach_device(STEER_CHAINS, device, queues, want).map_err(|failure| AttachError {
-            device,
-            name: name.to_owned(),
-            failure,
-        })
+        let attached = self.attach_device(STEER_CHAINS, device, queues, want);
+        attached.map_err(|failure| AttachError { device, name: name.to_owned(), failure })
     }
 
     fn attach_device(

@@ -1,5 +1,5 @@
 //! IPv6 extension headers, written into packets that the builders make without.
-#![allow(dead_code, missing_docs, unreachable_pub, reason = "a test crate's module; not each test uses all")]
+#![allow(missing_docs, unreachable_pub, reason = "a test crate's module")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 /// An extension header: its kind, and its octets behind the one that names the next.

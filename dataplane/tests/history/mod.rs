@@ -2,7 +2,7 @@
 //!
 //! Reading order: the plain values here · `strategies` draws them · `frames` gives packets their octets · `pair` takes
 //! each step with the packet path and the slow gateway · `comparison` of both.
-#![allow(dead_code, missing_docs, unreachable_pub, reason = "a test crate's module")]
+#![allow(missing_docs, unreachable_pub, reason = "a test crate's module")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 pub mod comparison;

@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`Gateway::carry`] here · `opening` (new flows) · `datagram`, `packets`, `ip`, `chain`, `sctp`, `checksum`
 //! (octets) · `flow` (states) · `links` (next hops, waiting) · `errors` (ICMP errors) · `fragments` (datagrams in pieces).
-#![allow(dead_code, missing_docs, unreachable_pub, reason = "a test crate's module")]
+#![allow(missing_docs, unreachable_pub, reason = "a test crate's module")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 pub mod chain;

@@ -1,6 +1,8 @@
 //! A network namespace of the test's own, and ways to send and see packets in it.
 #![allow(dead_code, reason = "each test program takes what it needs")]
 
+pub(crate) mod relay;
+
 use std::ffi::CString;
 use std::fs::File;
 use std::io;

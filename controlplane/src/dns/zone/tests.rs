@@ -68,15 +68,9 @@ fn slice_name(number: u8, of: u8) -> (ObjectName, ObjectName) {
 fn slice_event(number: u8, of: u8, shapes: &[u8]) -> Event {
     let (name, service) = slice_name(number, of);
     let endpoint = |&shape: &u8| Endpoint {
-        address: address(shape),
         hostname: (shape & 8 != 0).then(|| "host".into()),
         ready: shape & 16 == 0,
-        serving: true,
-        terminating: false,
-        node: None,
-        zone: None,
-        pod: None,
-        hints: None,
+        ..Endpoint::ready_at(address(shape))
     };
     let endpoints = shapes.iter().map(endpoint).collect();
     let ports = vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80 }];

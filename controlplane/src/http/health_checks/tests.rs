@@ -16,15 +16,9 @@ fn free_port() -> u16 {
 fn cluster(port: u16, nodes: &[(&str, bool)]) -> Cluster {
     let name = ObjectName::new("dev", "ent");
     let endpoint = |(number, (node, ready)): (u8, &(&str, bool))| Endpoint {
-        address: IpAddr::from([10, 244, 0, number]),
-        hostname: None,
         ready: *ready,
-        serving: true,
-        terminating: false,
         node: Some((*node).into()),
-        zone: None,
-        pod: None,
-        hints: None,
+        ..Endpoint::ready_at(IpAddr::from([10, 244, 0, number]))
     };
     let traffic = Traffic { external: Policy::Local, health_check_port: Some(port), ..Traffic::default() };
     let service = Service {

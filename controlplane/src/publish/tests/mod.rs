@@ -62,17 +62,7 @@ pub(super) fn deleted(name: &str) -> Event {
 
 /// The one slice of a Service, with ready endpoints on [`endpoint`]'s port.
 pub(super) fn slice(service: &str, endpoints: &[u8]) -> Event {
-    let ready = |last: &u8| Endpoint {
-        address: endpoint(*last).address,
-        hostname: None,
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: None,
-        zone: None,
-        pod: None,
-        hints: None,
-    };
+    let ready = |last: &u8| Endpoint::ready_at(endpoint(*last).address);
     Event::SliceApplied(Arc::new(EndpointSlice {
         name: object(&format!("{service}-1")),
         service: object(service),
