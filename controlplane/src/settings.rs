@@ -68,7 +68,9 @@ pub const fn room(arguments: &RunArguments) -> Room {
 /// The capabilities that a run needs, by their bit in `CapEff`. Source: `include/uapi/linux/capability.h`.
 const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (CAP_BPF, "CAP_BPF")];
 const CAP_BPF: u32 = 39;
-/// Stands for `CAP_BPF`, too.
+/// Without it the verifier adds barriers against speculation. Source: `kernel/bpf/verifier.c`, `bpf_bypass_spec_v1`.
+const CAP_PERFMON: u32 = 38;
+/// Stands for `CAP_BPF` and `CAP_PERFMON`, too.
 const CAP_SYS_ADMIN: u32 = 21;
 
 /// Checks that this process may do what a run does.
@@ -88,6 +90,9 @@ pub fn check_privileges() -> anyhow::Result<()> {
         .collect();
     if !missing.is_empty() {
         bail!("this process lacks {}; run tidegate as root", missing.join(", "));
+    }
+    if !has(CAP_PERFMON) && !has(CAP_SYS_ADMIN) {
+        tracing::info!("without CAP_PERFMON the XDP program runs with barriers against speculation: slower");
     }
     Ok(())
 }

@@ -36,7 +36,8 @@ fn the_capabilities_of_the_manifests_are_enough_and_a_read_only_proc_sys_is_no_h
     let Some(rig) = Rig::up(Shape::TwoInterfaces) else { return };
     let capabilities = capabilities();
     let wrapper = confined(&rig, &capabilities);
-    let gateway = Gateway::start_by(&rig, &wrapper.each_ref().map(String::as_str), &[]);
+    let mut gateway = Gateway::start_by(&rig, &wrapper.each_ref().map(String::as_str), &[]);
+    gateway.await_line("what the set costs", |line| line.contains("without CAP_PERFMON"));
     let status = fs::read_to_string(format!("/proc/{}/status", gateway.id())).unwrap();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
     let effective = u64::from_str_radix(effective, 16).unwrap();
