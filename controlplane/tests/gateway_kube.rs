@@ -376,6 +376,32 @@ fn an_exec_plugin_gives_the_token_and_is_asked_again_when_that_is_refused() {
     gateway.stop();
 }
 
+/// Gives a program the account of a pod where a kubelet mounts it, for its eyes alone, then becomes it.
+const AS_IN_A_POD: &str = "mount -t tmpfs none /run
+    account=/run/secrets/kubernetes.io/serviceaccount
+    mkdir -p $account
+    cp \"$1/ca.pem\" $account/ca.crt
+    cp \"$1/token\" $account/token
+    printf kube-system >$account/namespace
+    shift
+    exec \"$@\"";
+
+#[test]
+fn a_pod_finds_the_api_server_by_the_account_that_is_mounted_into_it() {
+    let Some(scene) = Scene::set() else { return };
+    let (address, directory) = (scene.listener.address(), scene.directory.path().display().to_string());
+    let host = format!("KUBERNETES_SERVICE_HOST={}", address.ip());
+    let port = format!("KUBERNETES_SERVICE_PORT={}", address.port());
+    let environment = ["env", "-u", "KUBECONFIG", "HOME=/nowhere", &host, &port];
+    let account = ["unshare", "--mount", "sh", "-ec", AS_IN_A_POD, "sh", &directory];
+    let arguments = ["--source", "kubernetes", "--watch-time", "2s"];
+    scene.server.set_tokens(&["first"]);
+    let gateway = Gateway::start_by(&scene.rig, &[&environment[..], &account].concat(), &arguments);
+    scene.assert_served();
+    scene.assert_follows();
+    gateway.stop();
+}
+
 #[test]
 fn k11_k33_the_own_nodes_zone_and_its_end_are_followed() {
     let Some(scene) = Scene::set() else { return };

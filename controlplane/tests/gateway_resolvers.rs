@@ -169,7 +169,7 @@ fn explain_says_what_the_gateway_answers() {
     assert!(text.contains("NXDOMAIN\n  because: the namespace has no such Service"), "{text}");
     let (status, _, errors) = explain(&["ent", "NONSENSE"]);
     assert_eq!(status, Some(2));
-    assert!(errors.contains("`NONSENSE` is no type"), "{errors}");
+    assert!(errors.contains("TYPE `NONSENSE`: is no type"), "{errors}");
 }
 
 #[test]

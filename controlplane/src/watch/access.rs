@@ -172,6 +172,18 @@ async fn make_client(origin: &Origin) -> Result<Client, AccessError> {
 /// Builds kube's client over connections of our own: kube has no setting for `TCP_USER_TIMEOUT`, and its layer of
 /// retries would hide for minutes that the server refuses.
 fn connect(config: &Config) -> kube::Result<Client> {
+    let connector = config.rustls_https_connector_with_connector(connector())?;
+    let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new()).build(connector);
+    let service = tower::ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .service(http.map_err(tower::BoxError::from));
+    Ok(Client::new(service, config.default_namespace.clone()))
+}
+
+/// Makes connections that notice within half a minute when the other side is gone, with something sent or without.
+fn connector() -> HttpConnector {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_nodelay(true);
@@ -180,14 +192,7 @@ fn connect(config: &Config) -> kube::Result<Client> {
     connector.set_keepalive_interval(Some(PING));
     connector.set_keepalive_retries(Some(PINGS));
     connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-    let connector = config.rustls_https_connector_with_connector(connector)?;
-    let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new()).build(connector);
-    let service = tower::ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer()?)
-        .layer(config.extra_headers_layer()?)
-        .service(http.map_err(tower::BoxError::from));
-    Ok(Client::new(service, config.default_namespace.clone()))
+    connector
 }
 
 fn host_and_port(server: &str) -> Option<(String, u16)> {
@@ -232,5 +237,18 @@ mod tests {
         {
             assert_eq!(refusal(outside).await, None);
         }
+    }
+
+    #[tokio::test]
+    async fn connections_ping_and_give_up_on_what_nobody_acknowledges() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", server.local_addr().unwrap()).parse::<http::Uri>().unwrap();
+        let connection = connector().oneshot(address).await.unwrap();
+        let socket = socket2::SockRef::from(connection.inner());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), PING);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), PING);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), PINGS);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
     }
 }

@@ -66,6 +66,11 @@ current-context: test
         listener
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address.get()
+    }
+
     /// The file that leads to it.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.directory.join("kubeconfig")
