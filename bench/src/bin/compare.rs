@@ -87,8 +87,8 @@ impl Options {
             let durations = Durations { probe: 0.3, hold: 1.0 };
             Thoroughness { repeats: self.repeats.unwrap_or(1), durations, run: 1.0, bulk: 1, flows, bytes }
         } else {
-            let durations = Durations { probe: 1.0, hold: 5.0 };
-            Thoroughness { repeats: self.repeats.unwrap_or(3), durations, run: 5.0, bulk: 3, flows, bytes }
+            let durations = Durations { probe: 0.5, hold: 5.0 };
+            Thoroughness { repeats: self.repeats.unwrap_or(3), durations, run: 3.0, bulk: 2, flows, bytes }
         }
     }
 
