@@ -1,6 +1,6 @@
 //! The counters of the XDP program: one per way out.
 
-/// The names of the counters, in the order of `enum reason` in `steer.bpf.c`.
+/// The names of the counters, in the order of `enum reason` in `maps.bpf.h`.
 pub const NAMES: [&str; 15] = [
     "passed_not_ip",
     "passed_group_destination",
@@ -28,7 +28,7 @@ mod tests {
 
     #[test]
     fn the_names_are_those_of_the_program_in_its_order() {
-        let source = include_str!("steer.bpf.c");
+        let source = include_str!("maps.bpf.h");
         let (_, reasons) = source.split_once("enum reason {").unwrap();
         let (reasons, _) = reasons.split_once("REASONS,").unwrap();
         let reasons: Vec<_> = reasons.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();

@@ -3,15 +3,14 @@
 //! All changes are idempotent: inserting what is there and removing what is not are no errors. A change costs one
 //! or two system calls, whatever the number of entries.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr};
 
-use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
 
 use super::counters::{Counters, NAMES};
-use super::error::{Error, errno};
-use super::steering::{PRESENT, Steering, map_error};
+use super::error::Error;
+use super::sockets::{ADDRESS_BYTES, BPF_NOEXIST, PRESENT, Socket, inserted, mapped, removed};
+use super::steering::{Steering, map_error};
 use crate::masquerade::PortRange;
 use crate::net::{Port, Protocol};
 
@@ -46,42 +45,6 @@ impl Default for Room {
 /// The first of the IPv6 addresses that stand for IPv4 ones, `::ffff:0.0.0.0`.
 const IPV4_MAPPED: u128 = 0xffff_0000_0000;
 
-/// Makes an update fail with `EEXIST` if the key is there. Source: `include/uapi/linux/bpf.h`.
-const BPF_NOEXIST: u64 = 1;
-
-/// Octets of `struct address` in `steer.bpf.c`.
-pub(super) const ADDRESS_BYTES: usize = 16;
-/// Octets of `struct endpoint` there.
-pub(super) const ENDPOINT_BYTES: usize = ADDRESS_BYTES + 4;
-
-/// An (address, port, protocol), laid out as `struct endpoint` in `steer.bpf.c`.
-#[derive(Clone, Copy)]
-struct Endpoint {
-    address: IpAddr,
-    port: Port,
-    protocol: Protocol,
-}
-
-impl Endpoint {
-    fn key(&self) -> [u8; ENDPOINT_BYTES] {
-        let Port([high, low]) = self.port;
-        let mut key = [0; ENDPOINT_BYTES];
-        if let Some((address, rest)) = key.split_first_chunk_mut() {
-            *address = mapped(self.address).octets();
-            rest.copy_from_slice(&[high, low, self.protocol.number(), 0]);
-        }
-        key
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Port(port) = self.port;
-        let socket = SocketAddr::new(self.address, u16::from_be_bytes(port));
-        write!(f, "{socket}/{}", self.protocol)
-    }
-}
-
 impl Steering {
     /// Has packets to `address`, or to all addresses that share its first `prefix_length` bits, taken.
     pub fn insert_vip(&mut self, address: IpAddr, prefix_length: u8) -> Result<(), Error> {
@@ -97,73 +60,23 @@ impl Steering {
 
     /// Has packets from this endpoint taken, and fragments without ports from its address.
     pub fn insert_endpoint(&mut self, address: IpAddr, port: Port, protocol: Protocol) -> Result<(), Error> {
-        let endpoint = Endpoint { address, port, protocol };
-        let result = self.endpoints.insert(endpoint.key(), PRESENT, BPF_NOEXIST);
-        if !inserted("endpoints", endpoint, result)? {
-            return Ok(());
-        }
-        let result = self.endpoint_addrs.insert(mapped(address).octets(), PRESENT, BPF_NOEXIST);
-        match inserted("endpoint_addrs", address, result) {
-            Ok(true) => {}
-            Ok(false) => *self.endpoints_at.entry(mapped(address)).or_insert(1) += 1,
-            Err(error) => {
-                let _was_just_inserted = self.endpoints.remove(&endpoint.key());
-                return Err(error);
-            }
-        }
-        Ok(())
+        self.endpoints.insert(Socket { address, port, protocol })
     }
 
     /// Ends what [`Self::insert_endpoint`] began.
     pub fn remove_endpoint(&mut self, address: IpAddr, port: Port, protocol: Protocol) -> Result<(), Error> {
-        let endpoint = Endpoint { address, port, protocol };
-        if !removed("endpoints", endpoint, self.endpoints.remove(&endpoint.key()))? {
-            return Ok(());
-        }
-        match self.endpoints_at.get_mut(&mapped(address)) {
-            Some(number) if *number > 2 => *number -= 1,
-            Some(_) => drop(self.endpoints_at.remove(&mapped(address))),
-            None => {
-                removed("endpoint_addrs", address, self.endpoint_addrs.remove(&mapped(address).octets()))?;
-            }
-        }
-        Ok(())
+        self.endpoints.remove(Socket { address, port, protocol })
     }
 
     /// Has packets to this socket taken although its address is the box's own, and fragments without ports to its
     /// address.
     pub fn insert_served(&mut self, address: IpAddr, port: Port, protocol: Protocol) -> Result<(), Error> {
-        let socket = Endpoint { address, port, protocol };
-        let result = self.served_sockets.insert(socket.key(), PRESENT, BPF_NOEXIST);
-        if !inserted("served_sockets", socket, result)? {
-            return Ok(());
-        }
-        let result = self.served_addrs.insert(mapped(address).octets(), PRESENT, BPF_NOEXIST);
-        match inserted("served_addrs", address, result) {
-            Ok(true) => {}
-            Ok(false) => *self.served_at.entry(mapped(address)).or_insert(1) += 1,
-            Err(error) => {
-                let _was_just_inserted = self.served_sockets.remove(&socket.key());
-                return Err(error);
-            }
-        }
-        Ok(())
+        self.served.insert(Socket { address, port, protocol })
     }
 
     /// Ends what [`Self::insert_served`] began.
     pub fn remove_served(&mut self, address: IpAddr, port: Port, protocol: Protocol) -> Result<(), Error> {
-        let socket = Endpoint { address, port, protocol };
-        if !removed("served_sockets", socket, self.served_sockets.remove(&socket.key()))? {
-            return Ok(());
-        }
-        match self.served_at.get_mut(&mapped(address)) {
-            Some(number) if *number > 2 => *number -= 1,
-            Some(_) => drop(self.served_at.remove(&mapped(address))),
-            None => {
-                removed("served_addrs", address, self.served_addrs.remove(&mapped(address).octets()))?;
-            }
-        }
-        Ok(())
+        self.served.remove(Socket { address, port, protocol })
     }
 
     /// Has packets to this address passed: it is the box's own.
@@ -190,14 +103,14 @@ impl Steering {
     ///
     /// Later fragments have no port: those pass only if the address is also an own one.
     pub fn insert_listener(&mut self, address: IpAddr, port: Port, protocol: Protocol) -> Result<(), Error> {
-        let listener = Endpoint { address, port, protocol };
+        let listener = Socket { address, port, protocol };
         let result = self.listeners.insert(listener.key(), PRESENT, BPF_NOEXIST);
         inserted("listeners", listener, result).map(|_| ())
     }
 
     /// Ends what [`Self::insert_listener`] began.
     pub fn remove_listener(&mut self, address: IpAddr, port: Port, protocol: Protocol) -> Result<(), Error> {
-        let listener = Endpoint { address, port, protocol };
+        let listener = Socket { address, port, protocol };
         removed("listeners", listener, self.listeners.remove(&listener.key())).map(|_| ())
     }
 
@@ -210,14 +123,6 @@ impl Steering {
             *packets = per_cpu.iter().sum();
         }
         Ok(counters)
-    }
-}
-
-/// Returns an address as the maps have it: one of IPv4 as the IPv6 address that stands for it (RFC 4291 §2.5.5.2).
-fn mapped(address: IpAddr) -> Ipv6Addr {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped(),
-        IpAddr::V6(address) => address,
     }
 }
 
@@ -236,22 +141,4 @@ fn prefix(address: IpAddr, length: u8) -> Result<(Key<[u8; ADDRESS_BYTES]>, Stri
         return Err(Error::CoversIpv4 { prefix: name });
     }
     Ok((Key::new(shared.into(), network.to_be_bytes()), name))
-}
-
-/// Says whether the key is new.
-fn inserted(map: &'static str, key: impl fmt::Display, result: Result<(), MapError>) -> Result<bool, Error> {
-    match result {
-        Ok(()) => Ok(true),
-        Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(false),
-        Err(error) => Err(map_error(map, key, error)),
-    }
-}
-
-/// Says whether the key was there.
-fn removed(map: &'static str, key: impl fmt::Display, result: Result<(), MapError>) -> Result<bool, Error> {
-    match result {
-        Ok(()) => Ok(true),
-        Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(false),
-        Err(error) => Err(map_error(map, key, error)),
-    }
 }

@@ -10,7 +10,7 @@ use super::steering::MAX_WORKERS;
 use crate::clock::Now;
 use crate::xsk::mapping::Mapping;
 
-/// Octets between two workers' heartbeats: a cache line each (`struct heartbeat` in `steer.bpf.c`).
+/// Octets between two workers' heartbeats: a cache line each (`struct heartbeat` in `maps.bpf.h`).
 pub(super) const HEARTBEAT_BYTES: usize = 64;
 
 /// A worker whose last heartbeat is older is dead or stopped: its queues pass to the kernel.

@@ -31,8 +31,8 @@
 //! regenerates the object; a test rebuilds it and compares. Its licence is the project's: it uses no helper that
 //! the kernel keeps for GPL programs.
 //!
-//! Reading order: `steer.bpf.c`, [`steering`] (load, attach, serve), [`entries`] (what the program decides by),
-//! [`heartbeat`], [`counters`], [`error`]; [`offloads`] is what generic mode needs switched off, [`features`] what drivers
+//! Reading order: `maps.bpf.h`, `headers.bpf.h` and `steer.bpf.c`, [`steering`] (load, attach, serve), [`entries`] (what
+//! the program decides by; `sockets` for those that have ports), [`heartbeat`], [`counters`], [`error`]; [`offloads`] is what generic mode needs switched off, [`features`] what drivers
 //! can.
 
 mod attached;
@@ -42,6 +42,7 @@ pub mod error;
 pub mod features;
 pub mod heartbeat;
 pub mod offloads;
+mod sockets;
 pub mod steering;
 
 pub use entries::Room;

@@ -1,6 +1,5 @@
 //! Loading the XDP program, attaching it to devices, and giving it the sockets of their queues.
 
-use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -8,13 +7,12 @@ use aya::maps::{Array, HashMap as KernelHashMap, LpmTrie, Map, MapData, MapError
 use aya::programs::xdp::{XdpLinkId, XdpMode};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use foldhash::fast::RandomState;
-use hashbrown::HashMap;
 
 use super::attached::Link;
-use super::entries::{ADDRESS_BYTES, ENDPOINT_BYTES, Room};
+use super::entries::Room;
 use super::error::{AttachError, AttachFailure, Error, kernel_error, unusable, unverified};
 use super::heartbeat::{HEARTBEAT_BYTES, Heartbeat};
+use super::sockets::{ADDRESS_BYTES, ENDPOINT_BYTES, SocketMaps};
 use crate::net::Mac;
 use crate::routes::DeviceIndex;
 use crate::xsk::mapping::Mapping;
@@ -26,7 +24,7 @@ pub const MAX_QUEUES: u32 = 64;
 /// The most workers there can be.
 pub const MAX_WORKERS: u32 = 256;
 
-/// Octets of `struct device` in `steer.bpf.c`.
+/// Octets of `struct device` in `maps.bpf.h`.
 const DEVICE_BYTES: usize = 12;
 
 /// The program for devices whose packets come in one buffer, and the one for those with packets in several. The second
@@ -42,9 +40,6 @@ const XDP_REDIRECT: u32 = 4;
 struct Object<T: ?Sized>(T);
 static OBJECT: &Object<[u8]> = &Object(*include_bytes!("steer.bpf.o"));
 
-/// The values of a hash map that only says what is in it.
-pub(super) const PRESENT: u8 = 1;
-
 /// The loaded program, its maps and the devices it is attached to.
 ///
 /// Links and maps are this process's: when it ends, by whatever end, devices are free of the program.
@@ -58,19 +53,12 @@ pub struct Steering {
     _heartbeat_map: MapData,
     heartbeats: Arc<Mapping>,
     pub(super) vip_prefixes: LpmTrie<MapData, [u8; ADDRESS_BYTES], u8>,
-    pub(super) endpoints: KernelHashMap<MapData, [u8; ENDPOINT_BYTES], u8>,
-    pub(super) endpoint_addrs: KernelHashMap<MapData, [u8; ADDRESS_BYTES], u8>,
+    pub(super) endpoints: SocketMaps,
     pub(super) own_addresses: KernelHashMap<MapData, [u8; ADDRESS_BYTES], u8>,
-    pub(super) served_sockets: KernelHashMap<MapData, [u8; ENDPOINT_BYTES], u8>,
-    pub(super) served_addrs: KernelHashMap<MapData, [u8; ADDRESS_BYTES], u8>,
+    pub(super) served: SocketMaps,
     pub(super) listeners: KernelHashMap<MapData, [u8; ENDPOINT_BYTES], u8>,
     pub(super) masquerade_ports: Array<MapData, u32>,
     pub(super) counters: PerCpuArray<MapData, u64>,
-    /// How many endpoints each address has, so that `endpoint_addrs` loses it with the last; of most it is one, and those
-    /// are not here.
-    pub(super) endpoints_at: HashMap<Ipv6Addr, u32, RandomState>,
-    /// Likewise for `served_addrs`.
-    pub(super) served_at: HashMap<Ipv6Addr, u32, RandomState>,
 }
 
 /// What way of attaching to try.
@@ -130,16 +118,12 @@ impl Steering {
             _heartbeat_map: heartbeat_map,
             heartbeats: Arc::new(heartbeats),
             vip_prefixes: take(&mut ebpf, "vip_prefixes")?,
-            endpoints: take(&mut ebpf, "endpoints")?,
-            endpoint_addrs: take(&mut ebpf, "endpoint_addrs")?,
+            endpoints: SocketMaps::take(&mut ebpf, ["endpoints", "endpoint_addrs"])?,
             own_addresses: take(&mut ebpf, "own_addresses")?,
-            served_sockets: take(&mut ebpf, "served_sockets")?,
-            served_addrs: take(&mut ebpf, "served_addrs")?,
+            served: SocketMaps::take(&mut ebpf, ["served_sockets", "served_addrs"])?,
             listeners: take(&mut ebpf, "listeners")?,
             masquerade_ports: take(&mut ebpf, "masquerade_ports")?,
             counters: take(&mut ebpf, "counters")?,
-            endpoints_at: HashMap::default(),
-            served_at: HashMap::default(),
             attached: Vec::new(),
             ebpf,
         })
@@ -306,7 +290,7 @@ impl Steering {
     }
 }
 
-/// Lays a device out as `struct device` in `steer.bpf.c`.
+/// Lays a device out as `struct device` in `maps.bpf.h`.
 fn device_value(first_slot: u32, mac: Mac) -> [u8; DEVICE_BYTES] {
     let ([a, b, c, d], Mac([m0, m1, m2, m3, m4, m5])) = (first_slot.to_ne_bytes(), mac);
     [a, b, c, d, m0, m1, m2, m3, m4, m5, 0, 0]
@@ -316,7 +300,10 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, ProgramErr
     ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()
 }
 
-fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, map: &'static str) -> Result<T, Error> {
+pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    map: &'static str,
+) -> Result<T, Error> {
     let taken = ebpf.take_map(map).ok_or(Error::Missing(map))?;
     T::try_from(taken).map_err(|error| map_error(map, "(any)", error))
 }
@@ -384,7 +371,8 @@ mod tests {
 
     #[test]
     fn the_sizes_are_those_of_the_program() {
-        let source = include_str!("steer.bpf.c");
+        let source =
+            concat!(include_str!("maps.bpf.h"), include_str!("headers.bpf.h"), include_str!("steer.bpf.c"));
         let sizes = [
             ("MAX_DEVICES", MAX_DEVICES),
             ("MAX_QUEUES", MAX_QUEUES),
