@@ -39,15 +39,14 @@ pub struct Link {
 }
 
 impl Link {
-    /// Returns a device of Ethernet that is up and stands alone.
-    #[cfg(test)]
-    pub(crate) fn ethernet(index: u32, name: &str) -> Self {
+    /// Returns a device of which nothing more is known, and which stands alone.
+    fn unknown(index: u32) -> Self {
         Self {
             index: DeviceIndex(index),
-            name: name.into(),
+            name: String::new(),
             mac: Mac::default(),
-            mtu: 1500,
-            up: true,
+            mtu: 0,
+            up: false,
             kind: None,
             master: None,
             parent: None,
@@ -57,20 +56,15 @@ impl Link {
         }
     }
 
+    /// Returns a device of Ethernet that is up and stands alone.
+    #[cfg(test)]
+    pub(crate) fn ethernet(index: u32, name: &str) -> Self {
+        Self { name: name.into(), mtu: 1500, up: true, ..Self::unknown(index) }
+    }
+
     fn parse(message: LinkMessage) -> Self {
-        let mut link = Self {
-            index: DeviceIndex(message.header.index),
-            name: String::new(),
-            mac: Mac::default(),
-            mtu: 0,
-            up: message.header.flags.contains(LinkFlags::Up),
-            kind: None,
-            master: None,
-            parent: None,
-            peer: None,
-            alias: None,
-            xdp_program: None,
-        };
+        let mut link = Self::unknown(message.header.index);
+        link.up = message.header.flags.contains(LinkFlags::Up);
         let (mut lower, mut lower_is_elsewhere) = (None, false);
         for attribute in message.attributes {
             match attribute {
