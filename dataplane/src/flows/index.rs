@@ -7,7 +7,7 @@
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::memory::{BUCKET_SLOTS, Memory, Word};
-use super::{Direction, KeyHash, Sought};
+use super::{Direction, KeyHash};
 
 /// A slot's content: occupied 1, tag 30, direction 1, record 32; zero is empty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,7 +45,16 @@ impl Slot {
     pub(super) const fn record(self) -> u32 {
         self.0 as u32
     }
+
+    pub(super) const fn is_empty(self) -> bool {
+        self.0 & Self::OCCUPIED == 0
+    }
 }
+
+/// The high half of a slot without its direction: occupied bit and tag.
+const TAG_HALF: u32 = !1;
+/// The high half's bit that only an empty slot lacks.
+const OCCUPIED_HALF: u32 = (Slot::OCCUPIED >> 32) as u32;
 
 /// Returns the two buckets of a hash; they differ.
 #[inline]
@@ -70,23 +79,21 @@ pub(super) fn read<W: Word>(word: &W) -> Slot {
 #[inline]
 pub(super) fn places<M: Memory>(memory: &M, hash: KeyHash) -> u32 {
     let [first, second] = buckets(hash, memory.buckets()).map(|number| memory.bucket(number));
-    let matching = |bucket| slots_that::<M>(bucket, |slot| slot.matches(hash));
+    let wanted = (Slot::tag(hash) >> 32) as u32;
+    let matching = |bucket: Option<_>| bucket.map_or(0, |words| M::Word::matching(words, TAG_HALF, wanted));
     matching(first) | matching(second) << BUCKET_SLOTS
 }
 
-/// Returns which slots of a bucket are as wanted, as bits. Written so that it takes a comparison and an addition with
-/// carry for each, and no branch.
-#[inline]
-fn slots_that<M: Memory>(bucket: Option<&[M::Word; BUCKET_SLOTS]>, is_wanted: impl Fn(Slot) -> bool) -> u32 {
-    let add = |bits: u32, word: &M::Word| bits + bits + u32::from(is_wanted(read(word)));
-    bucket.map_or(0, |words| words.iter().rev().fold(0, add))
+/// Returns which slots of a bucket are empty, as bits.
+fn empty_slots<M: Memory>(bucket: Option<&[M::Word; BUCKET_SLOTS]>) -> u32 {
+    bucket.map_or(0, |words| M::Word::matching(words, OCCUPIED_HALF, 0))
 }
 
-/// Returns the slots at these places of both buckets.
+/// Returns the slots at these places of the buckets of a hash.
 #[inline]
-pub(super) fn at_places<M: Memory>(memory: &M, sought: Sought) -> impl Iterator<Item = &M::Word> {
-    let [first, second] = buckets(sought.hash, memory.buckets()).map(|number| memory.bucket(number));
-    let mut bits = sought.places;
+pub(super) fn at_places<M: Memory>(memory: &M, hash: KeyHash, places: u32) -> impl Iterator<Item = &M::Word> {
+    let [first, second] = buckets(hash, memory.buckets()).map(|number| memory.bucket(number));
+    let mut bits = places;
     core::iter::from_fn(move || {
         let place = bits.trailing_zeros() as usize;
         bits &= bits.wrapping_sub(1);
@@ -97,7 +104,7 @@ pub(super) fn at_places<M: Memory>(memory: &M, sought: Sought) -> impl Iterator<
 /// Puts a slot into the emptier of its two buckets, so that buckets fill evenly. Says whether there was room.
 pub(super) fn publish<M: Memory>(memory: &M, hash: KeyHash, slot: Slot) -> bool {
     let both = buckets(hash, memory.buckets()).map(|number| memory.bucket(number));
-    let [first, second] = both.map(|bucket| (bucket, slots_that::<M>(bucket, |slot| slot == Slot::EMPTY)));
+    let [first, second] = both.map(|bucket| (bucket, empty_slots::<M>(bucket)));
     let is_second_emptier = second.1.count_ones() > first.1.count_ones();
     let order = if is_second_emptier { [second, first] } else { [first, second] };
     // One that is taken meanwhile is passed over; one that is left meanwhile is not seen.

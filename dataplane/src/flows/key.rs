@@ -6,6 +6,7 @@ use core::net::Ipv4Addr;
 use foldhash::SharedSeed;
 use foldhash::quality::FoldHasher;
 
+use super::index::Slot;
 use crate::net::{Address, Port, Protocol};
 
 /// What the header of every packet of one direction says.
@@ -84,12 +85,12 @@ impl KeyHash {
     }
 }
 
-/// A key's hash, and the places in its two buckets where the index seemed to lead to it: a look-up begins there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// A key's hash, and the slot that seemed to lead to it: a look-up begins there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sought {
     pub(super) hash: KeyHash,
-    /// A bit for each slot.
-    pub(super) places: u32,
+    /// The first slot of both buckets that has the hash's tag; empty if none has.
+    pub(super) slot: Slot,
 }
 
 impl Sought {
@@ -104,13 +105,13 @@ impl Sought {
     #[inline]
     #[must_use]
     pub const fn is_unknown(self) -> bool {
-        self.places == 0
+        self.slot.is_empty()
     }
 }
 
 impl From<KeyHash> for Sought {
     fn from(hash: KeyHash) -> Self {
-        Self { hash, places: 0 }
+        Self { hash, slot: Slot::EMPTY }
     }
 }
 

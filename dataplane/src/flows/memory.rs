@@ -6,6 +6,7 @@
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::calendar::Due;
+use super::lanes;
 use crate::net::Address;
 
 /// Slots of a bucket; one cache line.
@@ -19,6 +20,16 @@ pub(super) trait Word {
     fn store(&self, value: u64, order: Ordering);
     /// Replaces `current` by `new`; says whether it did. `order` holds for success; a failure reads relaxed.
     fn replace(&self, current: u64, new: u64, order: Ordering) -> bool;
+
+    /// Returns which words of a bucket have `wanted` in those bits of their high half that `mask` names; a bit each.
+    /// Reads each word once, relaxed.
+    #[inline]
+    fn matching(bucket: &[Self; BUCKET_SLOTS], mask: u32, wanted: u32) -> u32
+    where
+        Self: Sized,
+    {
+        lanes::one_by_one(bucket.iter().map(|word| word.load(Ordering::Relaxed)), mask, wanted)
+    }
 }
 
 impl Word for AtomicU64 {
@@ -35,6 +46,11 @@ impl Word for AtomicU64 {
     #[inline]
     fn replace(&self, current: u64, new: u64, order: Ordering) -> bool {
         self.compare_exchange(current, new, order, Ordering::Relaxed).is_ok()
+    }
+
+    #[inline]
+    fn matching(bucket: &[Self; BUCKET_SLOTS], mask: u32, wanted: u32) -> u32 {
+        lanes::matching(bucket, mask, wanted)
     }
 }
 

@@ -7,8 +7,8 @@
 //!
 //! The rooms, in reading order: [`Key`] and [`Direction`] · [`State`] and [`Timeouts`] · [`NewFlow`], [`FlowRef`],
 //! [`Found`] · `table` (the invariant, look-up, changes of a flow) · `insertion` · `removal` · `eviction` · `recovery`
-//! (what a start keeps) · `record` and `index` (which fact in which bits) · `memory` (words, and nothing else) · `mapping` and `file`
-//! (where the words live).
+//! (what a start keeps) · `record` and `index` (which fact in which bits) · `memory` (words, and nothing else), `lanes` (eight of them at
+//! once) · `mapping` and `file` (where the words live).
 
 mod calendar;
 mod eviction;
@@ -18,6 +18,7 @@ mod free;
 mod index;
 mod insertion;
 mod key;
+mod lanes;
 mod mapping;
 mod memory;
 mod record;

@@ -80,23 +80,33 @@ impl<M: Memory> Table<M> {
         }
     }
 
-    /// Seeks the places of a hash, and asks for the cache lines of the records there.
+    /// Seeks the slot that leads to a hash, and asks for the cache lines of the record there.
     #[inline]
     pub(super) fn seek(&self, hash: KeyHash) -> Sought {
-        let sought = Sought { hash, places: index::places(&self.memory, hash) };
-        for word in index::at_places(&self.memory, sought) {
-            self.memory.prefetch_record(index::read(word).record());
+        let places = index::places(&self.memory, hash);
+        let slot = index::at_places(&self.memory, hash, places).next().map_or(Slot::EMPTY, index::read);
+        if !slot.is_empty() {
+            self.memory.prefetch_record(slot.record());
         }
-        sought
+        Sought { hash, slot }
     }
 
     /// Finds the live flow of a packet, first where it was sought: another may have come since.
+    ///
+    /// The slot need not be read again: a live record that has the key in the slot's direction is the flow of that key,
+    /// of which there is one.
     #[inline]
     pub(super) fn lookup_sought(&self, sought: Sought, key: &Key<M::Address>) -> Option<Found<M::Address>> {
-        match self.search_at(sought, key, Slot::EMPTY, |status| status == Status::Live) {
-            Search::Flow(sighting) => self.found(&sighting, key),
-            _ => self.lookup(sought.hash, key),
+        let Sought { hash, slot } = sought;
+        if !slot.is_empty()
+            && let Glimpse::Whole(meta, contents) = record::glimpse(&self.memory, slot.record())
+            && meta.status() == Status::Live
+            && contents.has_key(slot.direction(), key)
+        {
+            let flow = FlowRef { record: slot.record(), generation: meta.generation() };
+            return self.found(&Sighting { flow, direction: slot.direction(), meta, contents }, key);
         }
+        self.lookup(hash, key)
     }
 
     /// Finds the live flow of a packet.
@@ -141,21 +151,10 @@ impl<M: Memory> Table<M> {
         except: Slot,
         is_wanted: impl Fn(Status) -> bool,
     ) -> Search<M::Address> {
-        self.search_at(Sought { hash, places: index::places(&self.memory, hash) }, key, except, is_wanted)
-    }
-
-    /// Looks where a key was sought.
-    #[inline]
-    fn search_at(
-        &self,
-        sought: Sought,
-        key: &Key<M::Address>,
-        except: Slot,
-        is_wanted: impl Fn(Status) -> bool,
-    ) -> Search<M::Address> {
         let mut nothing = Search::Nothing;
-        for word in index::at_places(&self.memory, sought) {
-            match self.look(word, sought.hash, key, except, &is_wanted) {
+        let places = index::places(&self.memory, hash);
+        for word in index::at_places(&self.memory, hash, places) {
+            match self.look(word, hash, key, except, &is_wanted) {
                 Search::Nothing => {}
                 Search::Flow(sighting) => return Search::Flow(sighting),
                 Search::Unsettled => nothing = Search::Unsettled,
