@@ -153,13 +153,11 @@ impl Followed {
         else {
             panic!("the Service has no port 80");
         };
-        let request = Key {
-            source: Ipv4Addr::new(10, 1, 0, 2),
-            destination: address,
-            source_port: Port::new(40_000),
-            destination_port: Port::new(80),
-            protocol: Protocol::Tcp,
-        };
+        let request = Key::new(
+            (Ipv4Addr::new(10, 1, 0, 2), Port::new(40_000)),
+            (address, Port::new(80)),
+            Protocol::Tcp,
+        );
         assert!(port.backends.choose(&request).is_some());
         let taken = start.elapsed();
         assert_eq!(port.backends.members().len(), endpoints as usize, "the worker has the table");

@@ -32,24 +32,22 @@ const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 254);
 #[must_use]
 pub fn request(number: u32, protocol: Protocol) -> Key {
     let (client, port) = (number / FLOWS_PER_CLIENT, number % FLOWS_PER_CLIENT);
-    Key {
-        source: Ipv4Addr::from_bits(0x0a02_0001 + client),
-        destination: virtual_address(number % SERVICES),
-        source_port: Port::new(32_768 + port as u16),
-        destination_port: PORT,
+    Key::new(
+        (Ipv4Addr::from_bits(0x0a02_0001 + client), Port::new(32_768 + port as u16)),
+        (virtual_address(number % SERVICES), PORT),
         protocol,
-    }
+    )
 }
 
 /// Returns the key of the packets that come back, whose source is the backend that the Service chooses.
 #[must_use]
 pub fn reply(request: &Key, snapshot: &Snapshot) -> Option<Key> {
-    let Destination::Service(address) = snapshot.services.lookup(request.destination.into()) else {
+    let Destination::Service(address) = snapshot.services.lookup(request.destination().into()) else {
         return None;
     };
-    let backend = address.port(request.protocol, request.destination_port)?.backends.choose(request)?;
+    let backend = address.port(request.protocol, request.destination_port())?.backends.choose(request)?;
     let IpAddr::V4(source) = backend.address else { return None };
-    Some(Key { source, source_port: backend.port, ..request.reversed() })
+    Some(request.reversed().with_source(source).with_source_port(backend.port))
 }
 
 /// Returns the virtual address of a Service.

@@ -19,8 +19,8 @@ type Packet = [u8; PACKET_BYTES];
 #[must_use]
 pub fn udp(key: &Key) -> Packet {
     let mut transport = [0; PAYLOAD_BYTES];
-    put(&mut transport, 0, key.source_port.0);
-    put(&mut transport, 2, key.destination_port.0);
+    put(&mut transport, 0, key.source_port().0);
+    put(&mut transport, 2, key.destination_port().0);
     put(&mut transport, 4, (PAYLOAD_BYTES as u16).to_be_bytes());
     let sum = checksum(key, &transport);
     put(&mut transport, 6, sum);
@@ -31,8 +31,8 @@ pub fn udp(key: &Key) -> Packet {
 #[must_use]
 pub fn tcp(key: &Key, flags: tcp::Flags) -> Packet {
     let mut transport = [0; tcp::HEADER_BYTES];
-    put(&mut transport, 0, key.source_port.0);
-    put(&mut transport, 2, key.destination_port.0);
+    put(&mut transport, 0, key.source_port().0);
+    put(&mut transport, 2, key.destination_port().0);
     put(&mut transport, 12, [5 << 4, flags.0]);
     put(&mut transport, 14, [0xff, 0xff]);
     let sum = checksum(key, &transport);
@@ -52,7 +52,7 @@ pub fn echo(key: &Key) -> Packet {
 }
 
 fn checksum(key: &Key, transport: &[u8]) -> [u8; 2] {
-    pseudo_header(key.source, key.destination, key.protocol.number(), transport.len() as u16)
+    pseudo_header(key.source(), key.destination(), key.protocol.number(), transport.len() as u16)
         .octets(transport)
         .checksum()
 }
@@ -64,8 +64,8 @@ fn ipv4(key: &Key, protocol: u8, payload: &[u8]) -> Packet {
     header[0] = 0x45;
     put(header, 2, ((IP_HEADER_BYTES + payload.len()) as u16).to_be_bytes());
     put(header, 8, [64, protocol]);
-    header[12..16].copy_from_slice(&key.source.octets());
-    header[16..20].copy_from_slice(&key.destination.octets());
+    header[12..16].copy_from_slice(&key.source().octets());
+    header[16..20].copy_from_slice(&key.destination().octets());
     let sum = Sum::default().octets(header).checksum();
     put(header, 10, sum);
     packet[TRANSPORT_AT..TRANSPORT_AT + payload.len()].copy_from_slice(payload);

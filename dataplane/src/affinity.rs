@@ -63,13 +63,7 @@ pub fn remember<A: Address>(
 /// Spreads a client and the 64 bits of a Service port's identity over the fields of a key.
 fn key<A: Address>(client: A, service: ServicePortId) -> Key<A> {
     let [a, b, c, d, e, f, g, h] = service.0.to_be_bytes();
-    Key {
-        source: client,
-        destination: A::spread([a, b, c, d]),
-        source_port: Port([e, f]),
-        destination_port: Port([g, h]),
-        protocol: Protocol::Udp,
-    }
+    Key::new((client, Port([e, f])), (A::spread([a, b, c, d]), Port([g, h])), Protocol::Udp)
 }
 
 #[cfg(test)]

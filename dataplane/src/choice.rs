@@ -20,7 +20,7 @@ pub fn backend<'a, A: Family>(
     is_picked_up: bool,
     context: &Context<'_, A>,
 ) -> Result<Option<&'a Backend>, DropReason> {
-    let client = request.source;
+    let client = request.source();
     if !port.terms.admit(client.into()) {
         return Err(DropReason::SourceRange);
     }
@@ -47,10 +47,10 @@ pub fn backend<'a, A: Family>(
 /// Notes that a flow of a client went to a backend.
 pub fn note<A: Family>(port: &ServicePort, request: &Key<A>, backend: &Backend, context: &Context<'_, A>) {
     if port.terms.affinity_seconds.is_some() {
-        affinity::remember(context.affinity, request.source, port.id, backend.id, context.now);
+        affinity::remember(context.affinity, request.source(), port.id, backend.id, context.now);
     }
     if port.terms.choice == Choice::LeastConnections {
-        port.backends_for(context.snapshot.is_pod(request.source.into())).note_opened(backend.id);
+        port.backends_for(context.snapshot.is_pod(request.source().into())).note_opened(backend.id);
     }
 }
 
@@ -62,7 +62,7 @@ fn bound_backend<'a, A: Family>(
     context: &Context<'_, A>,
 ) -> Option<&'a Backend> {
     let seconds = port.terms.affinity_seconds?;
-    let id = affinity::lookup(context.affinity, request.source, port.id, seconds, context.now)?;
+    let id = affinity::lookup(context.affinity, request.source(), port.id, seconds, context.now)?;
     backends.member(id)
 }
 

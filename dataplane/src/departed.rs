@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
 
-use crate::flows::{Direction, EndpointId, FlowTable, Found, ServicePortId};
+use crate::flows::{Direction, EndpointId, FlowTable, Found, Key, ServicePortId};
 use crate::net::{Address, Port, Protocol};
 
 /// What becomes of the flows of an endpoint that has left.
@@ -67,19 +67,24 @@ impl Departed {
         self.fates.get(&(service, endpoint)).copied()
     }
 
-    /// Returns what becomes of a packet's flow. Costs a comparison if nothing leaves, else a look-up by the endpoint's
+    /// Returns what becomes of the flow of a packet with that key. Costs a comparison if nothing leaves, else a look-up by the endpoint's
     /// socket, and for those that leave the flow's identities.
     #[inline]
     #[must_use]
-    pub fn lookup<A: Address>(&self, found: &Found<A>, flows: &FlowTable<A>) -> Option<Departure> {
+    pub fn lookup<A: Address>(
+        &self,
+        key: &Key<A>,
+        found: &Found<A>,
+        flows: &FlowTable<A>,
+    ) -> Option<Departure> {
         if self.fates.is_empty() {
             return None;
         }
         let request = match found.direction {
             Direction::Request => found.leaves_as,
-            Direction::Reply => found.key.reversed(),
+            Direction::Reply => key.reversed(),
         };
-        let socket = (request.destination.into(), request.destination_port, request.protocol);
+        let socket = (request.destination().into(), request.destination_port(), request.protocol);
         if !self.sockets.contains(&socket) {
             return None;
         }

@@ -43,7 +43,7 @@ pub fn translate<A: Family>(
     let Some(quoted) = A::quoted(quote)? else { return Ok(None) };
     let Some(key) = quoted_key(quote, &quoted)?.map(Key::reversed) else { return Ok(None) };
     // Source: net/netfilter/nf_conntrack_proto_icmp.c, nf_conntrack_inet_error: "outer daddr != inner".
-    if packet.destination != key.destination {
+    if packet.destination != key.destination() {
         return Ok(None);
     }
     let Some(found) = context.flows.lookup(context.flows.hash(&key), &key) else { return Ok(None) };
@@ -55,7 +55,7 @@ pub fn translate<A: Family>(
     if let Some(reason) = A::refused_error(*kind) {
         return Err(reason);
     }
-    let way = way_out::find(packet, found.leaves_as.destination, found.next_hop, context)?.way;
+    let way = way_out::find(packet, found.leaves_as.destination(), found.next_hop, context)?.way;
     rewrite(octets, packet, &key, &quoted, &found).ok_or(DropReason::MalformedQuote)?;
     Ok(Some(way))
 }
@@ -71,13 +71,7 @@ fn quoted_key<A: Family>(quote: &[u8], quoted: &Quoted<A>) -> Result<Option<Key<
     let (Some([a, b, c, d]), QUOTED_BYTES..) = (transport.first_chunk(), transport.len()) else {
         return Err(DropReason::MalformedQuote);
     };
-    Ok(Some(Key {
-        source: quoted.source,
-        destination: quoted.destination,
-        source_port: Port([*a, *b]),
-        destination_port: Port([*c, *d]),
-        protocol,
-    }))
+    Ok(Some(Key::new((quoted.source, Port([*a, *b])), (quoted.destination, Port([*c, *d])), protocol)))
 }
 
 /// Returns what is quoted of the transport header and data; octets behind it belong to the error (RFC 4884).
@@ -96,8 +90,8 @@ fn rewrite<A: Family>(
     quoted: &Quoted<A>,
     found: &Found<A>,
 ) -> Option<()> {
-    let Key { source, destination, .. } = found.leaves_as;
-    let source = if packet.source == key.source { source } else { packet.source };
+    let (source, destination) = (found.leaves_as.source(), found.leaves_as.destination());
+    let source = if packet.source == key.source() { source } else { packet.source };
     let addresses = packet.source.replaced(source, Difference::NONE);
     let addresses = packet.destination.replaced(destination, addresses);
     let (headers, message) = octets.get_mut(..packet.end)?.split_at_mut_checked(packet.transport_offset)?;
@@ -122,16 +116,16 @@ fn rewrite_quote<A: Family>(quote: &mut [u8], quoted: &Quoted<A>, found: &Found<
     let changed = quote.get_mut(..changed)?;
     let before = Sum::default().octets(changed).word();
     let (network, transport) = changed.split_at_mut_checked(quoted.transport_at)?;
-    A::readdress(network, sent_as.source, sent_as.destination, Difference(found.ip_difference))?;
+    A::readdress(network, sent_as.source(), sent_as.destination(), Difference(found.ip_difference))?;
     if sent_as.protocol == Protocol::Sctp
         && transport_bytes >= sctp::HEADER_BYTES
         && let Some(header) = sctp::Header::writable(transport)
     {
         let packet_bytes = quoted.end.saturating_sub(quoted.transport_at) as u16;
-        header.translate(sent_as.source_port, sent_as.destination_port, packet_bytes);
+        header.translate(sent_as.source_port(), sent_as.destination_port(), packet_bytes);
     }
     let (ports, _) = transport.split_first_chunk_mut()?;
-    let ([a, b], [c, d]) = (sent_as.source_port.0, sent_as.destination_port.0);
+    let ([a, b], [c, d]) = (sent_as.source_port().0, sent_as.destination_port().0);
     *ports = [a, b, c, d];
     let difference = Difference(found.transport_difference);
     match sent_as.protocol {

@@ -131,20 +131,14 @@ impl<A: Address> Packet<A> {
     /// Returns the key of the packet's flow, if it is of a kind that has flows.
     #[inline]
     #[must_use]
-    pub const fn key(&self) -> Option<Key<A>> {
+    pub fn key(&self) -> Option<Key<A>> {
         let (ports, protocol) = match &self.transport {
             Transport::Tcp(ports, _) => (ports, Protocol::Tcp),
             Transport::Udp(ports) => (ports, Protocol::Udp),
             Transport::Sctp(ports, _) => (ports, Protocol::Sctp),
             _ => return None,
         };
-        Some(Key {
-            source: self.source,
-            destination: self.destination,
-            source_port: ports.source,
-            destination_port: ports.destination,
-            protocol,
-        })
+        Some(Key::new((self.source, ports.source), (self.destination, ports.destination), protocol))
     }
 
     /// Returns the length of the IP packet, in octets.

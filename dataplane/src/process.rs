@@ -82,13 +82,13 @@ fn decide<A: Family>(
     }
     let Some(key) = packet.key() else { return process_portless(octets, packet, context) };
     if let Some(found) = context.flows.lookup_sought(sought, &key) {
-        match standing(&found, packet, context) {
+        match standing(&key, &found, packet, context) {
             Standing::Established => return process_established(octets, packet, &found, context),
-            Standing::Reset => return departed::process(octets, packet, &found, context),
+            Standing::Reset => return departed::process(octets, packet, &key, &found, context),
             Standing::Over => {}
         }
     }
-    match context.snapshot.called(key.destination.into(), key.protocol, key.destination_port) {
+    match context.snapshot.called(key.destination().into(), key.protocol, key.destination_port()) {
         Called::Port(_) | Called::UndefinedPort if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
         Called::Port(port) => {
             let verdict = process_new(octets, packet, &key, port, context);
@@ -141,7 +141,12 @@ enum Standing {
 }
 
 #[inline]
-fn standing<A: Family>(found: &Found<A>, packet: &Packet<A>, context: &mut Context<'_, A>) -> Standing {
+fn standing<A: Family>(
+    key: &Key<A>,
+    found: &Found<A>,
+    packet: &Packet<A>,
+    context: &mut Context<'_, A>,
+) -> Standing {
     if matches!(packet.transport, Transport::Tcp(_, flags) if tcp_state::is_reopening(found.state, found.direction, flags))
     {
         context.ports.note_removal();
@@ -149,9 +154,9 @@ fn standing<A: Family>(found: &Found<A>, packet: &Packet<A>, context: &mut Conte
             return Standing::Over;
         }
     }
-    match context.snapshot.departed.lookup(found, context.flows) {
+    match context.snapshot.departed.lookup(key, found, context.flows) {
         None => Standing::Established,
-        Some(departure) => departed::standing(departure, found, packet, context),
+        Some(departure) => departed::standing(departure, key, found, packet, context),
     }
 }
 
@@ -164,7 +169,7 @@ fn process_established<A: Family>(
     found: &Found<A>,
     context: &mut Context<'_, A>,
 ) -> Verdict {
-    let egress = way_out::find(packet, found.leaves_as.destination, found.next_hop, context)?;
+    let egress = way_out::find(packet, found.leaves_as.destination(), found.next_hop, context)?;
     let state = match packet.transport {
         Transport::Tcp(_, flags) => tcp_state::next(found.state, found.direction, flags),
         Transport::Sctp(_, chunks) => sctp_state::next(found.state, found.direction, chunks),
@@ -191,7 +196,7 @@ fn process_established<A: Family>(
 }
 
 /// Says whether a packet that changes no state keeps its flow alive.
-const fn keeps_alive<A>(transport: Transport, found: &Found<A>) -> bool {
+const fn keeps_alive<A: Family>(transport: Transport, found: &Found<A>) -> bool {
     match transport {
         Transport::Sctp(_, chunks) => sctp_state::keeps_alive(found.state, found.direction, chunks),
         _ => true,
@@ -213,13 +218,8 @@ fn process_new<A: Family>(
     };
     let Some(address) = A::of(backend.address) else { return Err(DropReason::AddressFamily) };
     // The key of the replies unless the flow is masqueraded: its buckets are fetched while the way out is looked for.
-    let likely = Key {
-        source: address,
-        destination: request.source,
-        source_port: backend.port,
-        destination_port: request.source_port,
-        protocol: request.protocol,
-    };
+    let likely =
+        Key::new((address, backend.port), (request.source(), request.source_port()), request.protocol);
     context.flows.prefetch(context.flows.hash(&likely));
     let egress = way_out::find(packet, address, 0, context)?;
     let (keeps_client, arrived_by) = (port.terms.keeps_client, context.arrived_by);
@@ -229,7 +229,7 @@ fn process_new<A: Family>(
         // What it was masqueraded as is not known any more (design decision 7).
         return answer::refuse(octets, packet, context);
     }
-    let reply = Key { destination: own.unwrap_or(request.source), ..likely };
+    let reply = own.map_or(likely, |own| likely.with_destination(own));
     let rewrite = Rewrite::between(request, &reply.reversed());
     let flow = NewFlow {
         request: *request,
@@ -275,7 +275,7 @@ fn insert<A: Family>(
     mut rewrite: Rewrite<A>,
     context: &mut Context<'_, A>,
 ) -> Result<(FlowRef, Rewrite<A>), DropReason> {
-    let first = flow.request.source_port.number();
+    let first = flow.request.source_port().number();
     for attempt in 0..PORT_ATTEMPTS {
         match context.flows.insert_evicting(&flow, context.now, &mut context.counters.flows_evicted) {
             Ok(inserted) => {
@@ -283,7 +283,7 @@ fn insert<A: Family>(
                 return Ok((inserted, rewrite));
             }
             Err(InsertError::ReplyTaken) => {
-                flow.reply.destination_port = source_port(first, attempt);
+                flow.reply = flow.reply.with_destination_port(source_port(first, attempt));
                 rewrite = Rewrite::between(&flow.request, &flow.reply.reversed());
                 flow.ip_difference = rewrite.ip.0;
                 flow.transport_difference = rewrite.transport.0;

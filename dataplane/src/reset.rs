@@ -32,7 +32,7 @@ pub struct Draft {
 impl Draft {
     /// Makes the frame of a segment; `None` only if it does not fit.
     fn new<A: Family>(leaves_as: &Key<A>, mut segment: tcp::Header) -> Option<Self> {
-        let (from, to) = (leaves_as.source, leaves_as.destination);
+        let (from, to) = (leaves_as.source(), leaves_as.destination());
         let sum = checksum::pseudo_header(from, to, leaves_as.protocol.number(), tcp::HEADER_BYTES as u16);
         segment.set_checksum(sum.octets(segment.as_bytes()).checksum());
         let length = ethernet::HEADER_BYTES + A::HEADER_BYTES + tcp::HEADER_BYTES;
@@ -56,10 +56,11 @@ impl Draft {
         let make = || {
             let end = packet.end.min(octets.len());
             let segment = tcp::Header::parse(octets.get(packet.transport_offset..end)?)?;
-            let Key { source_port, destination_port, .. } = found.leaves_as;
+            let leaves_as = found.leaves_as;
+            let (source_port, destination_port) = (leaves_as.source_port(), leaves_as.destination_port());
             let acknowledges = segment.flags().contains(tcp::Flags::ACK).then(|| segment.acknowledgment());
             let reset = tcp::Header::reset(source_port, destination_port, segment.sequence(), acknowledges);
-            Self::new(&found.leaves_as, reset)
+            Self::new(&leaves_as, reset)
         };
         make().ok_or(DropReason::MalformedTransport)
     }
@@ -67,7 +68,7 @@ impl Draft {
     /// Makes the segment that asks a silent side for its numbers; `number` lies, so that it cannot be accepted.
     #[must_use]
     pub fn probe<A: Family>(leaves_as: &Key<A>, number: u32) -> Option<Self> {
-        let Key { source_port, destination_port, .. } = *leaves_as;
+        let (source_port, destination_port) = (leaves_as.source_port(), leaves_as.destination_port());
         Self::new(leaves_as, tcp::Header::bare_ack(source_port, destination_port, number, !number))
     }
 

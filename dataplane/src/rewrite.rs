@@ -11,7 +11,7 @@ use crate::verdict::DropReason;
 
 /// What changes in every packet of one direction of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Rewrite<A = Ipv4Addr> {
+pub struct Rewrite<A: Family = Ipv4Addr> {
     /// The header fields as the packet leaves.
     pub leaves_as: Key<A>,
     /// Change of a sum over both addresses: that of the IPv4 header checksum, TTL not included.
@@ -24,11 +24,11 @@ impl<A: Family> Rewrite<A> {
     /// Computes the rewrite from the fields as a packet arrives to those it leaves with.
     #[must_use]
     pub fn between(arrives_as: &Key<A>, leaves_as: &Key<A>) -> Self {
-        let ip = arrives_as.source.replaced(leaves_as.source, Difference::NONE);
-        let ip = arrives_as.destination.replaced(leaves_as.destination, ip);
+        let ip = arrives_as.source().replaced(leaves_as.source(), Difference::NONE);
+        let ip = arrives_as.destination().replaced(leaves_as.destination(), ip);
         let transport = ip
-            .word(arrives_as.source_port.0, leaves_as.source_port.0)
-            .word(arrives_as.destination_port.0, leaves_as.destination_port.0);
+            .word(arrives_as.source_port().0, leaves_as.source_port().0)
+            .word(arrives_as.destination_port().0, leaves_as.destination_port().0);
         Self { leaves_as: *leaves_as, ip, transport }
     }
 
@@ -46,17 +46,18 @@ impl<A: Family> Rewrite<A> {
     }
 
     fn changes_sctp_port(&self, packet: &Packet<A>) -> bool {
-        let Key { source_port, destination_port, .. } = self.leaves_as;
-        let leaves_as = Ports { source: source_port, destination: destination_port };
+        let leaves_as =
+            Ports { source: self.leaves_as.source_port(), destination: self.leaves_as.destination_port() };
         matches!(packet.transport, Transport::Sctp(arrives_as, _) if arrives_as != leaves_as)
     }
 
     fn write(&self, octets: &mut [u8], packet: &Packet<A>) -> Option<()> {
-        let Key { source, destination, source_port, destination_port, protocol } = self.leaves_as;
+        let (source_port, destination_port) =
+            (self.leaves_as.source_port(), self.leaves_as.destination_port());
         let (headers, transport) = octets.split_at_mut_checked(packet.transport_offset)?;
         let network = headers.get_mut(ethernet::HEADER_BYTES..)?;
-        A::translate(network, source, destination, self.ip)?;
-        match protocol {
+        A::translate(network, self.leaves_as.source(), self.leaves_as.destination(), self.ip)?;
+        match self.leaves_as.protocol {
             Protocol::Tcp => {
                 tcp::Header::writable(transport)?.translate(source_port, destination_port, self.transport);
             }

@@ -25,6 +25,7 @@ pub(crate) struct Way {
 ///
 /// The cache holds the generation of routes and neighbours (28 bits) above the neighbour's position (20 bits); a
 /// generation that does not match means: look up again.
+#[inline]
 pub(crate) fn find<A: Family>(
     packet: &Packet<A>,
     destination: A,
@@ -44,6 +45,17 @@ pub(crate) fn find<A: Family>(
     {
         return leave(packet, next_hop, state, cache, context);
     }
+    look_up(packet, destination, context)
+}
+
+/// Finds the next hop by routes and neighbours.
+#[inline(never)]
+fn look_up<A: Family>(
+    packet: &Packet<A>,
+    destination: A,
+    context: &mut Context<'_, A>,
+) -> Result<Way, DropReason> {
+    let snapshot = context.snapshot;
     // Hashed anew, so that whoever knows its next hop need not hand the hash down.
     let flow_hash = packet.key().map_or(0, |key| context.flows.hash(&key).halves()[1]);
     let next_hop = match snapshot.routes.lookup(destination.into(), flow_hash) {
@@ -69,6 +81,7 @@ const fn links_tag(snapshot: &Snapshot) -> u64 {
 }
 
 /// Leaves by a device that we serve; what leaves by another is the kernel's to send.
+#[inline]
 fn leave<A: Family>(
     packet: &Packet<A>,
     next_hop: NextHop,

@@ -91,7 +91,7 @@ fn agrees<A: Address + PartialEq>(frame: &[u8], packet: &Packet<A>) {
         Some(TransportSlice::Udp(datagram)) => (datagram.source_port(), datagram.destination_port()),
         _ => return,
     };
-    assert_eq!((key.source_port.number(), key.destination_port.number()), ports);
+    assert_eq!((key.source_port().number(), key.destination_port().number()), ports);
 }
 
 fn octets(address: impl Into<IpAddr>) -> Vec<u8> {

@@ -181,12 +181,12 @@ fn found(rig: &Rig, protocol: Protocol) -> String {
     let (source_port, destination_port) = (Port::new(40_000), Port::new(80));
     match (ip(CLIENT), ip(VIP)) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let key = Key { source, destination, source_port, destination_port, protocol };
+            let key = Key::new((source, source_port), (destination, destination_port), protocol);
             let flows = &rig.flows.ipv4;
             format!("{:?}", Found { next_hop: 0, ..flows.lookup(flows.hash(&key), &key).unwrap() })
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            let key = Key { source, destination, source_port, destination_port, protocol };
+            let key = Key::new((source, source_port), (destination, destination_port), protocol);
             let flows = &rig.flows.ipv6;
             format!("{:?}", Found { next_hop: 0, ..flows.lookup(flows.hash(&key), &key).unwrap() })
         }

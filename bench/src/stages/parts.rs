@@ -41,7 +41,8 @@ fn choose() -> Stage {
     let (keys, snapshot) = (keys(), cluster::snapshot());
     Stage::new(BURST, move || {
         let chosen =
-            |key: &Key| match snapshot.called(key.destination.into(), key.protocol, key.destination_port) {
+            |key: &Key| match snapshot.called(key.destination().into(), key.protocol, key.destination_port())
+            {
                 Called::Port(port) => port.backends.choose(key).is_some(),
                 _ => false,
             };

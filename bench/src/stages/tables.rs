@@ -64,7 +64,7 @@ fn table_of(flows: u32) -> Rc<FlowTable> {
 
 fn flow(number: u32, state: State) -> NewFlow {
     let request = cluster::request(number, Protocol::Udp);
-    let reply = Key { source: cluster::virtual_address(number % 7 + 1_000), ..request.reversed() };
+    let reply = request.reversed().with_source(cluster::virtual_address(number % 7 + 1_000));
     NewFlow {
         request,
         reply,

@@ -126,13 +126,11 @@ fn two_gateways_choose_the_same_backend_whatever_order_they_heard_of_it() {
     let (one, other) = (compile(&one, "a"), compile(&other, "a"));
     let mut chosen = BTreeSet::new();
     for client in 0..1000_u16 {
-        let key = Key {
-            source: Ipv4Addr::from([10, 1, (client / 256) as u8, client as u8]),
-            destination: Ipv4Addr::from([10, 96, 0, 1]),
-            source_port: Port::new(30_000 + client),
-            destination_port: Port::new(80),
-            protocol: Protocol::Tcp,
-        };
+        let key = Key::new(
+            (Ipv4Addr::from([10, 1, (client / 256) as u8, client as u8]), Port::new(30_000 + client)),
+            (Ipv4Addr::from([10, 96, 0, 1]), Port::new(80)),
+            Protocol::Tcp,
+        );
         let choose = |compiled: &[Compiled]| *compiled[0].table.ports()[0].backends.choose(&key).unwrap();
         assert_eq!(choose(&one), choose(&other));
         chosen.insert(choose(&one).address);

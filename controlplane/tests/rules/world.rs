@@ -223,8 +223,8 @@ impl World {
             flows.capacity(),
             |_, _| true,
             |flow| {
-                if (flow.request.source.octets(), flow.request.source_port.number()) == (client, port) {
-                    found = Some(flow.reply.source.octets()[3]);
+                if (flow.request.source().octets(), flow.request.source_port().number()) == (client, port) {
+                    found = Some(flow.reply.source().octets()[3]);
                 }
             },
         );

@@ -4,6 +4,7 @@ use core::fmt;
 use std::net::Ipv4Addr;
 
 use super::{Direction, Key, State};
+use crate::net::Address;
 
 /// The stable identity of a Service port: a 64-bit hash made by the control thread.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
@@ -15,7 +16,7 @@ pub struct EndpointId(pub u64);
 
 /// A flow that is to be inserted: both keys as their packets arrive, and the rewrite as values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NewFlow<A = Ipv4Addr> {
+pub struct NewFlow<A: Address = Ipv4Addr> {
     /// Key of packets from the client, as they reach us.
     pub request: Key<A>,
     /// Key of packets from the backend, as they reach us. Its protocol is that of the request.
@@ -43,15 +44,13 @@ pub struct FlowRef {
 
 /// What a look-up tells about the flow of a packet, for the direction of that packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Found<A = Ipv4Addr> {
+pub struct Found<A: Address = Ipv4Addr> {
     /// The flow.
     pub flow: FlowRef,
     /// Which way the packet goes.
     pub direction: Direction,
     /// The flow's state before this packet.
     pub state: State,
-    /// The header fields that the packet came with.
-    pub key: Key<A>,
     /// The header fields that the packet leaves with.
     pub leaves_as: Key<A>,
     /// Checksum difference of the addresses for this direction.
@@ -68,7 +67,7 @@ pub struct Found<A = Ipv4Addr> {
 
 /// A flow that was met in going through the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Scanned<A = Ipv4Addr> {
+pub struct Scanned<A: Address = Ipv4Addr> {
     /// The flow.
     pub flow: FlowRef,
     /// Its state at that moment.

@@ -12,7 +12,7 @@ use crate::clock::Now;
 use crate::net::Address;
 
 /// One key of a flow on its way into the index.
-pub(super) struct Candidate<A> {
+pub(super) struct Candidate<A: Address> {
     key: Key<A>,
     hash: KeyHash,
     direction: Direction,
@@ -198,7 +198,7 @@ impl<W: Word> Claim<'_, W> {
     }
 }
 
-impl<A> Candidate<A> {
+impl<A: Address> Candidate<A> {
     const fn slot(&self, record: u32) -> Slot {
         Slot::new(self.hash, self.direction, record)
     }

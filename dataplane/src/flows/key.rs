@@ -1,5 +1,6 @@
 //! The five values that name one direction of a flow, and their keyed hash.
 
+use core::fmt;
 use core::hash::Hasher;
 use core::net::Ipv4Addr;
 
@@ -9,58 +10,97 @@ use foldhash::quality::FoldHasher;
 use super::index::Slot;
 use crate::net::{Address, Port, Protocol};
 
-/// What the header of every packet of one direction says.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Key<A = Ipv4Addr> {
-    /// Source address in the header.
-    pub source: A,
-    /// Destination address in the header.
-    pub destination: A,
-    /// Source port in the header.
-    pub source_port: Port,
-    /// Destination port in the header.
-    pub destination_port: Port,
+/// What the header of every packet of one direction says: both ends and the protocol.
+///
+/// Addresses and ports are packed as words. Kept in the fields that people name, they would be written in small pieces
+/// and read as words at once, for which a processor waits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key<A: Address = Ipv4Addr> {
+    /// Source and destination address, source first.
+    pub(super) addresses: A::Pair,
+    /// Source and destination port, source first.
+    pub(super) ports: u32,
     /// Protocol of the ports.
     pub protocol: Protocol,
 }
 
-impl<A: Copy> Key<A> {
-    /// Returns the key of a packet that goes the other way between the same two ends.
+impl<A: Address> Key<A> {
+    /// Makes the key of packets from one end, its address and port, to the other.
+    #[inline]
     #[must_use]
-    pub const fn reversed(self) -> Self {
-        Self {
-            source: self.destination,
-            destination: self.source,
-            source_port: self.destination_port,
-            destination_port: self.source_port,
-            protocol: self.protocol,
-        }
+    pub fn new(source: (A, Port), destination: (A, Port), protocol: Protocol) -> Self {
+        let ((source, source_port), (destination, destination_port)) = (source, destination);
+        let ports = u32::from(source_port.number()) << 16 | u32::from(destination_port.number());
+        Self { addresses: A::pair(source, destination), ports, protocol }
     }
 
-    /// Returns source and destination port as one number, source first.
-    pub(super) const fn ports(self) -> u32 {
-        (self.source_port.number() as u32) << 16 | self.destination_port.number() as u32
+    /// Returns the source address in the header.
+    #[inline]
+    #[must_use]
+    pub fn source(&self) -> A {
+        A::unpair(self.addresses).0
+    }
+
+    /// Returns the destination address in the header.
+    #[inline]
+    #[must_use]
+    pub fn destination(&self) -> A {
+        A::unpair(self.addresses).1
+    }
+
+    /// Returns the source port in the header.
+    #[inline]
+    #[must_use]
+    pub const fn source_port(&self) -> Port {
+        Port::new((self.ports >> 16) as u16)
+    }
+
+    /// Returns the destination port in the header.
+    #[inline]
+    #[must_use]
+    pub const fn destination_port(&self) -> Port {
+        Port::new(self.ports as u16)
+    }
+
+    /// Returns the key of a packet that goes the other way between the same two ends.
+    #[inline]
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        let (source, destination) = A::unpair(self.addresses);
+        let ports = self.ports.rotate_left(16);
+        Self { addresses: A::pair(destination, source), ports, protocol: self.protocol }
+    }
+
+    /// Returns the key with another source address.
+    #[must_use]
+    pub fn with_source(self, source: A) -> Self {
+        Self { addresses: A::pair(source, self.destination()), ..self }
+    }
+
+    /// Returns the key with another destination address.
+    #[must_use]
+    pub fn with_destination(self, destination: A) -> Self {
+        Self { addresses: A::pair(self.source(), destination), ..self }
+    }
+
+    /// Returns the key with another source port.
+    #[must_use]
+    pub fn with_source_port(self, port: Port) -> Self {
+        Self { ports: self.ports & 0xffff | u32::from(port.number()) << 16, ..self }
+    }
+
+    /// Returns the key with another destination port.
+    #[must_use]
+    pub fn with_destination_port(self, port: Port) -> Self {
+        Self { ports: self.ports & !0xffff | u32::from(port.number()), ..self }
     }
 }
 
-impl<A: Address> Key<A> {
-    /// Returns source and destination address as words, source first.
-    #[inline]
-    pub(super) fn addresses(self) -> A::Pair {
-        A::pair(self.source, self.destination)
-    }
-
-    /// Unpacks what [`Key::addresses`] and [`Key::ports`] made.
-    #[inline]
-    pub(super) fn unpack(addresses: A::Pair, ports: u32, protocol: Protocol) -> Self {
-        let (source, destination) = A::unpair(addresses);
-        Self {
-            source,
-            destination,
-            source_port: Port::new((ports >> 16) as u16),
-            destination_port: Port::new(ports as u16),
-            protocol,
-        }
+impl<A: Address> fmt::Debug for Key<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (source, destination) = A::unpair(self.addresses);
+        let [source_port, destination_port] = [self.source_port(), self.destination_port()];
+        write!(f, "{} {source} {source_port} > {destination} {destination_port}", self.protocol)
     }
 }
 
@@ -134,10 +174,10 @@ impl KeyHasher {
     /// Hashes a key: two multiplications for IPv4, four for IPv6.
     #[inline]
     pub(super) fn hash<A: Address>(&self, key: &Key<A>) -> KeyHash {
-        let ports = u64::from(key.protocol.number()) << 32 | u64::from(key.ports());
+        let ports = u64::from(key.protocol.number()) << 32 | u64::from(key.ports);
         let mut hasher = FoldHasher::with_seed(self.seed, &self.shared);
         // Two words a multiplication: where the addresses fill pairs of words, the ports are alone in the last.
-        let addresses = key.addresses();
+        let addresses = key.addresses;
         let (pairs, last) = addresses.as_ref().as_chunks::<2>();
         for [first, second] in pairs {
             hasher.write_u128(u128::from(*first) << 64 | u128::from(*second));

@@ -141,7 +141,7 @@ impl<A: Address> FlowTable<A> {
     }
 
     /// Finds the live flow of a packet whose key was sought before; `sought` may be the key's hash alone.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn lookup_sought(&self, sought: Sought, key: &Key<A>) -> Option<Found<A>> {
         self.table.lookup_sought(sought, key)

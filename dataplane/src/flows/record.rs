@@ -168,7 +168,7 @@ impl<'a, W: Word> Record<'a, W> {
 
     /// Writes all words but the first. The record must be claimed by the caller.
     pub(super) fn write<A: Address>(&self, new: &NewFlow<A>, generation: u32, second: u32) {
-        let ports = u64::from(new.request.ports()) << 32 | u64::from(new.reply.ports());
+        let ports = u64::from(new.request.ports) << 32 | u64::from(new.reply.ports);
         let rewrite = u64::from(new.account & ACCOUNT_MASK) << 40
             | u64::from(new.request.protocol.number()) << 32
             | u64::from(new.ip_difference) << 16
@@ -176,8 +176,8 @@ impl<'a, W: Word> Record<'a, W> {
         self.seen.store(seen(generation, second), Relaxed);
         self.ports.store(ports, Relaxed);
         self.rewrite.store(rewrite, Relaxed);
-        store(self.request_addresses, new.request.addresses());
-        store(self.reply_addresses, new.reply.addresses());
+        store(self.request_addresses, new.request.addresses);
+        store(self.reply_addresses, new.reply.addresses);
         self.forget_next_hops(generation);
     }
 
@@ -194,7 +194,7 @@ impl<'a, W: Word> Record<'a, W> {
     }
 
     /// Reads the words that stay the same while the flow lives; `None` if the protocol is none.
-    #[inline]
+    #[inline(always)]
     pub(super) fn contents<A: Address>(&self) -> Option<Contents<A>> {
         let rewrite = self.rewrite.load(Relaxed);
         Some(Contents {
@@ -244,23 +244,12 @@ pub(super) struct Contents<A: Address> {
 
 impl<A: Address> Contents<A> {
     #[inline]
-    pub(super) fn key(&self, direction: Direction) -> Key<A> {
-        match direction {
-            Direction::Request => {
-                Key::unpack(self.request_addresses, (self.ports >> 32) as u32, self.protocol)
-            }
-            Direction::Reply => Key::unpack(self.reply_addresses, self.ports as u32, self.protocol),
-        }
-    }
-
-    /// Says whether packets of this direction have that key.
-    #[inline]
-    pub(super) fn has_key(&self, direction: Direction, key: &Key<A>) -> bool {
+    pub(super) const fn key(&self, direction: Direction) -> Key<A> {
         let (addresses, ports) = match direction {
-            Direction::Request => (&self.request_addresses, (self.ports >> 32) as u32),
-            Direction::Reply => (&self.reply_addresses, self.ports as u32),
+            Direction::Request => (self.request_addresses, (self.ports >> 32) as u32),
+            Direction::Reply => (self.reply_addresses, self.ports as u32),
         };
-        *addresses == key.addresses() && ports == key.ports() && self.protocol == key.protocol
+        Key { addresses, ports, protocol: self.protocol }
     }
 
     /// Returns the fields that a packet of this direction leaves with: a reply's, reversed, and the other way round.
@@ -296,7 +285,7 @@ pub(super) enum Glimpse<A: Address> {
 ///
 /// The words of a generation stand unchanged from building until the generation ends, and [`Status::Free`] of the next
 /// generation is written before any of them changes. So equal generations before and after the words prove them whole.
-#[inline]
+#[inline(always)]
 pub(super) fn glimpse<M: Memory>(memory: &M, number: u32) -> Glimpse<M::Address> {
     let Some(record) = Record::of(memory, number) else { return Glimpse::Absent };
     let meta = record.meta();

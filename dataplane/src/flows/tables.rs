@@ -192,7 +192,7 @@ fn note_sockets<A: Address>(table: &FlowTable<A>, mut each: impl FnMut((ServiceP
 
 /// Returns the source of a key.
 fn socket<A: Address>(key: Key<A>) -> Socket {
-    (key.source.into(), key.source_port, key.protocol)
+    (key.source().into(), key.source_port(), key.protocol)
 }
 
 /// Where one worker's sweep stands in its part of both tables.

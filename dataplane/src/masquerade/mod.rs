@@ -102,7 +102,7 @@ pub fn source<A: Address>(
     next_hop: Option<NextHop>,
     snapshot: &Snapshot,
 ) -> Result<Option<A>, DropReason> {
-    let is_hairpin = backend == request.source;
+    let is_hairpin = backend == request.source();
     let next_hop = next_hop.filter(|next_hop| match snapshot.masquerade.mode {
         Mode::Auto | Mode::Always if keeps_client => is_hairpin,
         Mode::Auto => is_hairpin || next_hop.device == received_by,

@@ -38,7 +38,7 @@ const STRIDES: [u32; 8] = [65_537, 131_101, 262_147, 524_309, 1_048_583, 2_097_1
 
 /// How far a search through the range has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Search<A> {
+struct Search<A: Family> {
     /// The reply key without its destination port.
     destination: Key<A>,
     range: PortRange,
@@ -53,14 +53,14 @@ struct Search<A> {
 
 /// The port searches of one worker in one family.
 #[derive(Debug)]
-pub struct PortSearch<A = Ipv4Addr> {
+pub struct PortSearch<A: Family = Ipv4Addr> {
     shared_probes: u32,
     /// Counts bursts, and removals within them: what was seen in an earlier one may have changed.
     moment: u64,
     paused: Box<[Option<Search<A>>]>,
 }
 
-impl<A: Copy> Default for PortSearch<A> {
+impl<A: Family> Default for PortSearch<A> {
     fn default() -> Self {
         Self { shared_probes: SHARED_PROBES, moment: 0, paused: vec![None; PLACES as usize].into() }
     }
@@ -109,7 +109,7 @@ impl<A: Family> PortSearch<A> {
                 self.keep(search, flows);
                 return Err(DropReason::MasqueradeSearchPaused);
             }
-            flow.reply.destination_port = search.next();
+            flow.reply = flow.reply.with_destination_port(search.next());
             match insert(&mut flow, flows, now, evicted) {
                 Ok(inserted) => {
                     // What gave way may have freed a port.
@@ -137,7 +137,7 @@ impl<A: Family> PortSearch<A> {
         range: PortRange,
         flows: &FlowTable<A>,
     ) -> Result<Search<A>, DropReason> {
-        let destination = Key { destination_port: Port::new(0), ..flow.reply };
+        let destination = flow.reply.with_destination_port(Port::new(0));
         let kept = self.paused.get(place_of(&destination, flows)).copied().flatten();
         match kept.filter(|kept| kept.destination == destination && kept.range == range) {
             Some(kept) if kept.unseen > 0 => Ok(kept),
@@ -183,7 +183,7 @@ impl PortSearches {
 impl<A: Family> Search<A> {
     fn new(flow: &NewFlow<A>, destination: Key<A>, range: PortRange, flows: &FlowTable<A>) -> Self {
         let [first, second] = flows.hash(&flow.request).halves();
-        let own = range.place(flow.request.source_port);
+        let own = range.place(flow.request.source_port());
         let stride = STRIDES.get(first as usize % STRIDES.len()).copied().unwrap_or(1);
         Self {
             destination,
@@ -239,20 +239,16 @@ mod tests {
 
     /// The flow of a client's `n`th connection to one destination.
     fn flow(n: u32) -> NewFlow {
-        let request = Key {
-            source: Ipv4Addr::from_bits(0x0a01_0000 + (n >> 8)),
-            destination: Ipv4Addr::new(10, 96, 0, 1),
-            source_port: Port::new(n as u16 & 0xff),
-            destination_port: Port::new(80),
-            protocol: Protocol::Tcp,
-        };
-        let reply = Key {
-            source: Ipv4Addr::new(10, 244, 0, 11),
-            destination: Ipv4Addr::new(10, 244, 0, 1),
-            source_port: Port::new(8080),
-            destination_port: Port::new(0),
-            protocol: Protocol::Tcp,
-        };
+        let request = Key::new(
+            (Ipv4Addr::from_bits(0x0a01_0000 + (n >> 8)), Port::new(n as u16 & 0xff)),
+            (Ipv4Addr::new(10, 96, 0, 1), Port::new(80)),
+            Protocol::Tcp,
+        );
+        let reply = Key::new(
+            (Ipv4Addr::new(10, 244, 0, 11), Port::new(8080)),
+            (Ipv4Addr::new(10, 244, 0, 1), Port::new(0)),
+            Protocol::Tcp,
+        );
         let (service, endpoint) = (ServicePortId(1), EndpointId(1));
         let state = State::SynSent;
         NewFlow {
@@ -271,14 +267,14 @@ mod tests {
     fn fill(flows: &FlowTable, range: PortRange, spare: Option<u16>) {
         for number in (range.first()..=range.last()).filter(|number| Some(*number) != spare) {
             let mut taken = flow(u32::from(number));
-            taken.request.destination = Ipv4Addr::new(10, 96, 0, 2);
-            taken.reply.destination_port = Port::new(number);
+            taken.request = taken.request.with_destination(Ipv4Addr::new(10, 96, 0, 2));
+            taken.reply = taken.reply.with_destination_port(Port::new(number));
             flows.insert(&taken, NOW).unwrap();
         }
     }
 
     fn port_of(flows: &FlowTable, request: &Key) -> u16 {
-        flows.lookup(flows.hash(request), request).unwrap().leaves_as.source_port.number()
+        flows.lookup(flows.hash(request), request).unwrap().leaves_as.source_port().number()
     }
 
     #[test]
@@ -357,7 +353,7 @@ mod tests {
             assert_eq!(refused, Some(DropReason::MasqueradeSearchPaused));
         }
         let mut other = flow(64);
-        other.reply.source_port = Port::new(9090);
+        other.reply = other.reply.with_source_port(Port::new(9090));
         ports.insert(other, range, &flows, NOW, &mut 0).unwrap();
     }
 }

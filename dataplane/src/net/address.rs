@@ -11,7 +11,7 @@ pub trait Address:
     Copy + Eq + Ord + Hash + fmt::Debug + fmt::Display + Into<IpAddr> + Send + Sync + 'static
 {
     /// Two addresses as words.
-    type Pair: AsRef<[u64]> + AsMut<[u64]> + Copy + Default + Eq + fmt::Debug;
+    type Pair: AsRef<[u64]> + AsMut<[u64]> + Copy + Default + Eq + Hash + fmt::Debug + Send + Sync;
 
     /// The address that stands for none.
     const UNSPECIFIED: Self;

@@ -4,7 +4,7 @@ use super::{Context, Standing, process_established};
 use crate::answer;
 use crate::departed::Departure;
 use crate::family::Family;
-use crate::flows::{Direction, Found};
+use crate::flows::{Direction, Found, Key};
 use crate::net::tcp;
 use crate::packet::{Packet, Transport};
 use crate::reset::Draft;
@@ -15,6 +15,7 @@ use crate::{tcp_state, tombstones};
 #[cold]
 pub(super) fn standing<A: Family>(
     departure: Departure,
+    key: &Key<A>,
     found: &Found<A>,
     packet: &Packet<A>,
     context: &mut Context<'_, A>,
@@ -24,7 +25,7 @@ pub(super) fn standing<A: Family>(
         _ => departure == Departure::Repick,
     };
     if is_over && found.direction == Direction::Request {
-        bury(found, context);
+        bury(key, found, context);
         context.counters.flows_repicked += 1;
         return Standing::Over;
     }
@@ -32,10 +33,10 @@ pub(super) fn standing<A: Family>(
 }
 
 /// Removes a flow and leaves the key of its replies, which come too late from now on.
-fn bury<A: Family>(found: &Found<A>, context: &mut Context<'_, A>) {
+fn bury<A: Family>(key: &Key<A>, found: &Found<A>, context: &mut Context<'_, A>) {
     let reply = match found.direction {
         Direction::Request => found.leaves_as.reversed(),
-        Direction::Reply => found.key,
+        Direction::Reply => *key,
     };
     let endpoint = context.flows.ids(found.flow).map(|(_, endpoint)| endpoint).unwrap_or_default();
     tombstones::insert(context.tombstones, &reply, endpoint, context.now);
@@ -48,18 +49,19 @@ fn bury<A: Family>(found: &Found<A>, context: &mut Context<'_, A>) {
 pub(super) fn process<A: Family>(
     octets: &mut [u8],
     packet: &Packet<A>,
+    key: &Key<A>,
     found: &Found<A>,
     context: &mut Context<'_, A>,
 ) -> Verdict {
     let verdict = match packet.transport {
         Transport::Tcp(_, flags) if !flags.contains(tcp::Flags::RST) => {
-            let flow_hash = context.flows.hash(&found.key).halves()[1];
+            let flow_hash = context.flows.hash(key).halves()[1];
             context.aside = Some(Draft::reset_of_receiver(octets, packet, found)?.of_flow(flow_hash));
             answer::reset_connection(octets, packet)
         }
         _ => process_established(octets, packet, found, context),
     };
-    bury(found, context);
+    bury(key, found, context);
     context.counters.flows_reset += 1;
     verdict
 }

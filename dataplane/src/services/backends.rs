@@ -83,9 +83,9 @@ impl Backends {
     /// Chooses the backend of a flow by its key alone, or `None` if there is none (K19).
     #[must_use]
     pub fn choose<A: Address>(&self, request: &Key<A>) -> Option<&Backend> {
-        let addresses = A::pair(request.source, request.destination);
-        let ports = u64::from(request.source_port.number()) << 32
-            | u64::from(request.destination_port.number()) << 16
+        let addresses = A::pair(request.source(), request.destination());
+        let ports = u64::from(request.source_port().number()) << 32
+            | u64::from(request.destination_port().number()) << 16
             | u64::from(request.protocol.number());
         self.members.get(self.table.choose(choice_hash(addresses.as_ref(), ports))?)
     }

@@ -200,14 +200,8 @@ fn masquerade_in_vain(rig: &mut Rig) {
     let address = POD_SIDE_GATEWAY.into();
     for port in 1..=9_000 {
         let (source_port, destination_port) = (Port::new(8080), Port::new(port));
-        let reply = Key {
-            source: POD.into(),
-            destination: address,
-            source_port,
-            destination_port,
-            protocol: Protocol::Udp,
-        };
-        let request = Key { source: [192, 0, 2, 1].into(), ..reply };
+        let reply = Key::new((POD.into(), source_port), (address, destination_port), Protocol::Udp);
+        let request = reply.with_source([192, 0, 2, 1].into());
         let (service, endpoint, state) = (ServicePortId(1), EndpointId(1), State::UdpStream);
         let taken = NewFlow {
             request,

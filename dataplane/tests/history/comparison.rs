@@ -76,20 +76,18 @@ impl Pair {
 }
 
 fn lookup<A: Address>(flows: &FlowTable<A>, five: Five, source: A, destination: A) -> Option<Seen> {
-    let key = Key {
-        source,
-        destination,
-        source_port: Port::new(five.source_port),
-        destination_port: Port::new(five.destination_port),
-        protocol: Protocol::from_number(five.protocol)?,
-    };
+    let key = Key::new(
+        (source, Port::new(five.source_port)),
+        (destination, Port::new(five.destination_port)),
+        Protocol::from_number(five.protocol)?,
+    );
     let found = flows.lookup(flows.hash(&key), &key)?;
     let leaves_as = Five {
         protocol: found.leaves_as.protocol.number(),
-        source: found.leaves_as.source.into(),
-        source_port: found.leaves_as.source_port.number(),
-        destination: found.leaves_as.destination.into(),
-        destination_port: found.leaves_as.destination_port.number(),
+        source: found.leaves_as.source().into(),
+        source_port: found.leaves_as.source_port().number(),
+        destination: found.leaves_as.destination().into(),
+        destination_port: found.leaves_as.destination_port().number(),
     };
     Some(Seen {
         flow: found.flow,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tidegate_dataplane::flows::Key;
 use tidegate_dataplane::masquerade::Mode;
-use tidegate_dataplane::net::{Port, Protocol};
+use tidegate_dataplane::net::{Address, Port, Protocol};
 use tidegate_dataplane::services::{Backend, Backends};
 
 use super::datagram::{Datagram, Five, Kind};
@@ -115,12 +115,10 @@ fn choose(backends: &Backends, five: Five) -> Option<&Backend> {
 }
 
 /// Puts a key into the form that the table of flows takes.
-pub fn key<A>(five: Five, source: A, destination: A) -> Key<A> {
-    Key {
-        source,
-        destination,
-        source_port: Port::new(five.source_port),
-        destination_port: Port::new(five.destination_port),
-        protocol: Protocol::from_number(five.protocol).unwrap(),
-    }
+pub fn key<A: Address>(five: Five, source: A, destination: A) -> Key<A> {
+    Key::new(
+        (source, Port::new(five.source_port)),
+        (destination, Port::new(five.destination_port)),
+        Protocol::from_number(five.protocol).unwrap(),
+    )
 }

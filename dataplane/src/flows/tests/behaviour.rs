@@ -59,7 +59,6 @@ fn a_request_leaves_as_the_reply_comes_back_and_the_reply_as_the_request_came<A:
         flow,
         direction: Direction::Request,
         state: State::SynSent,
-        key: new.request,
         leaves_as: new.reply.reversed(),
         ip_difference: new.ip_difference,
         transport_difference: new.transport_difference,
@@ -69,7 +68,6 @@ fn a_request_leaves_as_the_reply_comes_back_and_the_reply_as_the_request_came<A:
     };
     let reply = Found {
         direction: Direction::Reply,
-        key: new.reply,
         leaves_as: new.request.reversed(),
         ip_difference: !new.ip_difference,
         transport_difference: !new.transport_difference,
@@ -85,10 +83,10 @@ fn a_key_that_differs_in_one_field_is_not_found<A: Address>() {
     table.insert(&own_flow(1), NOW).unwrap();
     let known = own_flow(1).request;
     for strange in [
-        Key { source: address(7), ..known },
-        Key { destination: address(7), ..known },
-        Key { source_port: Port::new(9), ..known },
-        Key { destination_port: Port::new(9), ..known },
+        known.with_source(address(7)),
+        known.with_destination(address(7)),
+        known.with_source_port(Port::new(9)),
+        known.with_destination_port(Port::new(9)),
         Key { protocol: Protocol::Udp, ..known },
         known.reversed(),
     ] {

@@ -35,30 +35,24 @@ fn patterns<A: Address>() -> Vec<(&'static str, Pattern<A>)> {
         key(0)
     }
     fn ports<A: Address>(source: u32, destination: u32) -> Key<A> {
-        Key {
-            source_port: Port::new(source as u16),
-            destination_port: Port::new(destination as u16),
-            ..known()
-        }
+        known()
+            .with_source_port(Port::new(source as u16))
+            .with_destination_port(Port::new(destination as u16))
     }
     vec![
         ("source ports in a row", |n| ports(n, 80)),
         ("every eighth source port", |n| ports(n << 3, 80)),
         ("both ports alike", |n| ports(n, n)),
         ("ports that add up to one sum", |n| ports(n, u32::from(u16::MAX) - n)),
-        ("sources in a row", |n| Key { source: crafted(0, n), ..known() }),
-        ("sources that differ in their first bits", |n| Key { source: crafted(n << 19, n << 19), ..known() }),
-        ("source and destination alike", |n| Key {
-            source: crafted(n, n),
-            destination: crafted(n, n),
-            ..known()
+        ("sources in a row", |n| known().with_source(crafted(0, n))),
+        ("sources that differ in their first bits", |n| known().with_source(crafted(n << 19, n << 19))),
+        ("source and destination alike", |n| {
+            known().with_source(crafted(n, n)).with_destination(crafted(n, n))
         }),
-        ("source and destination complements", |n| Key {
-            source: crafted(n, n),
-            destination: crafted(!n, !n),
-            ..known()
+        ("source and destination complements", |n| {
+            known().with_source(crafted(n, n)).with_destination(crafted(!n, !n))
         }),
-        ("ports that follow the source", |n| Key { source: crafted(0, n), ..ports(n, 80) }),
+        ("ports that follow the source", |n| ports(n, 80).with_source(crafted(0, n))),
     ]
 }
 
@@ -80,7 +74,7 @@ fn keys_that_fill_one_bucket_under_one_secret_are_spread_under_another<A: Addres
     let hasher = |secret| KeyHasher::new(secret);
     let known = hasher(SECRET);
     let chosen: Vec<Key<A>> = (0..KEYS * 64)
-        .map(|number| Key { source: crafted(0, number), ..key(0) })
+        .map(|number| key(0).with_source(crafted(0, number)))
         .filter(|key| buckets(known.hash(key), BUCKETS)[0] < BUCKETS / 64)
         .take(KEYS as usize)
         .collect();
@@ -118,9 +112,8 @@ fn no_pattern_of_keys_fills_a_table_before_its_capacity<A: Address>() {
         let table = FlowTable::<A>::in_memory(KEYS).unwrap();
         for number in 0..KEYS {
             let request = pattern(number);
-            let reply =
-                Key { source: address(0xbe), destination_port: Port::new(8080), ..request.reversed() };
-            let reply = Key { destination: crafted(number, !number), ..reply };
+            let reply = request.reversed().with_source(address(0xbe)).with_destination_port(Port::new(8080));
+            let reply = reply.with_destination(crafted(number, !number));
             let inserted = table.insert(&NewFlow { request, reply, ..own_flow(0) }, NOW);
             assert!(inserted.is_ok(), "{name}: {inserted:?} after {number}");
         }

@@ -81,7 +81,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// A flow as the model remembers it.
 #[derive(Clone, Debug)]
-struct Remembered<A> {
+struct Remembered<A: Address> {
     name: FlowRef,
     new: NewFlow<A>,
     state: State,
@@ -89,7 +89,7 @@ struct Remembered<A> {
     next_hops: [u64; 2],
 }
 
-struct Model<A> {
+struct Model<A: Address> {
     live: Vec<Remembered<A>>,
     names: Vec<FlowRef>,
     second: u32,
@@ -125,7 +125,6 @@ impl<A: Address> Model<A> {
                 flow: flow.name,
                 direction: Direction::Request,
                 state: flow.state,
-                key: flow.new.request,
                 leaves_as: flow.new.reply.reversed(),
                 ip_difference: flow.new.ip_difference,
                 transport_difference: flow.new.transport_difference,
@@ -138,7 +137,6 @@ impl<A: Address> Model<A> {
             }
             (key == flow.new.reply).then_some(Found {
                 direction: Direction::Reply,
-                key: flow.new.reply,
                 leaves_as: flow.new.request.reversed(),
                 ip_difference: !flow.new.ip_difference,
                 transport_difference: !flow.new.transport_difference,

@@ -60,13 +60,11 @@ fn address<A: Address>(number: u32) -> A {
 
 /// Returns one of many keys that all differ.
 fn key<A: Address>(number: u32) -> Key<A> {
-    Key {
-        source: address(number / 60_000),
-        destination: address(0xffff),
-        source_port: Port::new((number % 60_000) as u16 + 1024),
-        destination_port: Port::new(80),
-        protocol: Protocol::Tcp,
-    }
+    Key::new(
+        (address(number / 60_000), Port::new((number % 60_000) as u16 + 1024)),
+        (address(0xffff), Port::new(80)),
+        Protocol::Tcp,
+    )
 }
 
 /// Returns a flow between two keys; all its other values follow from their numbers.
