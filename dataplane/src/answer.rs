@@ -42,7 +42,7 @@ pub fn refuse<A: Family>(octets: &mut [u8], packet: &Packet<A>, context: &mut Co
         _ if !context.limit.admit(context.now) => Err(DropReason::IcmpRateLimited),
         Transport::Tcp(..) => answered(Answer::Reset, reset(octets, packet)),
         _ => {
-            let length = icmp_error(octets, packet, packet.destination, IcmpError::PortUnreachable);
+            let length = icmp_error(octets, packet, packet.destination(), IcmpError::PortUnreachable);
             answered(Answer::PortUnreachable, length)
         }
     }
@@ -104,7 +104,7 @@ pub fn explain_by<A: Family>(
 /// single host (martian sources are dropped before); over IPv4 none about a fragment but the first.
 fn may_be_told<A: Family>(octets: &[u8], packet: &Packet<A>) -> Option<bool> {
     let [first, ..] = ethernet::Header::parse(octets)?.destination().0;
-    let went_to_many = first & 1 != 0 || packet.destination.is_many();
+    let went_to_many = first & 1 != 0 || packet.destination().is_many();
     let has_no_errors = match packet.transport {
         Transport::IcmpError => true,
         Transport::Fragment => !A::ERRORS_ABOUT_LATER_FRAGMENTS,
@@ -132,7 +132,7 @@ fn reset<A: Family>(octets: &mut [u8], packet: &Packet<A>) -> Option<usize> {
         let next = segment.sequence().wrapping_add(payload as u32).wrapping_add(controls);
         tcp::Header::reset(segment.destination(), segment.source(), 0, Some(next))
     };
-    let (from, to) = (packet.destination, packet.source);
+    let (from, to) = (packet.destination(), packet.source());
     let sum = checksum::pseudo_header(from, to, Protocol::Tcp.number(), tcp::HEADER_BYTES as u16);
     answer.set_checksum(sum.octets(answer.as_bytes()).checksum());
 
@@ -155,10 +155,10 @@ fn icmp_error<A: Family>(
     let ip_bytes = added + quoted;
     let room = octets.get_mut(ethernet::HEADER_BYTES..ethernet::HEADER_BYTES + ip_bytes)?;
     room.copy_within(..quoted, added);
-    A::originate(room, source, packet.source, A::ICMP, MESSAGE_BYTES + quoted)?;
+    A::originate(room, source, packet.source(), A::ICMP, MESSAGE_BYTES + quoted)?;
     let message = room.get_mut(A::HEADER_BYTES..)?;
     *message.first_chunk_mut()? = A::icmp_error(error);
-    let sum = A::icmp_sum(source, packet.source, message.len());
+    let sum = A::icmp_sum(source, packet.source(), message.len());
     let checksum = sum.octets(message).checksum();
     icmpv4::Header::writable(message)?.set_checksum(checksum);
     ethernet::Header::writable(octets)?.turn_round();

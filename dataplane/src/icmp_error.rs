@@ -43,11 +43,11 @@ pub fn translate<A: Family>(
     let Some(quoted) = A::quoted(quote)? else { return Ok(None) };
     let Some(key) = quoted_key(quote, &quoted)?.map(Key::reversed) else { return Ok(None) };
     // Source: net/netfilter/nf_conntrack_proto_icmp.c, nf_conntrack_inet_error: "outer daddr != inner".
-    if packet.destination != key.destination() {
+    if packet.destination() != key.destination() {
         return Ok(None);
     }
     let Some(found) = context.flows.lookup(context.flows.hash(&key), &key) else { return Ok(None) };
-    let sum = A::icmp_sum(packet.source, packet.destination, message.len());
+    let sum = A::icmp_sum(packet.source(), packet.destination(), message.len());
     if sum.octets(message).checksum() != [0, 0] {
         return Err(DropReason::IcmpChecksum);
     }
@@ -91,9 +91,9 @@ fn rewrite<A: Family>(
     found: &Found<A>,
 ) -> Option<()> {
     let (source, destination) = (found.leaves_as.source(), found.leaves_as.destination());
-    let source = if packet.source == key.source() { source } else { packet.source };
-    let addresses = packet.source.replaced(source, Difference::NONE);
-    let addresses = packet.destination.replaced(destination, addresses);
+    let source = if packet.source() == key.source() { source } else { packet.source() };
+    let addresses = packet.source().replaced(source, Difference::NONE);
+    let addresses = packet.destination().replaced(destination, addresses);
     let (headers, message) = octets.get_mut(..packet.end)?.split_at_mut_checked(packet.transport_offset)?;
     let (icmp, quote) = message.split_at_mut_checked(MESSAGE_BYTES)?;
     let icmp = icmpv4::Header::writable(icmp)?;

@@ -5,29 +5,23 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use crate::family::Family;
 use crate::flows::Key;
 use crate::fragments::Fragment;
-use crate::net::{Address, Port, Protocol, ethernet, sctp, tcp, udp};
+use crate::net::{Address, Ports, Protocol, ethernet, sctp, tcp, udp};
 use crate::verdict::DropReason;
 
-/// The ports of a packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ports {
-    /// The sender's.
-    pub source: Port,
-    /// The receiver's.
-    pub destination: Port,
-}
-
 /// What a packet carries, as far as we tell apart.
+///
+/// Those with ports have them at the same place, and are numbered as their protocols.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum Transport {
     /// A TCP segment.
-    Tcp(Ports, tcp::Flags),
+    Tcp(Ports, tcp::Flags) = Protocol::Tcp.number(),
     /// A UDP datagram.
-    Udp(Ports),
+    Udp(Ports) = Protocol::Udp.number(),
     /// An SCTP packet.
-    Sctp(Ports, sctp::Chunks),
+    Sctp(Ports, sctp::Chunks) = Protocol::Sctp.number(),
     /// An ICMP Echo.
-    Echo,
+    Echo = 0,
     /// An ICMP error: it quotes the packet that it is about.
     IcmpError,
     /// Another ICMP message.
@@ -42,11 +36,9 @@ pub enum Transport {
 
 /// The facts of an IP packet in an Ethernet frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Packet<A = Ipv4Addr> {
-    /// The sender.
-    pub source: A,
-    /// The receiver.
-    pub destination: A,
+pub struct Packet<A: Address = Ipv4Addr> {
+    /// The sender and the receiver, packed by [`Address::pair`].
+    pub addresses: A::Pair,
     /// Links it may still cross: the TTL, or the hop limit.
     pub ttl: u8,
     /// Where the transport header starts, in octets from the start of the frame.
@@ -131,14 +123,28 @@ impl<A: Address> Packet<A> {
     /// Returns the key of the packet's flow, if it is of a kind that has flows.
     #[inline]
     #[must_use]
-    pub fn key(&self) -> Option<Key<A>> {
+    pub const fn key(&self) -> Option<Key<A>> {
         let (ports, protocol) = match &self.transport {
             Transport::Tcp(ports, _) => (ports, Protocol::Tcp),
             Transport::Udp(ports) => (ports, Protocol::Udp),
             Transport::Sctp(ports, _) => (ports, Protocol::Sctp),
             _ => return None,
         };
-        Some(Key::new((self.source, ports.source), (self.destination, ports.destination), protocol))
+        Some(Key::of(self.addresses, *ports, protocol))
+    }
+
+    /// Returns the sender.
+    #[inline]
+    #[must_use]
+    pub fn source(&self) -> A {
+        A::unpair(self.addresses).0
+    }
+
+    /// Returns the receiver.
+    #[inline]
+    #[must_use]
+    pub fn destination(&self) -> A {
+        A::unpair(self.addresses).1
     }
 
     /// Returns the length of the IP packet, in octets.
@@ -155,14 +161,9 @@ impl Transport {
         match Protocol::from_number(protocol) {
             Some(Protocol::Tcp) => {
                 let segment = tcp::Header::parse(payload)?;
-                let ports = Ports { source: segment.source(), destination: segment.destination() };
-                Some(Self::Tcp(ports, segment.flags()))
+                Some(Self::Tcp(segment.ports(), segment.flags()))
             }
-            Some(Protocol::Udp) => {
-                let datagram = udp::Header::parse(payload)?;
-                let ports = Ports { source: datagram.source(), destination: datagram.destination() };
-                Some(Self::Udp(ports))
-            }
+            Some(Protocol::Udp) => Some(Self::Udp(udp::Header::parse(payload)?.ports())),
             Some(Protocol::Sctp) => Self::sctp(payload, sctp::Chunks::parse(payload)?),
             None if protocol == A::ICMP => A::message(payload),
             None => Some(Self::Other),
@@ -181,9 +182,9 @@ impl Transport {
         missing: usize,
     ) -> Result<Self, DropReason> {
         let transport = match Protocol::from_number(protocol) {
-            Some(Protocol::Udp) => udp::Header::parse_cut(payload, missing).map(|datagram| {
-                Self::Udp(Ports { source: datagram.source(), destination: datagram.destination() })
-            }),
+            Some(Protocol::Udp) => {
+                udp::Header::parse_cut(payload, missing).map(|datagram| Self::Udp(datagram.ports()))
+            }
             Some(Protocol::Sctp) => {
                 sctp::Chunks::parse_first(payload).and_then(|chunks| Self::sctp(payload, chunks))
             }
@@ -197,8 +198,7 @@ impl Transport {
     }
 
     fn sctp(payload: &[u8], chunks: sctp::Chunks) -> Option<Self> {
-        let header = sctp::Header::parse(payload)?;
-        Some(Self::Sctp(Ports { source: header.source(), destination: header.destination() }, chunks))
+        Some(Self::Sctp(sctp::Header::parse(payload)?.ports(), chunks))
     }
 
     /// Parses what a fragment carries: the first the whole transport header (RFC 1858 §3, RFC 7112 §5), the others
@@ -211,9 +211,9 @@ impl Transport {
     ) -> Result<Self, DropReason> {
         if fragment.is_first() {
             let transport = match Protocol::from_number(protocol) {
-                Some(Protocol::Udp) => udp::Header::parse_first(payload).map(|start| {
-                    Self::Udp(Ports { source: start.source(), destination: start.destination() })
-                }),
+                Some(Protocol::Udp) => {
+                    udp::Header::parse_first(payload).map(|start| Self::Udp(start.ports()))
+                }
                 Some(Protocol::Sctp) => {
                     sctp::Chunks::parse_first(payload).and_then(|chunks| Self::sctp(payload, chunks))
                 }

@@ -77,7 +77,7 @@ fn decide<A: Family>(
     sought: Sought,
     context: &mut Context<'_, A>,
 ) -> Verdict {
-    if packet.source.is_martian_source() {
+    if packet.source().is_martian_source() {
         return Err(DropReason::MartianSource);
     }
     let Some(key) = packet.key() else { return process_portless(octets, packet, context) };
@@ -118,7 +118,7 @@ fn process_portless<A: Family>(
     {
         return Ok(way);
     }
-    match (context.snapshot.services.lookup(packet.destination.into()), packet.transport) {
+    match (context.snapshot.services.lookup(packet.destination().into()), packet.transport) {
         (Destination::Other, _) => Ok(Egress::Punt),
         (Destination::Unallocated | Destination::Removed, _) => Err(DropReason::UnallocatedAddress),
         (Destination::Service(_), Transport::Echo) if packet.ttl <= 1 => Err(DropReason::TtlExceeded),

@@ -6,7 +6,7 @@ use crate::family::Family;
 use crate::flows::Key;
 use crate::net::checksum::Difference;
 use crate::net::{Protocol, ethernet, sctp, tcp, udp};
-use crate::packet::{Packet, Ports, Transport};
+use crate::packet::{Packet, Transport};
 use crate::verdict::DropReason;
 
 /// What changes in every packet of one direction of a flow.
@@ -46,9 +46,7 @@ impl<A: Family> Rewrite<A> {
     }
 
     fn changes_sctp_port(&self, packet: &Packet<A>) -> bool {
-        let leaves_as =
-            Ports { source: self.leaves_as.source_port(), destination: self.leaves_as.destination_port() };
-        matches!(packet.transport, Transport::Sctp(arrives_as, _) if arrives_as != leaves_as)
+        matches!(packet.transport, Transport::Sctp(arrives_as, _) if arrives_as != self.leaves_as.ports())
     }
 
     fn write(&self, octets: &mut [u8], packet: &Packet<A>) -> Option<()> {

@@ -33,7 +33,7 @@ pub(crate) fn find<A: Family>(
     context: &mut Context<'_, A>,
 ) -> Result<Way, DropReason> {
     let snapshot = context.snapshot;
-    if packet.source.is_link_local() {
+    if packet.source().is_link_local() {
         return Err(DropReason::BeyondScope);
     }
     if packet.ttl <= 1 {

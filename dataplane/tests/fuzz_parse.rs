@@ -40,7 +40,7 @@ impl Subject for Parsers {
 }
 
 /// What a packet carries, by which header, and whether there is something between.
-fn kind<A>(packet: &Packet<A>, header_bytes: usize) -> (usize, bool, Discriminant<Transport>, bool) {
+fn kind<A: Address>(packet: &Packet<A>, header_bytes: usize) -> (usize, bool, Discriminant<Transport>, bool) {
     let is_plain = packet.transport_offset == LINK + header_bytes;
     (header_bytes, is_plain, std::mem::discriminant(&packet.transport), packet.is_fragment)
 }
@@ -70,7 +70,7 @@ fn every_view_of_any_octets(frame: &[u8]) {
 fn agrees<A: Address + PartialEq>(frame: &[u8], packet: &Packet<A>) {
     assert!(packet.transport_offset <= packet.end && packet.end <= frame.len());
     let is_hidden = packet.transport == Transport::Hidden;
-    let source: IpAddr = packet.source.into();
+    let source: IpAddr = packet.source().into();
     assert_eq!(is_hidden, source.is_ipv6() && wire::hides_its_transport(frame));
     if !is_hidden {
         let places = wire::places(frame).unwrap();
@@ -79,7 +79,10 @@ fn agrees<A: Address + PartialEq>(frame: &[u8], packet: &Packet<A>) {
         assert!(wire::is_header_right(frame, places));
     }
     let (source, destination) = wire::addresses(frame).unwrap();
-    assert_eq!((octets(packet.source), octets(packet.destination)), (source.to_vec(), destination.to_vec()));
+    assert_eq!(
+        (octets(packet.source()), octets(packet.destination())),
+        (source.to_vec(), destination.to_vec())
+    );
     for padding in [0x00, 0xff] {
         let padded = [frame, &[padding; 20]].concat();
         assert_eq!(format!("{:?}", Parsed::parse(&padded)), format!("{:?}", Parsed::parse(frame)));

@@ -61,8 +61,7 @@ impl Family for Ipv4Addr {
             Transport::parse::<Self>(header.protocol, payload).ok_or(DropReason::MalformedTransport)?
         };
         Ok(Packet {
-            source: header.source(),
-            destination: header.destination(),
+            addresses: header.addresses(),
             ttl: header.ttl,
             transport_offset: ethernet::HEADER_BYTES + header.header_bytes(),
             end: ethernet::HEADER_BYTES + header.total_bytes(),

@@ -69,8 +69,7 @@ impl Family for Ipv6Addr {
             }
         };
         Ok(Packet {
-            source: header.source(),
-            destination: header.destination(),
+            addresses: header.addresses(),
             ttl: header.hop_limit,
             transport_offset: ethernet::HEADER_BYTES + chain.upper_offset,
             end: ethernet::HEADER_BYTES + header.total_bytes(),
@@ -181,10 +180,9 @@ impl Family for Ipv6Addr {
 
 /// Makes the packet of which only the addresses are known.
 #[cold]
-const fn hidden(header: &ipv6::Header) -> Packet<Ipv6Addr> {
+fn hidden(header: &ipv6::Header) -> Packet<Ipv6Addr> {
     Packet {
-        source: header.source(),
-        destination: header.destination(),
+        addresses: header.addresses(),
         ttl: header.hop_limit,
         transport_offset: ethernet::HEADER_BYTES + ipv6::HEADER_BYTES,
         end: ethernet::HEADER_BYTES + header.total_bytes(),

@@ -8,7 +8,7 @@ use foldhash::SharedSeed;
 use foldhash::quality::FoldHasher;
 
 use super::index::Slot;
-use crate::net::{Address, Port, Protocol};
+use crate::net::{Address, Port, Ports, Protocol};
 
 /// What the header of every packet of one direction says: both ends and the protocol.
 ///
@@ -19,7 +19,7 @@ pub struct Key<A: Address = Ipv4Addr> {
     /// Source and destination address, source first.
     pub(super) addresses: A::Pair,
     /// Source and destination port, source first.
-    pub(super) ports: u32,
+    pub(super) ports: Ports,
     /// Protocol of the ports.
     pub protocol: Protocol,
 }
@@ -30,8 +30,21 @@ impl<A: Address> Key<A> {
     #[must_use]
     pub fn new(source: (A, Port), destination: (A, Port), protocol: Protocol) -> Self {
         let ((source, source_port), (destination, destination_port)) = (source, destination);
-        let ports = u32::from(source_port.number()) << 16 | u32::from(destination_port.number());
-        Self { addresses: A::pair(source, destination), ports, protocol }
+        Self::of(A::pair(source, destination), Ports::new(source_port, destination_port), protocol)
+    }
+
+    /// Makes the key of packets with these addresses, packed by [`Address::pair`], and ports.
+    #[inline]
+    #[must_use]
+    pub const fn of(addresses: A::Pair, ports: Ports, protocol: Protocol) -> Self {
+        Self { addresses, ports, protocol }
+    }
+
+    /// Returns both ports.
+    #[inline]
+    #[must_use]
+    pub const fn ports(&self) -> Ports {
+        self.ports
     }
 
     /// Returns the source address in the header.
@@ -52,14 +65,14 @@ impl<A: Address> Key<A> {
     #[inline]
     #[must_use]
     pub const fn source_port(&self) -> Port {
-        Port::new((self.ports >> 16) as u16)
+        self.ports.source()
     }
 
     /// Returns the destination port in the header.
     #[inline]
     #[must_use]
     pub const fn destination_port(&self) -> Port {
-        Port::new(self.ports as u16)
+        self.ports.destination()
     }
 
     /// Returns the key of a packet that goes the other way between the same two ends.
@@ -67,8 +80,7 @@ impl<A: Address> Key<A> {
     #[must_use]
     pub fn reversed(self) -> Self {
         let (source, destination) = A::unpair(self.addresses);
-        let ports = self.ports.rotate_left(16);
-        Self { addresses: A::pair(destination, source), ports, protocol: self.protocol }
+        Self::of(A::pair(destination, source), self.ports.reversed(), self.protocol)
     }
 
     /// Returns the key with another source address.
@@ -86,13 +98,13 @@ impl<A: Address> Key<A> {
     /// Returns the key with another source port.
     #[must_use]
     pub fn with_source_port(self, port: Port) -> Self {
-        Self { ports: self.ports & 0xffff | u32::from(port.number()) << 16, ..self }
+        Self { ports: Ports::new(port, self.destination_port()), ..self }
     }
 
     /// Returns the key with another destination port.
     #[must_use]
     pub fn with_destination_port(self, port: Port) -> Self {
-        Self { ports: self.ports & !0xffff | u32::from(port.number()), ..self }
+        Self { ports: Ports::new(self.source_port(), port), ..self }
     }
 }
 
@@ -174,7 +186,7 @@ impl KeyHasher {
     /// Hashes a key: two multiplications for IPv4, four for IPv6.
     #[inline]
     pub(super) fn hash<A: Address>(&self, key: &Key<A>) -> KeyHash {
-        let ports = u64::from(key.protocol.number()) << 32 | u64::from(key.ports);
+        let ports = u64::from(key.protocol.number()) << 32 | u64::from(key.ports.0);
         let mut hasher = FoldHasher::with_seed(self.seed, &self.shared);
         // Two words a multiplication: where the addresses fill pairs of words, the ports are alone in the last.
         let addresses = key.addresses;

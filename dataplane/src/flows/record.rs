@@ -15,7 +15,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use super::memory::{Memory, Word};
 use super::{Direction, Key, NewFlow, State};
-use crate::net::{Address, Protocol};
+use crate::net::{Address, Ports, Protocol};
 
 /// Bits of a cached next hop that the table keeps.
 pub const NEXT_HOP_BITS: u32 = 48;
@@ -168,7 +168,7 @@ impl<'a, W: Word> Record<'a, W> {
 
     /// Writes all words but the first. The record must be claimed by the caller.
     pub(super) fn write<A: Address>(&self, new: &NewFlow<A>, generation: u32, second: u32) {
-        let ports = u64::from(new.request.ports) << 32 | u64::from(new.reply.ports);
+        let ports = u64::from(new.request.ports().0) << 32 | u64::from(new.reply.ports().0);
         let rewrite = u64::from(new.account & ACCOUNT_MASK) << 40
             | u64::from(new.request.protocol.number()) << 32
             | u64::from(new.ip_difference) << 16
@@ -249,7 +249,7 @@ impl<A: Address> Contents<A> {
             Direction::Request => (self.request_addresses, (self.ports >> 32) as u32),
             Direction::Reply => (self.reply_addresses, self.ports as u32),
         };
-        Key { addresses, ports, protocol: self.protocol }
+        Key::of(addresses, Ports(ports), self.protocol)
     }
 
     /// Returns the fields that a packet of this direction leaves with: a reply's, reversed, and the other way round.

@@ -44,8 +44,8 @@ impl Fate {
         match verdict {
             Ok(Egress::Punt) if ttl == packet.ttl => Self::Punt,
             Ok(way @ (Egress::Forward { .. } | Egress::Hold(_) | Egress::Punt)) => {
-                let difference = packet.source.replaced(source, Difference::NONE);
-                let difference = packet.destination.replaced(destination, difference);
+                let difference = packet.source().replaced(source, Difference::NONE);
+                let difference = packet.destination().replaced(destination, difference);
                 Self::Translate { source: source.into(), destination: destination.into(), difference, way }
             }
             Ok(Egress::Answer { answer: Answer::EchoReply, .. }) => Self::TurnRound,

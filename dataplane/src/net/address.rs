@@ -203,6 +203,48 @@ impl fmt::Debug for Port {
     }
 }
 
+/// The ports of a packet, or of one direction of a flow, as one word: that of the source first.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(transparent)]
+pub struct Ports(pub u32);
+
+impl Ports {
+    /// Packs two ports.
+    #[inline]
+    #[must_use]
+    pub const fn new(source: Port, destination: Port) -> Self {
+        let ([a, b], [c, d]) = (source.0, destination.0);
+        Self(u32::from_be_bytes([a, b, c, d]))
+    }
+
+    /// Returns the sender's.
+    #[inline]
+    #[must_use]
+    pub const fn source(self) -> Port {
+        Port::new((self.0 >> 16) as u16)
+    }
+
+    /// Returns the receiver's.
+    #[inline]
+    #[must_use]
+    pub const fn destination(self) -> Port {
+        Port::new(self.0 as u16)
+    }
+
+    /// Returns the ports of a packet that goes the other way.
+    #[inline]
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        Self(self.0.rotate_left(16))
+    }
+}
+
+impl fmt::Debug for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} > {}", self.source(), self.destination())
+    }
+}
+
 /// A transport protocol that a Service can have (Kubernetes `Protocol`).
 ///
 /// The discriminant is the IP protocol number. Source: IANA protocol numbers.

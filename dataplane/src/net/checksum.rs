@@ -94,6 +94,12 @@ impl Sum {
 #[inline]
 #[must_use]
 pub fn is_all_ones(octets: &[u8]) -> bool {
+    if let Ok([a, b, c, d, e]) = <&[[u8; 4]; 5]>::try_from(octets.as_chunks().0)
+        && octets.len() == 20
+    {
+        let word = |octets: &[u8; 4]| u64::from(u32::from_ne_bytes(*octets));
+        return Sum(word(a) + word(b) + word(c) + word(d) + word(e)).word() == [0xff, 0xff];
+    }
     let (words, rest) = octets.as_chunks::<4>();
     let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
     let sum =

@@ -25,30 +25,35 @@ pub struct Header {
 
 impl Header {
     /// Returns the view over the first octets of a frame, or `None` if they are too few.
+    #[inline]
     #[must_use]
     pub fn parse(frame: &[u8]) -> Option<&Self> {
         Self::ref_from_prefix(frame).ok().map(|(header, _)| header)
     }
 
     /// Returns the writable view over the first octets of a frame.
+    #[inline]
     #[must_use]
     pub fn writable(frame: &mut [u8]) -> Option<&mut Self> {
         Self::mut_from_prefix(frame).ok().map(|(header, _)| header)
     }
 
     /// Returns the station the frame is for.
+    #[inline]
     #[must_use]
     pub const fn destination(&self) -> Mac {
         Mac(self.destination)
     }
 
     /// Returns the station that sent the frame.
+    #[inline]
     #[must_use]
     pub const fn source(&self) -> Mac {
         Mac(self.source)
     }
 
     /// Addresses the frame for its next link.
+    #[inline]
     pub const fn readdress(&mut self, source: Mac, destination: Mac) {
         self.source = source.0;
         self.destination = destination.0;

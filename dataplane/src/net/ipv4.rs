@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::Address;
 use super::checksum::{self, Difference, Sum};
 
 /// Octets of a header without options.
@@ -44,6 +45,7 @@ impl Header {
     ///
     /// The view exists only if version, header length and total length agree with the octets at hand:
     /// `20 <= header_bytes() <= total_bytes() <= packet.len()`.
+    #[inline]
     #[must_use]
     pub fn parse(packet: &[u8]) -> Option<&Self> {
         let (header, _) = Self::ref_from_prefix(packet).ok()?;
@@ -54,6 +56,7 @@ impl Header {
     ///
     /// Of the lengths only these agree: `20 <= header_bytes() <= packet.len()` and
     /// `header_bytes() <= total_bytes()`.
+    #[inline]
     #[must_use]
     pub fn parse_cut(packet: &[u8]) -> Option<&Self> {
         let (header, _) = Self::ref_from_prefix(packet).ok()?;
@@ -61,6 +64,7 @@ impl Header {
     }
 
     /// Returns the writable view over the header of a packet that was parsed before.
+    #[inline]
     #[must_use]
     pub fn writable(header: &mut [u8]) -> Option<&mut Self> {
         Self::mut_from_prefix(header).ok().map(|(header, _)| header)
@@ -77,6 +81,7 @@ impl Header {
     ///
     /// Source: RFC 1812 §4.2.2.5, "a router MUST verify the IP checksum of any packet that is received, and MUST discard
     /// messages containing invalid checksums".
+    #[inline]
     #[must_use]
     pub fn has_right_checksum(&self, packet: &[u8]) -> bool {
         // In either order of octets: a sum of ones is its own mirror.
@@ -84,24 +89,28 @@ impl Header {
     }
 
     /// Returns the length of the header with its options, in octets.
+    #[inline]
     #[must_use]
     pub const fn header_bytes(&self) -> usize {
         (self.version_ihl & 0x0f) as usize * 4
     }
 
     /// Returns the length of header and payload, in octets; what follows is padding of the link.
+    #[inline]
     #[must_use]
     pub const fn total_bytes(&self) -> usize {
         u16::from_be_bytes(self.total_length) as usize
     }
 
     /// Says whether the packet is one piece of a larger datagram.
+    #[inline]
     #[must_use]
     pub const fn is_fragment(&self) -> bool {
         u16::from_be_bytes(self.flags_offset) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
     }
 
     /// Says whether the sender wants the packet in one piece or not at all.
+    #[inline]
     #[must_use]
     pub const fn is_unfragmentable(&self) -> bool {
         u16::from_be_bytes(self.flags_offset) & DONT_FRAGMENT != 0
@@ -125,7 +134,15 @@ impl Header {
         u16::from_be_bytes(self.flags_offset) & FRAGMENT_OFFSET == 0
     }
 
+    /// Returns sender and receiver as words.
+    #[inline]
+    #[must_use]
+    pub fn addresses(&self) -> [u64; 1] {
+        Ipv4Addr::pair(self.source(), self.destination())
+    }
+
     /// Returns the sender.
+    #[inline]
     #[must_use]
     pub const fn source(&self) -> Ipv4Addr {
         let [a, b, c, d] = self.source;
@@ -133,6 +150,7 @@ impl Header {
     }
 
     /// Returns the receiver.
+    #[inline]
     #[must_use]
     pub const fn destination(&self) -> Ipv4Addr {
         let [a, b, c, d] = self.destination;
@@ -140,6 +158,7 @@ impl Header {
     }
 
     /// Replaces both addresses; `difference` is that of the addresses.
+    #[inline]
     pub const fn readdress(&mut self, source: Ipv4Addr, destination: Ipv4Addr, difference: Difference) {
         self.source = source.octets();
         self.destination = destination.octets();
@@ -147,6 +166,7 @@ impl Header {
     }
 
     /// Replaces both addresses and takes one from the TTL; `difference` is that of the addresses alone.
+    #[inline]
     pub const fn translate(&mut self, source: Ipv4Addr, destination: Ipv4Addr, difference: Difference) {
         self.readdress(source, destination, difference);
         let old = [self.ttl, self.protocol];

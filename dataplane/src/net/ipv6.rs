@@ -4,6 +4,7 @@ use std::net::Ipv6Addr;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::Address;
 use super::header_chain::HOP_BY_HOP;
 
 /// Octets of the header.
@@ -35,6 +36,7 @@ impl Header {
     /// The view exists only if version and payload length agree with the octets at hand:
     /// `40 <= total_bytes() <= packet.len()`. A jumbogram is refused: its payload length of zero says nothing
     /// (RFC 2675 §3).
+    #[inline]
     #[must_use]
     pub fn parse(packet: &[u8]) -> Option<&Self> {
         Self::parse_cut(packet).filter(|header| header.total_bytes() <= packet.len())
@@ -43,6 +45,7 @@ impl Header {
     /// Returns the view over the first octets of a packet that may be cut short behind its header.
     ///
     /// Of the lengths only these agree: `40 <= packet.len()` and `40 <= total_bytes()`.
+    #[inline]
     #[must_use]
     pub fn parse_cut(packet: &[u8]) -> Option<&Self> {
         let (header, _) = Self::ref_from_prefix(packet).ok()?;
@@ -51,6 +54,7 @@ impl Header {
     }
 
     /// Returns the writable view over the header of a packet that was parsed before.
+    #[inline]
     #[must_use]
     pub fn writable(header: &mut [u8]) -> Option<&mut Self> {
         Self::mut_from_prefix(header).ok().map(|(header, _)| header)
@@ -62,30 +66,42 @@ impl Header {
     }
 
     /// Returns the length of header and payload, in octets; what follows is padding of the link.
+    #[inline]
     #[must_use]
     pub const fn total_bytes(&self) -> usize {
         HEADER_BYTES + u16::from_be_bytes(self.payload_length) as usize
     }
 
+    /// Returns sender and receiver as words.
+    #[inline]
+    #[must_use]
+    pub fn addresses(&self) -> [u64; 4] {
+        Ipv6Addr::pair(self.source(), self.destination())
+    }
+
     /// Returns the sender.
+    #[inline]
     #[must_use]
     pub const fn source(&self) -> Ipv6Addr {
         Ipv6Addr::from_octets(self.source)
     }
 
     /// Returns the receiver; while a routing header has segments left, only the next of them.
+    #[inline]
     #[must_use]
     pub const fn destination(&self) -> Ipv6Addr {
         Ipv6Addr::from_octets(self.destination)
     }
 
     /// Replaces both addresses; no checksum of this header has to follow.
+    #[inline]
     pub const fn readdress(&mut self, source: Ipv6Addr, destination: Ipv6Addr) {
         self.source = source.octets();
         self.destination = destination.octets();
     }
 
     /// Replaces both addresses and takes one from the hop limit.
+    #[inline]
     pub const fn translate(&mut self, source: Ipv6Addr, destination: Ipv6Addr) {
         self.readdress(source, destination);
         self.hop_limit = self.hop_limit.saturating_sub(1);

@@ -17,5 +17,5 @@ pub mod sctp;
 pub mod tcp;
 pub mod udp;
 
-pub use address::{Address, Mac, Port, Protocol};
+pub use address::{Address, Mac, Port, Ports, Protocol};
 pub use prefix::Prefix;

@@ -2,8 +2,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::Port;
 use super::crc32c::Difference;
+use super::{Port, Ports};
 
 /// Octets of the common header.
 pub const HEADER_BYTES: usize = 12;
@@ -58,6 +58,7 @@ impl Chunks {
     /// `None` if it has none, if one is longer than the packet or shorter than its own header, or if one is where it
     /// must not be: Linux tracks no such packet either. Octets behind the last chunk do not count.
     /// Source: `net/netfilter/nf_conntrack_proto_sctp.c`, `do_basic_checks`.
+    #[inline]
     #[must_use]
     pub fn parse(packet: &[u8]) -> Option<Self> {
         Self::walk(packet, false)
@@ -127,24 +128,35 @@ pub struct Header {
 
 impl Header {
     /// Returns the view over a packet's first octets.
+    #[inline]
     #[must_use]
     pub fn parse(packet: &[u8]) -> Option<&Self> {
         Self::ref_from_prefix(packet).ok().map(|(header, _)| header)
     }
 
     /// Returns the writable view over a packet's first octets.
+    #[inline]
     #[must_use]
     pub fn writable(packet: &mut [u8]) -> Option<&mut Self> {
         Self::mut_from_prefix(packet).ok().map(|(header, _)| header)
     }
 
+    /// Returns both ports.
+    #[inline]
+    #[must_use]
+    pub const fn ports(&self) -> Ports {
+        Ports::new(self.source(), self.destination())
+    }
+
     /// Returns the port of the sender.
+    #[inline]
     #[must_use]
     pub const fn source(&self) -> Port {
         Port(self.source)
     }
 
     /// Returns the port of the receiver.
+    #[inline]
     #[must_use]
     pub const fn destination(&self) -> Port {
         Port(self.destination)

@@ -2,8 +2,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::Port;
 use super::checksum::Difference;
+use super::{Port, Ports};
 
 /// Octets of a header without options.
 pub const HEADER_BYTES: usize = 20;
@@ -58,6 +58,7 @@ pub struct Header {
 
 impl Header {
     /// Returns the view over a segment's first octets; the data offset agrees with the octets at hand.
+    #[inline]
     #[must_use]
     pub fn parse(segment: &[u8]) -> Option<&Self> {
         let (header, _) = Self::ref_from_prefix(segment).ok()?;
@@ -65,24 +66,35 @@ impl Header {
     }
 
     /// Returns the writable view over a segment that was parsed before.
+    #[inline]
     #[must_use]
     pub fn writable(segment: &mut [u8]) -> Option<&mut Self> {
         Self::mut_from_prefix(segment).ok().map(|(header, _)| header)
     }
 
+    /// Returns both ports.
+    #[inline]
+    #[must_use]
+    pub const fn ports(&self) -> Ports {
+        Ports::new(self.source(), self.destination())
+    }
+
     /// Returns the port of the sender.
+    #[inline]
     #[must_use]
     pub const fn source(&self) -> Port {
         Port(self.source)
     }
 
     /// Returns the port of the receiver.
+    #[inline]
     #[must_use]
     pub const fn destination(&self) -> Port {
         Port(self.destination)
     }
 
     /// Returns the control bits.
+    #[inline]
     #[must_use]
     pub const fn flags(&self) -> Flags {
         Flags(self.flags)
@@ -107,6 +119,7 @@ impl Header {
     }
 
     /// Replaces both ports; `difference` covers ports and addresses (the pseudo-header).
+    #[inline]
     pub const fn translate(&mut self, source: Port, destination: Port, difference: Difference) {
         self.source = source.0;
         self.destination = destination.0;

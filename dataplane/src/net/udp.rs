@@ -2,8 +2,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::Port;
 use super::checksum::Difference;
+use super::{Port, Ports};
 
 /// Octets of the header.
 pub const HEADER_BYTES: usize = 8;
@@ -20,12 +20,14 @@ pub struct Header {
 
 impl Header {
     /// Returns the view over a datagram's first octets; its length field agrees with the octets at hand.
+    #[inline]
     #[must_use]
     pub fn parse(datagram: &[u8]) -> Option<&Self> {
         Self::parse_cut(datagram, 0)
     }
 
     /// Returns the view over a datagram's first octets, of which `missing` more are elsewhere.
+    #[inline]
     #[must_use]
     pub fn parse_cut(datagram: &[u8], missing: usize) -> Option<&Self> {
         let (header, _) = Self::ref_from_prefix(datagram).ok()?;
@@ -41,24 +43,35 @@ impl Header {
     }
 
     /// Returns the writable view over a datagram that was parsed before.
+    #[inline]
     #[must_use]
     pub fn writable(datagram: &mut [u8]) -> Option<&mut Self> {
         Self::mut_from_prefix(datagram).ok().map(|(header, _)| header)
     }
 
+    /// Returns both ports.
+    #[inline]
+    #[must_use]
+    pub const fn ports(&self) -> Ports {
+        Ports::new(self.source(), self.destination())
+    }
+
     /// Returns the port of the sender.
+    #[inline]
     #[must_use]
     pub const fn source(&self) -> Port {
         Port(self.source)
     }
 
     /// Returns the port of the receiver.
+    #[inline]
     #[must_use]
     pub const fn destination(&self) -> Port {
         Port(self.destination)
     }
 
     /// Replaces both ports; `difference` covers ports and addresses (the pseudo-header).
+    #[inline]
     pub const fn translate(&mut self, source: Port, destination: Port, difference: Difference) {
         self.source = source.0;
         self.destination = destination.0;

@@ -94,7 +94,7 @@ impl Path {
         now: Now,
         wire: &mut impl Wire,
     ) {
-        if packet.source.is_martian_source() {
+        if packet.source().is_martian_source() {
             return self.drop(frame, DropReason::MartianSource);
         }
         let fragment = Fragment::of_frame::<A>(self.memory.octets(&frame));
