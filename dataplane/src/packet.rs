@@ -77,7 +77,8 @@ impl Parsed {
     ///
     /// # Errors
     /// [`Unparsed`] says what the frame is instead.
-    #[inline]
+    // A call would hand the facts on by memory, to be read again at once.
+    #[inline(always)]
     pub fn parse(frame: &[u8]) -> Result<Self, Unparsed> {
         Self::parse_beyond(frame, 0)
     }
@@ -93,7 +94,7 @@ impl Parsed {
         Self::parse_beyond(frame, beyond)
     }
 
-    #[inline]
+    #[inline(always)]
     fn parse_beyond(frame: &[u8], beyond: usize) -> Result<Self, Unparsed> {
         let link = ethernet::Header::parse(frame).ok_or(Unparsed::Foreign)?;
         match link.ethertype {
@@ -113,7 +114,7 @@ impl<A: Family> Packet<A> {
     ///
     /// # Errors
     /// In what the packet lies about itself.
-    #[inline]
+    #[inline(always)]
     pub fn parse(frame: &[u8], beyond: usize) -> Result<Self, DropReason> {
         A::parse(frame.get(ethernet::HEADER_BYTES..).ok_or(A::MALFORMED)?, beyond)
     }
@@ -156,7 +157,7 @@ impl<A: Address> Packet<A> {
 
 impl Transport {
     /// Parses what a packet carries that is no fragment; `payload` follows the last IP header.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn parse<A: Family>(protocol: u8, payload: &[u8]) -> Option<Self> {
         match Protocol::from_number(protocol) {
             Some(Protocol::Tcp) => {

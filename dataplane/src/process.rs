@@ -82,9 +82,9 @@ fn decide<A: Family>(
     }
     let Some(key) = packet.key() else { return process_portless(octets, packet, context) };
     if let Some(found) = context.flows.lookup_sought(sought, &key) {
-        match standing(&key, &found, packet, context) {
+        match standing(&key, found, packet, context) {
             Standing::Established => return process_established(octets, packet, &found, context),
-            Standing::Reset => return departed::process(octets, packet, &key, &found, context),
+            Standing::Reset => return departed::process(octets, packet, &key, found, context),
             Standing::Over => {}
         }
     }
@@ -143,7 +143,7 @@ enum Standing {
 #[inline]
 fn standing<A: Family>(
     key: &Key<A>,
-    found: &Found<A>,
+    found: Found<A>,
     packet: &Packet<A>,
     context: &mut Context<'_, A>,
 ) -> Standing {
@@ -154,7 +154,7 @@ fn standing<A: Family>(
             return Standing::Over;
         }
     }
-    match context.snapshot.departed.lookup(key, found, context.flows) {
+    match context.snapshot.departed.lookup(key, &found, context.flows) {
         None => Standing::Established,
         Some(departure) => departed::standing(departure, key, found, packet, context),
     }

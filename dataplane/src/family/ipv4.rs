@@ -39,7 +39,7 @@ impl Family for Ipv4Addr {
         &mut searches.ipv4
     }
 
-    #[inline]
+    #[inline(always)]
     fn parse(network: &[u8], beyond: usize) -> Result<Packet<Self>, DropReason> {
         let header = ipv4::Header::parse_cut(network).ok_or(DropReason::MalformedIpv4)?;
         let missing = header.total_bytes().saturating_sub(network.len());

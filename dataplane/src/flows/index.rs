@@ -67,6 +67,13 @@ pub(super) const fn buckets(hash: KeyHash, count: u32) -> [u32; 2] {
     [first, if first + 1 == count { 0 } else { first + 1 }]
 }
 
+/// Returns both buckets of a hash; they are there.
+#[inline]
+fn both<M: Memory>(memory: &M, hash: KeyHash) -> Option<[&[M::Word; BUCKET_SLOTS]; 2]> {
+    let [first, second] = buckets(hash, memory.buckets());
+    Some([memory.bucket(first)?, memory.bucket(second)?])
+}
+
 /// Reads a slot.
 #[inline]
 pub(super) fn read<W: Word>(word: &W) -> Slot {
@@ -78,9 +85,9 @@ pub(super) fn read<W: Word>(word: &W) -> Slot {
 /// All sixteen are compared before the first is followed: which of them matches is then no branch to guess.
 #[inline]
 pub(super) fn places<M: Memory>(memory: &M, hash: KeyHash) -> u32 {
-    let [first, second] = buckets(hash, memory.buckets()).map(|number| memory.bucket(number));
+    let Some([first, second]) = both(memory, hash) else { return 0 };
     let wanted = (Slot::tag(hash) >> 32) as u32;
-    let matching = |bucket: Option<_>| bucket.map_or(0, |words| M::Word::matching(words, TAG_HALF, wanted));
+    let matching = |bucket| M::Word::matching(bucket, TAG_HALF, wanted);
     matching(first) | matching(second) << BUCKET_SLOTS
 }
 
@@ -92,12 +99,12 @@ fn empty_slots<M: Memory>(bucket: Option<&[M::Word; BUCKET_SLOTS]>) -> u32 {
 /// Returns the slots at these places of the buckets of a hash.
 #[inline]
 pub(super) fn at_places<M: Memory>(memory: &M, hash: KeyHash, places: u32) -> impl Iterator<Item = &M::Word> {
-    let [first, second] = buckets(hash, memory.buckets()).map(|number| memory.bucket(number));
+    let both = both(memory, hash);
     let mut bits = places;
     core::iter::from_fn(move || {
         let place = bits.trailing_zeros() as usize;
         bits &= bits.wrapping_sub(1);
-        if place < BUCKET_SLOTS { first?.get(place) } else { second?.get(place - BUCKET_SLOTS) }
+        both.as_ref()?.get(place / BUCKET_SLOTS)?.get(place % BUCKET_SLOTS)
     })
 }
 

@@ -94,17 +94,20 @@ impl Sum {
 #[inline]
 #[must_use]
 pub fn is_all_ones(octets: &[u8]) -> bool {
-    if let Ok([a, b, c, d, e]) = <&[[u8; 4]; 5]>::try_from(octets.as_chunks().0)
-        && octets.len() == 20
-    {
-        let word = |octets: &[u8; 4]| u64::from(u32::from_ne_bytes(*octets));
-        return Sum(word(a) + word(b) + word(c) + word(d) + word(e)).word() == [0xff, 0xff];
-    }
-    let (words, rest) = octets.as_chunks::<4>();
-    let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-    let sum =
-        rest.as_chunks::<2>().0.iter().fold(sum, |sum, word| sum + u64::from(u16::from_ne_bytes(*word)));
-    Sum(sum).word() == [0xff, 0xff]
+    let (words, rest) = octets.as_chunks::<8>();
+    let (pairs, rest) = rest.as_chunks::<4>();
+    let sum = words.iter().fold(0, |sum, word| add(sum, u64::from_ne_bytes(*word)));
+    let sum = pairs.iter().fold(sum, |sum, pair| add(sum, u64::from(u32::from_ne_bytes(*pair))));
+    let sum = rest.as_chunks().0.iter().fold(sum, |sum, word| add(sum, u64::from(u16::from_ne_bytes(*word))));
+    // What is folded to 16 bits leaves the same rest, and to all ones only if there is none.
+    sum != 0 && sum % 0xffff == 0
+}
+
+/// Adds in ones' complement of 64 bits, in which a carry comes in again at the other end.
+#[inline]
+const fn add(sum: u64, word: u64) -> u64 {
+    let (sum, carry) = sum.overflowing_add(word);
+    sum + carry as u64
 }
 
 /// Sums the pseudo-header of TCP, UDP and `ICMPv6`; `length` is that of the upper layer, header and data.

@@ -81,11 +81,14 @@ impl Header {
     ///
     /// Source: RFC 1812 §4.2.2.5, "a router MUST verify the IP checksum of any packet that is received, and MUST discard
     /// messages containing invalid checksums".
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn has_right_checksum(&self, packet: &[u8]) -> bool {
         // In either order of octets: a sum of ones is its own mirror.
-        packet.get(..self.header_bytes()).is_some_and(checksum::is_all_ones)
+        match packet.first_chunk::<HEADER_BYTES>() {
+            Some(header) if self.header_bytes() == HEADER_BYTES => checksum::is_all_ones(header),
+            _ => packet.get(..self.header_bytes()).is_some_and(checksum::is_all_ones),
+        }
     }
 
     /// Returns the length of the header with its options, in octets.

@@ -2,6 +2,7 @@
 //!
 //! Knows frames but no sockets: they are a [`Wire`], so that the whole path runs in tests on plain octets.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use foldhash::quality::RandomState;
@@ -80,7 +81,15 @@ pub struct Path {
     /// Segments that leave by themselves at the end of the burst.
     pub(super) drafts: Vec<Draft>,
     pub(super) probing: Probing,
-    parsed: Vec<Result<(Parsed, Sought), Unparsed>>,
+    arrived: Vec<Arrived>,
+}
+
+/// A packet of a burst before any of them is processed.
+#[derive(Debug)]
+enum Arrived {
+    Ipv4(Packet<Ipv4Addr>, Sought),
+    Ipv6(Packet<Ipv6Addr>, Sought),
+    Unparsed(Unparsed),
 }
 
 impl Path {
@@ -109,7 +118,7 @@ impl Path {
             accounts: Accounts::default(),
             drafts: Vec::with_capacity(DRAFTS),
             probing: Probing::part(0, 1),
-            parsed: Vec::with_capacity(BURST),
+            arrived: Vec::with_capacity(BURST),
         }
     }
 
@@ -123,47 +132,57 @@ impl Path {
         wire: &mut impl Wire,
     ) {
         burst.iter().for_each(|frame| self.memory.prefetch(frame));
-        self.parsed.clear();
+        self.counters.rx_packets += burst.len() as u64;
+        self.counters.rx_bytes += burst.iter().map(|frame| frame.packet_bytes() as u64).sum::<u64>();
         self.ports.begin_burst();
-        for frame in burst.iter() {
-            let parsed = self.parse(frame);
-            self.parsed.push(parsed.map(|packet| (packet, self.prefetch(&packet).into())));
-            self.counters.rx_packets += 1;
-            self.counters.rx_bytes += frame.packet_bytes() as u64;
-        }
+        // Taken out, so that the packets stay where they are while each changes the path.
+        let mut arrived = std::mem::take(&mut self.arrived);
+        arrived.clear();
+        arrived.extend(burst.iter().map(|frame| self.arrive(frame)));
         let mut unknown = [0, 0];
-        for (packet, sought) in self.parsed.iter_mut().flatten() {
+        for packet in &mut arrived {
             let [ipv4, ipv6] = &mut unknown;
             match packet {
-                Parsed::Ipv4(_) => {
+                Arrived::Ipv4(_, sought) => {
                     *sought = self.flows.ipv4.seek(sought.hash());
                     *ipv4 += usize::from(sought.is_unknown());
                 }
-                Parsed::Ipv6(_) => {
+                Arrived::Ipv6(_, sought) => {
                     *sought = self.flows.ipv6.seek(sought.hash());
                     *ipv6 += usize::from(sought.is_unknown());
                 }
+                Arrived::Unparsed(_) => {}
             }
         }
         let [ipv4, ipv6] = unknown;
         self.flows.ipv4.prefetch_insertions(ipv4);
         self.flows.ipv6.prefetch_insertions(ipv6);
-        // Taken out, so that the packets stay where they are while each changes the path.
-        let parsed = std::mem::take(&mut self.parsed);
-        for (frame, parsed) in burst.drain(..).zip(&parsed) {
-            match parsed {
-                Ok((Parsed::Ipv4(packet), sought)) => {
+        for (frame, packet) in burst.drain(..).zip(&arrived) {
+            match packet {
+                Arrived::Ipv4(packet, sought) => {
                     self.carry_packet(device, frame, (packet, *sought), snapshot, now, wire);
                 }
-                Ok((Parsed::Ipv6(packet), sought)) => {
+                Arrived::Ipv6(packet, sought) => {
                     self.carry_packet(device, frame, (packet, *sought), snapshot, now, wire);
                 }
-                Err(Unparsed::Foreign) => self.send(device, frame, Ok(Egress::Punt), snapshot, now, wire),
-                Err(Unparsed::Malformed(reason)) => self.drop(frame, *reason),
+                Arrived::Unparsed(Unparsed::Foreign) => {
+                    self.send(device, frame, Ok(Egress::Punt), snapshot, now, wire);
+                }
+                Arrived::Unparsed(Unparsed::Malformed(reason)) => self.drop(frame, *reason),
             }
         }
-        self.parsed = parsed;
+        self.arrived = arrived;
         self.send_drafts(snapshot, wire);
+    }
+
+    /// Parses a packet and asks for what a look-up of its flow will read first.
+    #[inline(always)]
+    fn arrive(&self, frame: &Frame) -> Arrived {
+        match self.parse(frame) {
+            Ok(Parsed::Ipv4(packet)) => Arrived::Ipv4(packet, self.hash(&packet).into()),
+            Ok(Parsed::Ipv6(packet)) => Arrived::Ipv6(packet, self.hash(&packet).into()),
+            Err(unparsed) => Arrived::Unparsed(unparsed),
+        }
     }
 
     #[inline]
@@ -222,7 +241,7 @@ impl Path {
         verdict
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn parse(&self, frame: &Frame) -> Result<Parsed, Unparsed> {
         if frame.is_chained() {
             return self.parse_chain(frame);
@@ -242,14 +261,8 @@ impl Path {
         Parsed::parse_first(self.memory.octets(packet), packet.tail_bytes())
     }
 
-    fn prefetch(&self, packet: &Parsed) -> KeyHash {
-        match packet {
-            Parsed::Ipv4(packet) => self.hash(packet),
-            Parsed::Ipv6(packet) => self.hash(packet),
-        }
-    }
-
     /// Hashes the packet's key and asks for what a look-up will read; a packet without a key needs no hash.
+    #[inline(always)]
     pub(super) fn hash<A: Family>(&self, packet: &Packet<A>) -> KeyHash {
         let Some(key) = packet.key() else { return KeyHash::default() };
         let flows = A::flows(&self.flows);
