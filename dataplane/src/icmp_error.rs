@@ -55,7 +55,7 @@ pub fn translate<A: Family>(
     if let Some(reason) = A::refused_error(*kind) {
         return Err(reason);
     }
-    let way = way_out::find(packet, found.leaves_as.destination(), found.next_hop, context)?.way;
+    let (way, _) = way_out::of_flow(packet, found.leaves_as.destination(), found.next_hop, context)?;
     rewrite(octets, packet, &key, &quoted, &found).ok_or(DropReason::MalformedQuote)?;
     Ok(Some(way))
 }

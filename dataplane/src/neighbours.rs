@@ -65,8 +65,8 @@ impl Neighbours {
 
     /// Returns the next hop at a position; `None` if this table has no such position.
     #[must_use]
-    pub fn at(&self, position: u32) -> Option<(NextHop, NeighbourState)> {
-        self.entries.get(position as usize).copied()
+    pub fn at(&self, position: u32) -> Option<&(NextHop, NeighbourState)> {
+        self.entries.get(position as usize)
     }
 }
 
@@ -104,7 +104,7 @@ mod tests {
             let neighbours = Neighbours::new(entries);
             for next_hop in asked {
                 prop_assert_eq!(neighbours.lookup(&next_hop), model.get(&next_hop).copied());
-                let at = neighbours.position(&next_hop).and_then(|(position, _)| neighbours.at(position));
+                let at = neighbours.position(&next_hop).and_then(|(position, _)| neighbours.at(position).copied());
                 prop_assert_eq!(at, model.get(&next_hop).map(|state| (next_hop, *state)));
             }
         }

@@ -169,7 +169,7 @@ fn process_established<A: Family>(
     found: &Found<A>,
     context: &mut Context<'_, A>,
 ) -> Verdict {
-    let egress = way_out::find(packet, found.leaves_as.destination(), found.next_hop, context)?;
+    let (way, cache) = way_out::of_flow(packet, found.leaves_as.destination(), found.next_hop, context)?;
     let state = match packet.transport {
         Transport::Tcp(_, flags) => tcp_state::next(found.state, found.direction, flags),
         Transport::Sctp(_, chunks) => sctp_state::next(found.state, found.direction, chunks),
@@ -183,8 +183,8 @@ fn process_established<A: Family>(
         context.flows.change_state(found.flow, found.state, state, context.now);
     }
     context.accounts.count(found.account, found.direction, packet.ip_bytes());
-    if egress.cache != found.next_hop {
-        context.flows.cache_next_hop(found.flow, found.direction, egress.cache);
+    if cache != found.next_hop {
+        context.flows.cache_next_hop(found.flow, found.direction, cache);
     }
     let rewrite = Rewrite {
         leaves_as: found.leaves_as,
@@ -192,7 +192,7 @@ fn process_established<A: Family>(
         transport: Difference(found.transport_difference),
     };
     rewrite.apply(octets, packet)?;
-    Ok(egress.way)
+    Ok(way)
 }
 
 /// Says whether a packet that changes no state keeps its flow alive.

@@ -21,11 +21,46 @@ pub(crate) struct Way {
     pub(crate) cache: u64,
 }
 
-/// Finds the next hop of a packet that leaves for `destination`, first in what the flow remembers.
+/// Finds the way out of a packet of a flow: mostly the one that the flow remembers.
 ///
 /// The cache holds the generation of routes and neighbours (28 bits) above the neighbour's position (20 bits); a
 /// generation that does not match means: look up again.
-#[inline]
+#[inline(always)]
+pub(crate) fn of_flow<A: Family>(
+    packet: &Packet<A>,
+    destination: A,
+    cache: u64,
+    context: &mut Context<'_, A>,
+) -> Result<(Egress, u64), DropReason> {
+    match remembered(packet, cache, context.snapshot) {
+        Some(way) => Ok((way, cache)),
+        None => find(packet, destination, cache, context).map(|Way { way, cache, .. }| (way, cache)),
+    }
+}
+
+/// Returns the remembered way out of a packet that may take it, if nothing is in the way; else [`find`] knows more.
+#[inline(always)]
+fn remembered<A: Family>(packet: &Packet<A>, cache: u64, snapshot: &Snapshot) -> Option<Egress> {
+    let (next_hop, state) = neighbour(cache, snapshot)?;
+    let device = snapshot.device(next_hop.device)?;
+    let NeighbourState::Reachable(mac) = state else { return None };
+    let fits = !packet.is_unfragmentable || packet.ip_bytes() <= device.mtu;
+    let may_leave = fits && packet.ttl > 1 && !packet.source().is_link_local();
+    may_leave.then_some(Egress::Forward { device: next_hop.device, next_hop: *mac })
+}
+
+/// Returns the neighbour that a flow remembers, unless routes or neighbours have changed since.
+#[inline(always)]
+fn neighbour(cache: u64, snapshot: &Snapshot) -> Option<&(NextHop, NeighbourState)> {
+    let (generation, position) = (cache >> POSITION_BITS, cache & ((1 << POSITION_BITS) - 1));
+    if generation != links_tag(snapshot) {
+        return None;
+    }
+    snapshot.neighbours.at(position as u32)
+}
+
+/// Finds the next hop of a packet that leaves for `destination`, first in what its flow remembers ([`of_flow`]).
+#[inline(never)]
 pub(crate) fn find<A: Family>(
     packet: &Packet<A>,
     destination: A,
@@ -39,23 +74,9 @@ pub(crate) fn find<A: Family>(
     if packet.ttl <= 1 {
         return Err(DropReason::TtlExceeded);
     }
-    let (generation, position) = (cache >> POSITION_BITS, cache & ((1 << POSITION_BITS) - 1));
-    if generation == links_tag(snapshot)
-        && let Some((next_hop, state)) = snapshot.neighbours.at(position as u32)
-    {
-        return leave(packet, next_hop, state, cache, context);
+    if let Some((next_hop, state)) = neighbour(cache, snapshot) {
+        return leave(packet, *next_hop, *state, cache, context);
     }
-    look_up(packet, destination, context)
-}
-
-/// Finds the next hop by routes and neighbours.
-#[inline(never)]
-fn look_up<A: Family>(
-    packet: &Packet<A>,
-    destination: A,
-    context: &mut Context<'_, A>,
-) -> Result<Way, DropReason> {
-    let snapshot = context.snapshot;
     // Hashed anew, so that whoever knows its next hop need not hand the hash down.
     let flow_hash = packet.key().map_or(0, |key| context.flows.hash(&key).halves()[1]);
     let next_hop = match snapshot.routes.lookup(destination.into(), flow_hash) {
@@ -77,7 +98,8 @@ fn look_up<A: Family>(
 
 /// Tells generations of links apart in a flow's cache; never zero, which is the tag of a cache that is empty.
 const fn links_tag(snapshot: &Snapshot) -> u64 {
-    1 + snapshot.links_generation as u64 % ((1 << (NEXT_HOP_BITS - POSITION_BITS)) - 1)
+    const FILLED: u64 = 1 << (NEXT_HOP_BITS - POSITION_BITS - 1);
+    FILLED | snapshot.links_generation as u64 & (FILLED - 1)
 }
 
 /// Leaves by a device that we serve; what leaves by another is the kernel's to send.

@@ -29,13 +29,12 @@ use super::calendar::Calendar;
 use super::index::{self, Slot};
 use super::key::KeyHasher;
 use super::memory::{FreeRecords, Memory, Word};
-use super::record::{self, Contents, Glimpse, Meta, Record, Status};
+use super::record::{self, Glimpse, Meta, Record, Status};
 use super::{
     Cursor, Direction, EndpointId, FlowRef, Found, Key, KeyHash, Scanned, ServicePortId, Sought, State,
     Timeouts,
 };
 use crate::clock::Now;
-use crate::net::Address;
 
 /// How often a slot is read again because its record changed hands meanwhile.
 ///
@@ -56,17 +55,16 @@ pub(super) struct Table<M: Memory> {
 }
 
 /// A flow seen through a slot.
-pub(super) struct Sighting<A: Address> {
+pub(super) struct Sighting {
     pub(super) flow: FlowRef,
     pub(super) direction: Direction,
     pub(super) meta: Meta,
-    pub(super) contents: Contents<A>,
 }
 
 /// What a search in both buckets of a key gave.
-pub(super) enum Search<A: Address> {
+pub(super) enum Search {
     Nothing,
-    Flow(Sighting<A>),
+    Flow(Sighting),
     /// A record changed hands in every round.
     Unsettled,
 }
@@ -83,46 +81,70 @@ impl<M: Memory> Table<M> {
     /// Seeks the slot that leads to a hash, and asks for the cache lines of the record there.
     #[inline]
     pub(super) fn seek(&self, hash: KeyHash) -> Sought {
+        let sought = self.first(hash);
+        if !sought.is_unknown() {
+            self.memory.prefetch_record(sought.slot.record());
+        }
+        sought
+    }
+
+    /// Returns the first slot of both buckets that has a hash's tag.
+    #[inline]
+    fn first(&self, hash: KeyHash) -> Sought {
         let places = index::places(&self.memory, hash);
         let slot = index::at_places(&self.memory, hash, places).next().map_or(Slot::EMPTY, index::read);
-        if !slot.is_empty() {
-            self.memory.prefetch_record(slot.record());
-        }
         Sought { hash, slot }
     }
 
+    /// Finds the live flow of a packet.
+    pub(super) fn lookup(&self, hash: KeyHash, key: &Key<M::Address>) -> Option<Found<M::Address>> {
+        let first = self.first(hash);
+        if first.is_unknown() { None } else { self.lookup_sought(first, key) }
+    }
+
     /// Finds the live flow of a packet, first where it was sought: another may have come since.
+    // A call would hand on by memory what is found, to be read again at once.
+    #[inline(always)]
+    pub(super) fn lookup_sought(&self, sought: Sought, key: &Key<M::Address>) -> Option<Found<M::Address>> {
+        let Sought { hash, mut slot } = sought;
+        for _ in 0..ROUNDS {
+            if let Some(found) = self.found_at(slot, key) {
+                return Some(found);
+            }
+            slot = self.slot_of(hash, key);
+            if slot.is_empty() {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Returns the slot that leads to the live flow of a key, or an empty one.
+    #[inline(never)]
+    fn slot_of(&self, hash: KeyHash, key: &Key<M::Address>) -> Slot {
+        match self.search(hash, key, Slot::EMPTY, |status| status == Status::Live) {
+            Search::Flow(sighting) => Slot::new(hash, sighting.direction, sighting.flow.record),
+            Search::Nothing | Search::Unsettled => Slot::EMPTY,
+        }
+    }
+
+    /// Reads the live flow that a slot led to, if it has the key.
     ///
     /// The slot need not be read again: a live record that has the key in the slot's direction is the flow of that key,
     /// of which there is one.
-    // A call would hand 80 octets on by memory, to be read again at once.
     #[inline(always)]
-    pub(super) fn lookup_sought(&self, sought: Sought, key: &Key<M::Address>) -> Option<Found<M::Address>> {
-        let Sought { hash, slot } = sought;
-        if !slot.is_empty()
-            && let Glimpse::Whole(meta, contents) = record::glimpse(&self.memory, slot.record())
-            && meta.status() == Status::Live
-            && contents.key(slot.direction()) == *key
-        {
-            let flow = FlowRef { record: slot.record(), generation: meta.generation() };
-            return self.found(&Sighting { flow, direction: slot.direction(), meta, contents });
+    fn found_at(&self, slot: Slot, key: &Key<M::Address>) -> Option<Found<M::Address>> {
+        if slot.is_empty() {
+            return None;
         }
-        self.lookup(hash, key)
-    }
-
-    /// Finds the live flow of a packet.
-    #[inline(never)]
-    pub(super) fn lookup(&self, hash: KeyHash, key: &Key<M::Address>) -> Option<Found<M::Address>> {
-        match self.search(hash, key, Slot::EMPTY, |status| status == Status::Live) {
-            Search::Flow(sighting) => self.found(&sighting),
-            _ => None,
+        let Glimpse::Whole(meta, contents) = record::glimpse(&self.memory, slot.record()) else {
+            return None;
+        };
+        let direction = slot.direction();
+        if meta.status() != Status::Live || contents.key(direction) != *key {
+            return None;
         }
-    }
-
-    /// Reads of a live flow what changes.
-    #[inline(always)]
-    fn found(&self, sighting: &Sighting<M::Address>) -> Option<Found<M::Address>> {
-        let Sighting { flow, direction, meta, contents } = *sighting;
+        let flow = FlowRef { record: slot.record(), generation: meta.generation() };
         let record = Record::of(&self.memory, flow.record)?;
         let seen = record.seen.load(Relaxed);
         if (seen >> 32) as u32 != flow.generation {
@@ -150,7 +172,7 @@ impl<M: Memory> Table<M> {
         key: &Key<M::Address>,
         except: Slot,
         is_wanted: impl Fn(Status) -> bool,
-    ) -> Search<M::Address> {
+    ) -> Search {
         let mut nothing = Search::Nothing;
         let places = index::places(&self.memory, hash);
         for word in index::at_places(&self.memory, hash, places) {
@@ -171,7 +193,7 @@ impl<M: Memory> Table<M> {
         key: &Key<M::Address>,
         except: Slot,
         is_wanted: &impl Fn(Status) -> bool,
-    ) -> Search<M::Address> {
+    ) -> Search {
         for _ in 0..ROUNDS {
             let slot = index::read(word);
             if !slot.matches(hash) || slot == except {
@@ -186,7 +208,7 @@ impl<M: Memory> Table<M> {
                         return Search::Nothing;
                     }
                     let flow = FlowRef { record: slot.record(), generation: meta.generation() };
-                    return Search::Flow(Sighting { flow, direction, meta, contents });
+                    return Search::Flow(Sighting { flow, direction, meta });
                 }
             }
         }

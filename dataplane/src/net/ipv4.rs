@@ -171,10 +171,9 @@ impl Header {
     /// Replaces both addresses and takes one from the TTL; `difference` is that of the addresses alone.
     #[inline]
     pub const fn translate(&mut self, source: Ipv4Addr, destination: Ipv4Addr, difference: Difference) {
-        self.readdress(source, destination, difference);
         let old = [self.ttl, self.protocol];
         self.ttl = self.ttl.saturating_sub(1);
-        self.checksum = Difference::NONE.word(old, [self.ttl, self.protocol]).apply(self.checksum);
+        self.readdress(source, destination, difference.word(old, [self.ttl, self.protocol]));
     }
 
     /// Writes a header without options for a packet that we originate, checksum included.
