@@ -77,8 +77,6 @@ impl Parsed {
     ///
     /// # Errors
     /// [`Unparsed`] says what the frame is instead.
-    // A call would hand the facts on by memory, to be read again at once.
-    #[inline(always)]
     pub fn parse(frame: &[u8]) -> Result<Self, Unparsed> {
         Self::parse_beyond(frame, 0)
     }
@@ -94,7 +92,6 @@ impl Parsed {
         Self::parse_beyond(frame, beyond)
     }
 
-    #[inline(always)]
     fn parse_beyond(frame: &[u8], beyond: usize) -> Result<Self, Unparsed> {
         let link = ethernet::Header::parse(frame).ok_or(Unparsed::Foreign)?;
         match link.ethertype {
@@ -114,9 +111,20 @@ impl<A: Family> Packet<A> {
     ///
     /// # Errors
     /// In what the packet lies about itself.
-    #[inline(always)]
     pub fn parse(frame: &[u8], beyond: usize) -> Result<Self, DropReason> {
         A::parse(frame.get(ethernet::HEADER_BYTES..).ok_or(A::MALFORMED)?, beyond)
+    }
+
+    /// Parses what nearly all frames of this family are ([`Family::parse_plain`]), as [`Parsed::parse`] would; `None` of any
+    /// other.
+    // Of many callers or more cases, the facts would be handed on by memory and read again at once.
+    #[inline(always)]
+    pub fn parse_plain(frame: &[u8]) -> Option<Self> {
+        let (link, network) = ethernet::Header::split(frame)?;
+        if link.ethertype != A::ETHERTYPE {
+            return None;
+        }
+        A::parse_plain(network)
     }
 }
 
@@ -156,15 +164,22 @@ impl<A: Address> Packet<A> {
 }
 
 impl Transport {
-    /// Parses what a packet carries that is no fragment; `payload` follows the last IP header.
+    /// Parses the transport headers that nearly all packets have.
     #[inline(always)]
+    pub(crate) fn parse_plain(protocol: u8, payload: &[u8]) -> Option<Self> {
+        match Protocol::from_number(protocol) {
+            Some(Protocol::Udp) => udp::Header::parse(payload).map(|datagram| Self::Udp(datagram.ports())),
+            Some(Protocol::Tcp) => {
+                tcp::Header::parse(payload).map(|segment| Self::Tcp(segment.ports(), segment.flags()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Parses what a packet carries that is no fragment; `payload` follows the last IP header.
     pub(crate) fn parse<A: Family>(protocol: u8, payload: &[u8]) -> Option<Self> {
         match Protocol::from_number(protocol) {
-            Some(Protocol::Tcp) => {
-                let segment = tcp::Header::parse(payload)?;
-                Some(Self::Tcp(segment.ports(), segment.flags()))
-            }
-            Some(Protocol::Udp) => Some(Self::Udp(udp::Header::parse(payload)?.ports())),
+            Some(Protocol::Tcp | Protocol::Udp) => Self::parse_plain(protocol, payload),
             Some(Protocol::Sctp) => Self::sctp(payload, sctp::Chunks::parse(payload)?),
             None if protocol == A::ICMP => A::message(payload),
             None => Some(Self::Other),

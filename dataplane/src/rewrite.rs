@@ -38,6 +38,7 @@ impl<A: Family> Rewrite<A> {
     /// [`DropReason::SctpFragment`], with nothing changed, if a port changes of an SCTP packet in fragments: its checksum
     /// depends on how long the whole is. [`DropReason::MalformedTransport`] only if `octets` is not the frame that
     /// `packet` was parsed from.
+    #[inline(always)]
     pub fn apply(&self, octets: &mut [u8], packet: &Packet<A>) -> Result<(), DropReason> {
         if packet.is_fragment && self.changes_sctp_port(packet) {
             return Err(DropReason::SctpFragment);
@@ -49,6 +50,7 @@ impl<A: Family> Rewrite<A> {
         matches!(packet.transport, Transport::Sctp(arrives_as, _) if arrives_as != self.leaves_as.ports())
     }
 
+    #[inline(always)]
     fn write(&self, octets: &mut [u8], packet: &Packet<A>) -> Option<()> {
         let (source_port, destination_port) =
             (self.leaves_as.source_port(), self.leaves_as.destination_port());

@@ -40,6 +40,26 @@ impl Family for Ipv4Addr {
     }
 
     #[inline(always)]
+    fn parse_plain(network: &[u8]) -> Option<Packet<Self>> {
+        let header = ipv4::Header::parse(network)?;
+        if header.header_bytes() != ipv4::HEADER_BYTES
+            || header.is_fragment()
+            || !header.has_right_checksum(network)
+        {
+            return None;
+        }
+        let payload = network.get(ipv4::HEADER_BYTES..header.total_bytes())?;
+        Some(Packet {
+            addresses: header.addresses(),
+            ttl: header.ttl,
+            transport_offset: ethernet::HEADER_BYTES + ipv4::HEADER_BYTES,
+            end: ethernet::HEADER_BYTES + header.total_bytes(),
+            is_unfragmentable: header.is_unfragmentable(),
+            is_fragment: false,
+            transport: Transport::parse_plain(header.protocol, payload)?,
+        })
+    }
+
     fn parse(network: &[u8], beyond: usize) -> Result<Packet<Self>, DropReason> {
         let header = ipv4::Header::parse_cut(network).ok_or(DropReason::MalformedIpv4)?;
         let missing = header.total_bytes().saturating_sub(network.len());
@@ -93,7 +113,7 @@ impl Family for Ipv4Addr {
         Some(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn translate(network: &mut [u8], source: Self, destination: Self, difference: Difference) -> Option<()> {
         ipv4::Header::writable(network)?.translate(source, destination, difference);
         Some(())

@@ -40,7 +40,21 @@ impl Family for Ipv6Addr {
         &mut searches.ipv6
     }
 
-    #[inline]
+    #[inline(always)]
+    fn parse_plain(network: &[u8]) -> Option<Packet<Self>> {
+        let header = ipv6::Header::parse(network)?;
+        let payload = network.get(ipv6::HEADER_BYTES..header.total_bytes())?;
+        Some(Packet {
+            addresses: header.addresses(),
+            ttl: header.hop_limit,
+            transport_offset: ethernet::HEADER_BYTES + ipv6::HEADER_BYTES,
+            end: ethernet::HEADER_BYTES + header.total_bytes(),
+            is_unfragmentable: true,
+            is_fragment: false,
+            transport: Transport::parse_plain(header.next_header, payload)?,
+        })
+    }
+
     fn parse(network: &[u8], beyond: usize) -> Result<Packet<Self>, DropReason> {
         let header = ipv6::Header::parse_cut(network).ok_or(DropReason::MalformedIpv6)?;
         let missing = header.total_bytes().saturating_sub(network.len());

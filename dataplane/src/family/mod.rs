@@ -75,6 +75,10 @@ pub trait Family: Address {
     /// In what the packet lies about itself.
     fn parse(network: &[u8], beyond: usize) -> Result<Packet<Self>, DropReason>;
 
+    /// Parses what nearly all packets are: TCP or UDP right behind a header of [`Family::HEADER_BYTES`], in one piece and
+    /// whole; `None` of any other, for [`Family::parse`] to say more.
+    fn parse_plain(network: &[u8]) -> Option<Packet<Self>>;
+
     /// Says what an ICMP message is.
     fn message(message: &[u8]) -> Option<Transport>;
 

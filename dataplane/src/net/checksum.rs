@@ -14,6 +14,7 @@ impl Difference {
     pub const NONE: Self = Self(0);
 
     /// Adds the replacement of one 16-bit word by another.
+    #[inline]
     #[must_use]
     pub const fn word(self, old: [u8; 2], new: [u8; 2]) -> Self {
         let sum = self.0 as u32 + !u16::from_be_bytes(old) as u32 + u16::from_be_bytes(new) as u32;
@@ -34,6 +35,7 @@ impl Difference {
     }
 
     /// Returns `checksum` as it is after the change.
+    #[inline]
     #[must_use]
     pub const fn apply(self, checksum: [u8; 2]) -> [u8; 2] {
         let sum = !u16::from_be_bytes(checksum) as u32 + self.0 as u32;
@@ -41,6 +43,7 @@ impl Difference {
     }
 }
 
+#[inline]
 const fn fold(sum: u32) -> u16 {
     let once = (sum & 0xffff) + (sum >> 16);
     ((once & 0xffff) + (once >> 16)) as u16

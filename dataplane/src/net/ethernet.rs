@@ -31,6 +31,13 @@ impl Header {
         Self::ref_from_prefix(frame).ok().map(|(header, _)| header)
     }
 
+    /// Returns the view over the first octets of a frame, and what follows; `None` if they are too few.
+    #[inline]
+    #[must_use]
+    pub fn split(frame: &[u8]) -> Option<(&Self, &[u8])> {
+        Self::ref_from_prefix(frame).ok()
+    }
+
     /// Returns the writable view over the first octets of a frame.
     #[inline]
     #[must_use]

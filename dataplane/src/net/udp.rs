@@ -82,6 +82,7 @@ impl Header {
 /// Returns the checksum after a change of what it covers.
 ///
 /// A zero checksum means "none" and stays zero; one computed as zero is sent as all ones (RFC 768).
+#[inline]
 #[must_use]
 pub const fn checksum_after(checksum: [u8; 2], difference: Difference) -> [u8; 2] {
     match (checksum, difference.apply(checksum)) {

@@ -138,7 +138,7 @@ impl Path {
         // Taken out, so that the packets stay where they are while each changes the path.
         let mut arrived = std::mem::take(&mut self.arrived);
         arrived.clear();
-        arrived.extend(burst.iter().map(|frame| self.arrive(frame)));
+        burst.iter().for_each(|frame| self.arrive(frame, &mut arrived));
         let mut unknown = [0, 0];
         for packet in &mut arrived {
             let [ipv4, ipv6] = &mut unknown;
@@ -176,8 +176,22 @@ impl Path {
     }
 
     /// Parses a packet and asks for what a look-up of its flow will read first.
+    // Each kind is pushed by itself, so that it is written once, where it stays.
     #[inline(always)]
-    fn arrive(&self, frame: &Frame) -> Arrived {
+    fn arrive(&self, frame: &Frame, arrived: &mut Vec<Arrived>) {
+        let octets = if frame.is_chained() { &[] } else { self.memory.octets(frame) };
+        if let Some(packet) = Packet::parse_plain(octets) {
+            arrived.push(Arrived::Ipv4(packet, self.hash(&packet).into()));
+        } else if let Some(packet) = Packet::parse_plain(octets) {
+            arrived.push(Arrived::Ipv6(packet, self.hash(&packet).into()));
+        } else {
+            arrived.push(self.arrive_otherwise(frame));
+        }
+    }
+
+    /// Parses any packet, as [`Self::arrive`] does.
+    #[inline(never)]
+    fn arrive_otherwise(&self, frame: &Frame) -> Arrived {
         match self.parse(frame) {
             Ok(Parsed::Ipv4(packet)) => Arrived::Ipv4(packet, self.hash(&packet).into()),
             Ok(Parsed::Ipv6(packet)) => Arrived::Ipv6(packet, self.hash(&packet).into()),
@@ -198,8 +212,12 @@ impl Path {
         if packet.is_fragment {
             return self.carry_fragment(device, frame, packet, snapshot, now, wire);
         }
-        let verdict = self.process(device, &mut frame, packet, sought, snapshot, now);
-        self.send(device, frame, verdict, snapshot, now, wire);
+        match self.process(device, &mut frame, packet, sought, snapshot, now) {
+            Ok(Egress::Forward { device, next_hop }) => {
+                self.forward(frame, device, next_hop, snapshot, wire);
+            }
+            verdict => self.send(device, frame, verdict, snapshot, now, wire),
+        }
     }
 
     /// Decides about a packet that came by a device, and rewrites it for that.
@@ -241,7 +259,6 @@ impl Path {
         verdict
     }
 
-    #[inline(always)]
     pub(super) fn parse(&self, frame: &Frame) -> Result<Parsed, Unparsed> {
         if frame.is_chained() {
             return self.parse_chain(frame);
@@ -310,6 +327,7 @@ impl Path {
     }
 
     /// Sends a packet to its next hop, in pieces if its link is too narrow.
+    #[inline]
     fn forward(
         &mut self,
         mut frame: Frame,
