@@ -62,6 +62,7 @@ pub struct Context<'a, A: Family = Ipv4Addr> {
 ///
 /// # Errors
 /// The reason why the packet is dropped.
+#[inline(always)]
 pub fn process<A: Family>(
     octets: &mut [u8],
     packet: &Packet<A>,
@@ -71,6 +72,7 @@ pub fn process<A: Family>(
     decide(octets, packet, sought, context).or_else(|reason| answer::explain(reason, octets, packet, context))
 }
 
+#[inline(always)]
 fn decide<A: Family>(
     octets: &mut [u8],
     packet: &Packet<A>,
@@ -82,16 +84,28 @@ fn decide<A: Family>(
     }
     let Some(key) = packet.key() else { return process_portless(octets, packet, context) };
     if let Some(found) = context.flows.lookup_sought(sought, &key) {
-        match standing(&key, found, packet, context) {
+        match standing(&key, &found, packet, context) {
             Standing::Established => return process_established(octets, packet, &found, context),
-            Standing::Reset => return departed::process(octets, packet, &key, found, context),
+            Standing::Reset => return departed::process(octets, packet, &key, &Found { ..found }, context),
             Standing::Over => {}
         }
     }
+    process_unknown(octets, packet, &key, context)
+}
+
+/// Decides about packets that belong to no flow, by their destination.
+// Not part of the path of nearly all packets, which would run out of registers.
+#[inline(never)]
+fn process_unknown<A: Family>(
+    octets: &mut [u8],
+    packet: &Packet<A>,
+    key: &Key<A>,
+    context: &mut Context<'_, A>,
+) -> Verdict {
     match context.snapshot.called(key.destination().into(), key.protocol, key.destination_port()) {
         Called::Port(_) | Called::UndefinedPort if packet.ttl <= 1 => Err(DropReason::TtlExceeded),
         Called::Port(port) => {
-            let verdict = process_new(octets, packet, &key, port, context);
+            let verdict = process_new(octets, packet, key, port, context);
             if !matches!(verdict, Ok(Egress::Forward { .. } | Egress::Hold(_) | Egress::Punt)) {
                 context.accounts.count_drop(port.terms.rows.own);
             }
@@ -99,7 +113,7 @@ fn decide<A: Family>(
         }
         Called::UndefinedPort => answer::refuse(octets, packet, context),
         Called::UnallocatedAddress => Err(DropReason::UnallocatedAddress),
-        Called::Nothing if tombstones::contains(context.tombstones, &key, context.now) => {
+        Called::Nothing if tombstones::contains(context.tombstones, key, context.now) => {
             Err(DropReason::LateReply)
         }
         Called::Nothing => Ok(Egress::Punt),
@@ -108,6 +122,7 @@ fn decide<A: Family>(
 
 /// Decides about packets without ports: errors about a flow are its own, ping is answered, the rest is not for
 /// virtual addresses.
+#[inline(never)]
 fn process_portless<A: Family>(
     octets: &mut [u8],
     packet: &Packet<A>,
@@ -140,10 +155,10 @@ enum Standing {
     Over,
 }
 
-#[inline]
+#[inline(always)]
 fn standing<A: Family>(
     key: &Key<A>,
-    found: Found<A>,
+    found: &Found<A>,
     packet: &Packet<A>,
     context: &mut Context<'_, A>,
 ) -> Standing {
@@ -154,10 +169,11 @@ fn standing<A: Family>(
             return Standing::Over;
         }
     }
-    match context.snapshot.departed.lookup(key, &found, context.flows) {
-        None => Standing::Established,
-        Some(departure) => departed::standing(departure, key, found, packet, context),
+    if context.snapshot.departed.is_empty() {
+        return Standing::Established;
     }
+    // Another one, so that what was found stays in registers where nothing has left.
+    departed::standing(key, &Found { ..*found }, packet, context)
 }
 
 /// Rewrites a packet of a known flow. The rules are not consulted (design decision 5).

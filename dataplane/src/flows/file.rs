@@ -13,7 +13,7 @@ use crate::net::Address;
 /// The first eight octets of a table's file.
 const MAGIC: u64 = u64::from_le_bytes(*b"tidegate");
 /// Raised with every change of what stands where in the file.
-const LAYOUT_VERSION: u64 = 2;
+const LAYOUT_VERSION: u64 = 3;
 const MODE: u32 = 0o600;
 
 /// The random name that the kernel gives to each boot; moments of different boots do not compare.

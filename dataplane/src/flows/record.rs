@@ -286,8 +286,7 @@ pub(super) enum Glimpse<A: Address> {
 /// The words of a generation stand unchanged from building until the generation ends, and [`Status::Free`] of the next
 /// generation is written before any of them changes. So equal generations before and after the words prove them whole.
 #[inline(always)]
-pub(super) fn glimpse<M: Memory>(memory: &M, number: u32) -> Glimpse<M::Address> {
-    let Some(record) = Record::of(memory, number) else { return Glimpse::Absent };
+pub(super) fn glimpse<M: Memory>(memory: &M, record: &Record<'_, M::Word>) -> Glimpse<M::Address> {
     let meta = record.meta();
     if !matches!(meta.status(), Status::Building | Status::Live) {
         return Glimpse::Absent;

@@ -137,15 +137,13 @@ impl<M: Memory> Table<M> {
         if slot.is_empty() {
             return None;
         }
-        let Glimpse::Whole(meta, contents) = record::glimpse(&self.memory, slot.record()) else {
-            return None;
-        };
+        let record = Record::of(&self.memory, slot.record())?;
+        let Glimpse::Whole(meta, contents) = record::glimpse(&self.memory, &record) else { return None };
         let direction = slot.direction();
         if meta.status() != Status::Live || contents.key(direction) != *key {
             return None;
         }
         let flow = FlowRef { record: slot.record(), generation: meta.generation() };
-        let record = Record::of(&self.memory, flow.record)?;
         let seen = record.seen.load(Relaxed);
         if (seen >> 32) as u32 != flow.generation {
             return None;
@@ -199,7 +197,8 @@ impl<M: Memory> Table<M> {
             if !slot.matches(hash) || slot == except {
                 return Search::Nothing;
             }
-            match record::glimpse(&self.memory, slot.record()) {
+            let Some(record) = Record::of(&self.memory, slot.record()) else { return Search::Nothing };
+            match record::glimpse(&self.memory, &record) {
                 Glimpse::Absent => return Search::Nothing,
                 Glimpse::Torn => {}
                 Glimpse::Whole(meta, contents) => {
@@ -315,7 +314,8 @@ impl<M: Memory> Table<M> {
             if !is_wanted(service, endpoint) {
                 continue;
             }
-            let Glimpse::Whole(meta, contents) = record::glimpse(&self.memory, number) else { continue };
+            let Some(record) = Record::of(&self.memory, number) else { continue };
+            let Glimpse::Whole(meta, contents) = record::glimpse(&self.memory, &record) else { continue };
             let flow = FlowRef { record: number, generation: meta.generation() };
             // Read again with the generation: the record may have been another flow's a moment ago.
             let (Some(state), Some(ids)) = (meta.state(), self.ids(flow)) else { continue };

@@ -5,7 +5,8 @@ use super::Address;
 /// The change of a ones' complement sum when octets it covers change.
 ///
 /// A flow computes it once; each packet then costs one addition per checksum, whatever its length.
-/// Source: RFC 1624 §3, equation 3: `HC' = ~(~HC + ~m + m')`; the difference is the `~m + m'` part.
+/// Source: RFC 1624 §3, equation 3: `HC' = ~(~HC + ~m + m')`; the difference is the `~m + m'` part. The words are in the
+/// order of the processor, which the sum does not depend on (RFC 1071 §2 (B)).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Difference(pub u16);
 
@@ -14,10 +15,10 @@ impl Difference {
     pub const NONE: Self = Self(0);
 
     /// Adds the replacement of one 16-bit word by another.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub const fn word(self, old: [u8; 2], new: [u8; 2]) -> Self {
-        let sum = self.0 as u32 + !u16::from_be_bytes(old) as u32 + u16::from_be_bytes(new) as u32;
+        let sum = self.0 as u32 + !u16::from_ne_bytes(old) as u32 + u16::from_ne_bytes(new) as u32;
         Self(fold(sum))
     }
 
@@ -35,11 +36,11 @@ impl Difference {
     }
 
     /// Returns `checksum` as it is after the change.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub const fn apply(self, checksum: [u8; 2]) -> [u8; 2] {
-        let sum = !u16::from_be_bytes(checksum) as u32 + self.0 as u32;
-        (!fold(sum)).to_be_bytes()
+        let sum = !u16::from_ne_bytes(checksum) as u32 + self.0 as u32;
+        (!fold(sum)).to_ne_bytes()
     }
 }
 

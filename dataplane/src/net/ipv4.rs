@@ -161,7 +161,7 @@ impl Header {
     }
 
     /// Replaces both addresses; `difference` is that of the addresses.
-    #[inline]
+    #[inline(always)]
     pub const fn readdress(&mut self, source: Ipv4Addr, destination: Ipv4Addr, difference: Difference) {
         self.source = source.octets();
         self.destination = destination.octets();
@@ -169,7 +169,7 @@ impl Header {
     }
 
     /// Replaces both addresses and takes one from the TTL; `difference` is that of the addresses alone.
-    #[inline]
+    #[inline(always)]
     pub const fn translate(&mut self, source: Ipv4Addr, destination: Ipv4Addr, difference: Difference) {
         let old = [self.ttl, self.protocol];
         self.ttl = self.ttl.saturating_sub(1);

@@ -119,7 +119,7 @@ impl Header {
     }
 
     /// Replaces both ports; `difference` covers ports and addresses (the pseudo-header).
-    #[inline]
+    #[inline(always)]
     pub const fn translate(&mut self, source: Port, destination: Port, difference: Difference) {
         self.source = source.0;
         self.destination = destination.0;

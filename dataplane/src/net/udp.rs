@@ -71,7 +71,7 @@ impl Header {
     }
 
     /// Replaces both ports; `difference` covers ports and addresses (the pseudo-header).
-    #[inline]
+    #[inline(always)]
     pub const fn translate(&mut self, source: Port, destination: Port, difference: Difference) {
         self.source = source.0;
         self.destination = destination.0;
@@ -82,12 +82,12 @@ impl Header {
 /// Returns the checksum after a change of what it covers.
 ///
 /// A zero checksum means "none" and stays zero; one computed as zero is sent as all ones (RFC 768).
-#[inline]
+#[inline(always)]
 #[must_use]
 pub const fn checksum_after(checksum: [u8; 2], difference: Difference) -> [u8; 2] {
-    match (checksum, difference.apply(checksum)) {
-        ([0, 0], _) => [0, 0],
-        (_, [0, 0]) => [0xff, 0xff],
-        (_, changed) => changed,
+    match (u16::from_ne_bytes(checksum), u16::from_ne_bytes(difference.apply(checksum))) {
+        (0, _) => [0, 0],
+        (_, 0) => [0xff, 0xff],
+        (_, changed) => changed.to_ne_bytes(),
     }
 }

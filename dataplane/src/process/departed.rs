@@ -11,21 +11,23 @@ use crate::reset::Draft;
 use crate::verdict::Verdict;
 use crate::{tcp_state, tombstones};
 
-/// Says what a flow whose endpoint has left is to a packet of it.
-#[cold]
+/// Says what a flow is to a packet of it while some endpoints have left.
+#[inline(never)]
 pub(super) fn standing<A: Family>(
-    departure: Departure,
     key: &Key<A>,
-    found: Found<A>,
+    found: &Found<A>,
     packet: &Packet<A>,
     context: &mut Context<'_, A>,
 ) -> Standing {
+    let Some(departure) = context.snapshot.departed.lookup(key, found, context.flows) else {
+        return Standing::Established;
+    };
     let is_over = match packet.transport {
         Transport::Tcp(_, flags) => tcp_state::is_opening(flags),
         _ => departure == Departure::Repick,
     };
     if is_over && found.direction == Direction::Request {
-        bury(key, &found, context);
+        bury(key, found, context);
         context.counters.flows_repicked += 1;
         return Standing::Over;
     }
@@ -50,18 +52,18 @@ pub(super) fn process<A: Family>(
     octets: &mut [u8],
     packet: &Packet<A>,
     key: &Key<A>,
-    found: Found<A>,
+    found: &Found<A>,
     context: &mut Context<'_, A>,
 ) -> Verdict {
     let verdict = match packet.transport {
         Transport::Tcp(_, flags) if !flags.contains(tcp::Flags::RST) => {
             let flow_hash = context.flows.hash(key).halves()[1];
-            context.aside = Some(Draft::reset_of_receiver(octets, packet, &found)?.of_flow(flow_hash));
+            context.aside = Some(Draft::reset_of_receiver(octets, packet, found)?.of_flow(flow_hash));
             answer::reset_connection(octets, packet)
         }
-        _ => process_established(octets, packet, &found, context),
+        _ => process_established(octets, packet, found, context),
     };
-    bury(key, &found, context);
+    bury(key, found, context);
     context.counters.flows_reset += 1;
     verdict
 }

@@ -199,7 +199,7 @@ impl Path {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn carry_packet<A: Family>(
         &mut self,
         device: DeviceIndex,
@@ -221,7 +221,7 @@ impl Path {
     }
 
     /// Decides about a packet that came by a device, and rewrites it for that.
-    #[inline]
+    #[inline(always)]
     pub(super) fn process<A: Family>(
         &mut self,
         arrived_by: DeviceIndex,

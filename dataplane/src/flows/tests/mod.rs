@@ -35,7 +35,7 @@ pub(super) use heap::HookedWord;
 
 use super::index;
 use super::memory::{Memory, Word};
-use super::record::{Glimpse, Status, glimpse};
+use super::record::{Glimpse, Record, Status, glimpse};
 use super::table::Table;
 use super::{Direction, EndpointId, FlowRef, Key, NewFlow, ServicePortId, State};
 use crate::clock::Now;
@@ -96,7 +96,8 @@ fn assert_sound<M: Memory>(table: &Table<M>) -> Vec<FlowRef> {
     for number in 0..table.memory.capacity() {
         let meta = super::record::Record::of(&table.memory, number).unwrap().meta();
         assert!(matches!(meta.status(), Status::Free | Status::Live), "record {number}: {:?}", meta.status());
-        let Glimpse::Whole(meta, contents) = glimpse(&table.memory, number) else { continue };
+        let record = Record::of(&table.memory, number).unwrap();
+        let Glimpse::Whole(meta, contents) = glimpse(&table.memory, &record) else { continue };
         let flow = FlowRef { record: number, generation: meta.generation() };
         for direction in [Direction::Request, Direction::Reply] {
             let key = contents.key(direction);
