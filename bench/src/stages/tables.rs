@@ -89,10 +89,13 @@ fn lookup(flows: u32, popularity: Popularity, is_hit: bool) -> Stage {
         let taken = time(|| {
             for key in &keys {
                 let hash = table.hash(key);
-                table.prefetch(hash);
+                table.prefetch_first(hash);
                 hashes.push(hash);
             }
-            let sought: Vec<Sought> = hashes.iter().map(|hash| table.seek(*hash)).collect();
+            let mut sought: Vec<Sought> = hashes.iter().map(|hash| table.seek(*hash)).collect();
+            for sought in sought.iter_mut().filter(|sought| sought.is_unknown()) {
+                *sought = table.seek_on(sought.hash());
+            }
             let is_found = |(sought, key): &(&Sought, &Key)| table.lookup_sought(**sought, key).is_some();
             found = sought.iter().zip(&keys).filter(is_found).count();
         });

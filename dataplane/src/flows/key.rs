@@ -141,7 +141,7 @@ impl KeyHash {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sought {
     pub(super) hash: KeyHash,
-    /// The first slot of both buckets that has the hash's tag; empty if none has.
+    /// The first slot that has the hash's tag; empty if none has where it was sought.
     pub(super) slot: Slot,
 }
 
@@ -153,7 +153,7 @@ impl Sought {
         self.hash
     }
 
-    /// Says whether the index led nowhere, so that the key was in no flow.
+    /// Says whether the index led nowhere as far as it was sought through.
     #[inline]
     #[must_use]
     pub const fn is_unknown(self) -> bool {

@@ -132,12 +132,26 @@ impl<A: Address> FlowTable<A> {
         self.table.prefetch(hash);
     }
 
-    /// Seeks a key's places in the index, and asks for the records there; worth its cost some packets after
-    /// [`FlowTable::prefetch`].
+    /// Asks for the cache line of the index that a look-up will read first.
+    #[inline]
+    pub fn prefetch_first(&self, hash: KeyHash) {
+        self.table.prefetch_first(hash);
+    }
+
+    /// Seeks a key where most are in the index, and asks for its record, or for where the others are; worth its cost some
+    /// packets after [`FlowTable::prefetch_first`].
     #[inline]
     #[must_use]
     pub fn seek(&self, hash: KeyHash) -> Sought {
         self.table.seek(hash)
+    }
+
+    /// Seeks a key where the others are, some packets after [`FlowTable::seek`] did not find it; what is unknown then is in
+    /// no flow.
+    #[inline]
+    #[must_use]
+    pub fn seek_on(&self, hash: KeyHash) -> Sought {
+        self.table.seek_on(hash)
     }
 
     /// Finds the live flow of a packet whose key was sought before; `sought` may be the key's hash alone.

@@ -78,28 +78,43 @@ impl<M: Memory> Table<M> {
         }
     }
 
-    /// Seeks the slot that leads to a hash, and asks for the cache lines of the record there.
+    /// Asks for the cache line of the bucket that most keys are in.
     #[inline]
-    pub(super) fn seek(&self, hash: KeyHash) -> Sought {
-        let sought = self.first(hash);
-        if !sought.is_unknown() {
-            self.memory.prefetch_record(sought.slot.record());
-        }
-        sought
+    pub(super) fn prefetch_first(&self, hash: KeyHash) {
+        let [first, _] = index::buckets(hash, self.memory.buckets());
+        self.memory.prefetch_bucket(first);
     }
 
-    /// Returns the first slot of both buckets that has a hash's tag.
+    /// Seeks the slot that leads to a hash in its first bucket, and asks for the cache lines of the record there; or for
+    /// that of the second bucket, for [`Self::seek_on`].
     #[inline]
-    fn first(&self, hash: KeyHash) -> Sought {
-        let places = index::places(&self.memory, hash);
-        let slot = index::at_places(&self.memory, hash, places).next().map_or(Slot::EMPTY, index::read);
+    pub(super) fn seek(&self, hash: KeyHash) -> Sought {
+        let [first, second] = index::buckets(hash, self.memory.buckets());
+        let slot = index::slot_in(&self.memory, first, hash);
+        if slot.is_empty() {
+            self.memory.prefetch_bucket(second);
+        } else {
+            self.memory.prefetch_record(slot.record());
+        }
+        Sought { hash, slot }
+    }
+
+    /// Seeks in its second bucket what is not in the first.
+    #[inline]
+    pub(super) fn seek_on(&self, hash: KeyHash) -> Sought {
+        let [_, second] = index::buckets(hash, self.memory.buckets());
+        let slot = index::slot_in(&self.memory, second, hash);
+        if !slot.is_empty() {
+            self.memory.prefetch_record(slot.record());
+        }
         Sought { hash, slot }
     }
 
     /// Finds the live flow of a packet.
     pub(super) fn lookup(&self, hash: KeyHash, key: &Key<M::Address>) -> Option<Found<M::Address>> {
-        let first = self.first(hash);
-        if first.is_unknown() { None } else { self.lookup_sought(first, key) }
+        let places = index::places(&self.memory, hash);
+        let slot = index::read(index::at_places(&self.memory, hash, places).next()?);
+        self.lookup_sought(Sought { hash, slot }, key)
     }
 
     /// Finds the live flow of a packet, first where it was sought: another may have come since.

@@ -92,6 +92,17 @@ enum Arrived {
     Unparsed(Unparsed),
 }
 
+impl Arrived {
+    /// Says whether the packet was sought and no flow of it found.
+    #[inline]
+    const fn is_unknown(&self) -> bool {
+        match self {
+            Self::Ipv4(_, sought) | Self::Ipv6(_, sought) => sought.is_unknown(),
+            Self::Unparsed(_) => false,
+        }
+    }
+}
+
 impl Path {
     /// Makes the state of one worker; the only allocations of its life.
     #[must_use]
@@ -139,24 +150,18 @@ impl Path {
         let mut arrived = std::mem::take(&mut self.arrived);
         arrived.clear();
         burst.iter().for_each(|frame| self.arrive(frame, &mut arrived));
-        let mut unknown = [0, 0];
+        let mut unknown = 0;
         for packet in &mut arrived {
-            let [ipv4, ipv6] = &mut unknown;
             match packet {
-                Arrived::Ipv4(_, sought) => {
-                    *sought = self.flows.ipv4.seek(sought.hash());
-                    *ipv4 += usize::from(sought.is_unknown());
-                }
-                Arrived::Ipv6(_, sought) => {
-                    *sought = self.flows.ipv6.seek(sought.hash());
-                    *ipv6 += usize::from(sought.is_unknown());
-                }
+                Arrived::Ipv4(_, sought) => *sought = self.flows.ipv4.seek(sought.hash()),
+                Arrived::Ipv6(_, sought) => *sought = self.flows.ipv6.seek(sought.hash()),
                 Arrived::Unparsed(_) => {}
             }
+            unknown += usize::from(packet.is_unknown());
         }
-        let [ipv4, ipv6] = unknown;
-        self.flows.ipv4.prefetch_insertions(ipv4);
-        self.flows.ipv6.prefetch_insertions(ipv6);
+        if unknown > 0 {
+            self.seek_on(&mut arrived);
+        }
         for (frame, packet) in burst.drain(..).zip(&arrived) {
             match packet {
                 Arrived::Ipv4(packet, sought) => {
@@ -173,6 +178,27 @@ impl Path {
         }
         self.arrived = arrived;
         self.send_drafts(snapshot, wire);
+    }
+
+    /// Seeks on for the packets of a burst that are unknown so far, and asks for what those will write that remain so.
+    #[inline(never)]
+    fn seek_on(&self, arrived: &mut [Arrived]) {
+        let [mut ipv4, mut ipv6] = [0, 0];
+        for packet in arrived.iter_mut().filter(|packet| packet.is_unknown()) {
+            match packet {
+                Arrived::Ipv4(_, sought) => {
+                    *sought = self.flows.ipv4.seek_on(sought.hash());
+                    ipv4 += usize::from(sought.is_unknown());
+                }
+                Arrived::Ipv6(_, sought) => {
+                    *sought = self.flows.ipv6.seek_on(sought.hash());
+                    ipv6 += usize::from(sought.is_unknown());
+                }
+                Arrived::Unparsed(_) => {}
+            }
+        }
+        self.flows.ipv4.prefetch_insertions(ipv4);
+        self.flows.ipv6.prefetch_insertions(ipv6);
     }
 
     /// Parses a packet and asks for what a look-up of its flow will read first.
@@ -278,13 +304,13 @@ impl Path {
         Parsed::parse_first(self.memory.octets(packet), packet.tail_bytes())
     }
 
-    /// Hashes the packet's key and asks for what a look-up will read; a packet without a key needs no hash.
+    /// Hashes the packet's key and asks for what a look-up will read first; a packet without a key needs no hash.
     #[inline(always)]
     pub(super) fn hash<A: Family>(&self, packet: &Packet<A>) -> KeyHash {
         let Some(key) = packet.key() else { return KeyHash::default() };
         let flows = A::flows(&self.flows);
         let hash = flows.hash(&key);
-        flows.prefetch(hash);
+        flows.prefetch_first(hash);
         hash
     }
 
