@@ -29,6 +29,13 @@ impl Difference {
         old.iter().zip(new).fold(self, |difference, (old, new)| difference.word(*old, *new))
     }
 
+    /// Adds another change.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(fold(self.0 as u32 + other.0 as u32))
+    }
+
     /// Returns the difference that undoes this one: in ones' complement, the complement.
     #[must_use]
     pub const fn inverse(self) -> Self {

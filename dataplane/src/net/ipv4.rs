@@ -13,6 +13,9 @@ pub const HEADER_BYTES: usize = 20;
 /// IP protocol number of ICMP (RFC 792).
 pub const PROTOCOL_ICMP: u8 = 1;
 
+/// Change of the header's sum when one is taken from the TTL, the high octet of its word: -0x0100 in ones' complement.
+const HOP: Difference = Difference(u16::from_ne_bytes([0xfe, 0xff]));
+
 /// `MF`: more fragments follow (RFC 791 §3.1).
 const MORE_FRAGMENTS: u16 = 0x2000;
 /// `DF`: don't fragment (RFC 791 §3.1).
@@ -171,9 +174,12 @@ impl Header {
     /// Replaces both addresses and takes one from the TTL; `difference` is that of the addresses alone.
     #[inline(always)]
     pub const fn translate(&mut self, source: Ipv4Addr, destination: Ipv4Addr, difference: Difference) {
-        let old = [self.ttl, self.protocol];
-        self.ttl = self.ttl.saturating_sub(1);
-        self.readdress(source, destination, difference.word(old, [self.ttl, self.protocol]));
+        let (ttl, change) = match self.ttl.checked_sub(1) {
+            Some(ttl) => (ttl, difference.and(HOP)),
+            None => (0, difference),
+        };
+        self.ttl = ttl;
+        self.readdress(source, destination, change);
     }
 
     /// Writes a header without options for a packet that we originate, checksum included.

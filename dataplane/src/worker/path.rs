@@ -353,7 +353,7 @@ impl Path {
     }
 
     /// Sends a packet to its next hop, in pieces if its link is too narrow.
-    #[inline]
+    #[inline(always)]
     fn forward(
         &mut self,
         mut frame: Frame,
@@ -372,7 +372,7 @@ impl Path {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn forward_whole(&mut self, frame: Frame, device: DeviceIndex, wire: &mut impl Wire) {
         let bytes = frame.packet_bytes() as u64;
         match wire.transmit(device, frame) {
