@@ -23,6 +23,7 @@ impl Subject for Parsers {
         let mut hasher = DefaultHasher::new();
         if let Some(frame) = step.frame() {
             every_view_of_any_octets(frame);
+            plain_packets_are_parsed_alike(frame);
             match Parsed::parse(frame) {
                 Ok(Parsed::Ipv4(packet)) => {
                     agrees(frame, &packet);
@@ -43,6 +44,23 @@ impl Subject for Parsers {
 fn kind<A: Address>(packet: &Packet<A>, header_bytes: usize) -> (usize, bool, Discriminant<Transport>, bool) {
     let is_plain = packet.transport_offset == LINK + header_bytes;
     (header_bytes, is_plain, std::mem::discriminant(&packet.transport), packet.is_fragment)
+}
+
+/// What nearly all packets are is parsed in one of two ways, which agree; and no other packet is taken for that.
+fn plain_packets_are_parsed_alike(frame: &[u8]) {
+    let parsed = Parsed::parse(frame).ok();
+    let is_plain = parsed.as_ref().is_some_and(|parsed| match parsed {
+        Parsed::Ipv4(packet) => is_plain(packet, 20),
+        Parsed::Ipv6(packet) => is_plain(packet, 40),
+    });
+    let ipv4 = Packet::parse_plain(frame).map(Parsed::Ipv4);
+    let plain = ipv4.or_else(|| Packet::parse_plain(frame).map(Parsed::Ipv6));
+    assert_eq!(plain, parsed.filter(|_| is_plain));
+}
+
+fn is_plain<A: Address>(packet: &Packet<A>, header_bytes: usize) -> bool {
+    let has_ports = matches!(packet.transport, Transport::Tcp(..) | Transport::Udp(_));
+    has_ports && !packet.is_fragment && packet.transport_offset == LINK + header_bytes
 }
 
 /// Every view takes any octets.
