@@ -1,9 +1,10 @@
 //! The poll loop of a worker: the only place that knows both packets and sockets.
 //!
-//! Reading order: [`Worker::run`] here, `path` for what happens to a burst, `fragmented` for what is in pieces,
-//! `departures` for connections that end, `exchange` for what belongs to another worker, `orders` for devices that come
-//! and go, `polling` for when to sleep, `bell` for sleeping and waking.
+//! Reading order: [`Worker::run`] here, `arrival` and `path` for what happens to a burst, `fragmented` for what is in
+//! pieces, `departures` for connections that end, `exchange` for what belongs to another worker, `orders` for devices
+//! that come and go, `polling` for when to sleep, `bell` for sleeping and waking.
 
+mod arrival;
 mod bell;
 mod departures;
 mod exchange;

@@ -1,40 +1,37 @@
-//! Carries a burst through the packet path: parse and prefetch all, then process each and send it on its way.
+//! Carries a burst through the packet path: meet all ([`super::arrival`]), then process each and send it on its way.
 //!
 //! Knows frames but no sockets: they are a [`Wire`], so that the whole path runs in tests on plain octets.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 
 use super::PuntAddresses;
+use super::arrival::Arrived;
 use super::departures::Probing;
 use super::exchange::Exchange;
 use crate::accounts::Accounts;
 use crate::clock::Now;
 use crate::counters::Counters;
 use crate::family::Family;
-use crate::flows::{FlowTables, KeyHash, Sought};
+use crate::flows::{FlowTables, Sought};
 use crate::fragments::Fragments;
 use crate::fragments::cut::PIECES_MAX;
 use crate::held::{HeldPackets, Released};
 use crate::masquerade::PortSearches;
 use crate::neighbours::NextHop;
 use crate::net::{Mac, ethernet};
-use crate::packet::{Packet, Parsed, Unparsed};
+use crate::packet::{Packet, Unparsed};
 use crate::process::{Context, process};
 use crate::rate_limit::RateLimit;
 use crate::reset::Draft;
 use crate::routes::DeviceIndex;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Egress, Verdict};
-use crate::xsk::{Frame, FrameMemory, FramePool, PACKET_BYTES_MAX, PACKET_FRAMES_MAX};
+use crate::xsk::{Frame, FrameMemory, FramePool, PACKET_BYTES_MAX};
 
 /// Packets that are carried at once.
 pub const BURST: usize = 64;
-/// Octets that the first frame of a packet in several has at least: more than headers take, with all extension headers
-/// that are walked, and than an ICMP error of ours, which is made there.
-const FIRST_FRAME_BYTES_MIN: usize = 1536;
 /// Segments of ours that wait for the end of a burst, or of a look through the flows.
 const DRAFTS: usize = 2_048;
 
@@ -84,25 +81,6 @@ pub struct Path {
     arrived: Vec<Arrived>,
 }
 
-/// A packet of a burst before any of them is processed.
-#[derive(Debug)]
-enum Arrived {
-    Ipv4(Packet<Ipv4Addr>, Sought),
-    Ipv6(Packet<Ipv6Addr>, Sought),
-    Unparsed(Unparsed),
-}
-
-impl Arrived {
-    /// Says whether the packet was sought and no flow of it found.
-    #[inline]
-    const fn is_unknown(&self) -> bool {
-        match self {
-            Self::Ipv4(_, sought) | Self::Ipv6(_, sought) => sought.is_unknown(),
-            Self::Unparsed(_) => false,
-        }
-    }
-}
-
 impl Path {
     /// Makes the state of one worker; the only allocations of its life.
     #[must_use]
@@ -148,20 +126,7 @@ impl Path {
         self.ports.begin_burst();
         // Taken out, so that the packets stay where they are while each changes the path.
         let mut arrived = std::mem::take(&mut self.arrived);
-        arrived.clear();
-        burst.iter().for_each(|frame| self.arrive(frame, &mut arrived));
-        let mut unknown = 0;
-        for packet in &mut arrived {
-            match packet {
-                Arrived::Ipv4(_, sought) => *sought = self.flows.ipv4.seek(sought.hash()),
-                Arrived::Ipv6(_, sought) => *sought = self.flows.ipv6.seek(sought.hash()),
-                Arrived::Unparsed(_) => {}
-            }
-            unknown += usize::from(packet.is_unknown());
-        }
-        if unknown > 0 {
-            self.seek_on(&mut arrived);
-        }
+        self.meet(burst, &mut arrived);
         for (frame, packet) in burst.drain(..).zip(&arrived) {
             match packet {
                 Arrived::Ipv4(packet, sought) => {
@@ -178,51 +143,6 @@ impl Path {
         }
         self.arrived = arrived;
         self.send_drafts(snapshot, wire);
-    }
-
-    /// Seeks on for the packets of a burst that are unknown so far, and asks for what those will write that remain so.
-    #[inline(never)]
-    fn seek_on(&self, arrived: &mut [Arrived]) {
-        let [mut ipv4, mut ipv6] = [0, 0];
-        for packet in arrived.iter_mut().filter(|packet| packet.is_unknown()) {
-            match packet {
-                Arrived::Ipv4(_, sought) => {
-                    *sought = self.flows.ipv4.seek_on(sought.hash());
-                    ipv4 += usize::from(sought.is_unknown());
-                }
-                Arrived::Ipv6(_, sought) => {
-                    *sought = self.flows.ipv6.seek_on(sought.hash());
-                    ipv6 += usize::from(sought.is_unknown());
-                }
-                Arrived::Unparsed(_) => {}
-            }
-        }
-        self.flows.ipv4.prefetch_insertions(ipv4);
-        self.flows.ipv6.prefetch_insertions(ipv6);
-    }
-
-    /// Parses a packet and asks for what a look-up of its flow will read first.
-    // Each kind is pushed by itself, so that it is written once, where it stays.
-    #[inline(always)]
-    fn arrive(&self, frame: &Frame, arrived: &mut Vec<Arrived>) {
-        let octets = if frame.is_chained() { &[] } else { self.memory.octets(frame) };
-        if let Some(packet) = Packet::parse_plain(octets) {
-            arrived.push(Arrived::Ipv4(packet, self.hash(&packet).into()));
-        } else if let Some(packet) = Packet::parse_plain(octets) {
-            arrived.push(Arrived::Ipv6(packet, self.hash(&packet).into()));
-        } else {
-            arrived.push(self.arrive_otherwise(frame));
-        }
-    }
-
-    /// Parses any packet, as [`Self::arrive`] does.
-    #[inline(never)]
-    fn arrive_otherwise(&self, frame: &Frame) -> Arrived {
-        match self.parse(frame) {
-            Ok(Parsed::Ipv4(packet)) => Arrived::Ipv4(packet, self.hash(&packet).into()),
-            Ok(Parsed::Ipv6(packet)) => Arrived::Ipv6(packet, self.hash(&packet).into()),
-            Err(unparsed) => Arrived::Unparsed(unparsed),
-        }
     }
 
     #[inline(always)]
@@ -283,35 +203,6 @@ impl Path {
             self.drafts.push(draft);
         }
         verdict
-    }
-
-    pub(super) fn parse(&self, frame: &Frame) -> Result<Parsed, Unparsed> {
-        if frame.is_chained() {
-            return self.parse_chain(frame);
-        }
-        Parsed::parse(self.memory.octets(frame))
-    }
-
-    /// Parses a packet in several frames by its first; one that is no packet that a link of ours carries is dropped.
-    #[cold]
-    fn parse_chain(&self, packet: &Frame) -> Result<Parsed, Unparsed> {
-        if packet.packet_bytes() > PACKET_BYTES_MAX || packet.frames() > PACKET_FRAMES_MAX {
-            return Err(Unparsed::Malformed(DropReason::OversizedPacket));
-        }
-        if packet.len() < FIRST_FRAME_BYTES_MIN {
-            return Err(Unparsed::Malformed(DropReason::ShortFirstFrame));
-        }
-        Parsed::parse_first(self.memory.octets(packet), packet.tail_bytes())
-    }
-
-    /// Hashes the packet's key and asks for what a look-up will read first; a packet without a key needs no hash.
-    #[inline(always)]
-    pub(super) fn hash<A: Family>(&self, packet: &Packet<A>) -> KeyHash {
-        let Some(key) = packet.key() else { return KeyHash::default() };
-        let flows = A::flows(&self.flows);
-        let hash = flows.hash(&key);
-        flows.prefetch_first(hash);
-        hash
     }
 
     pub(super) fn send(
