@@ -59,10 +59,16 @@ const OCCUPIED_HALF: u32 = (Slot::OCCUPIED >> 32) as u32;
 /// Half of a bucket's slots.
 const HALF: u32 = BUCKET_SLOTS as u32 / 2;
 
+/// Returns the bucket of a hash that most keys are in.
+#[inline]
+pub(super) const fn first_bucket(hash: KeyHash, count: u32) -> u32 {
+    (((hash.0 & 0xffff_ffff) * count as u64) >> 32) as u32
+}
+
 /// Returns the two buckets of a hash; they differ.
 #[inline]
 pub(super) const fn buckets(hash: KeyHash, count: u32) -> [u32; 2] {
-    let first = (((hash.0 & 0xffff_ffff) * count as u64) >> 32) as u32;
+    let first = first_bucket(hash, count);
     let second = (((hash.0 >> 32) * count as u64) >> 32) as u32;
     if first != second {
         return [first, second];

@@ -81,17 +81,16 @@ impl<M: Memory> Table<M> {
     /// Asks for the cache line of the bucket that most keys are in.
     #[inline]
     pub(super) fn prefetch_first(&self, hash: KeyHash) {
-        let [first, _] = index::buckets(hash, self.memory.buckets());
-        self.memory.prefetch_bucket(first);
+        self.memory.prefetch_bucket(index::first_bucket(hash, self.memory.buckets()));
     }
 
     /// Seeks the slot that leads to a hash in its first bucket, and asks for the cache lines of the record there; or for
     /// that of the second bucket, for [`Self::seek_on`].
     #[inline]
     pub(super) fn seek(&self, hash: KeyHash) -> Sought {
-        let [first, second] = index::buckets(hash, self.memory.buckets());
-        let slot = index::slot_in(&self.memory, first, hash);
+        let slot = index::slot_in(&self.memory, index::first_bucket(hash, self.memory.buckets()), hash);
         if slot.is_empty() {
+            let [_, second] = index::buckets(hash, self.memory.buckets());
             self.memory.prefetch_bucket(second);
         } else {
             self.memory.prefetch_record(slot.record());
