@@ -1,6 +1,7 @@
 //! What a packet goes through without the flow table: parsing, choosing a backend, rewriting, checksums.
 
 use std::hint::black_box;
+use std::net::Ipv4Addr;
 
 use tidegate_dataplane::flows::Key;
 use tidegate_dataplane::net::Protocol;
@@ -32,7 +33,8 @@ fn keys() -> Vec<Key> {
 fn parse() -> Stage {
     let frames: Vec<_> = keys().iter().map(packet::udp).collect();
     Stage::new(BURST, move || {
-        time(|| frames.iter().filter(|frame| Parsed::parse(black_box(&frame[..])).is_ok()).count())
+        let parse = |frame: &[u8]| Packet::<Ipv4Addr>::parse_plain(black_box(frame));
+        time(|| frames.iter().filter(|frame| black_box(parse(&frame[..])).is_some()).count())
     })
 }
 

@@ -131,8 +131,8 @@ pub(super) fn at_places<M: Memory>(memory: &M, hash: KeyHash, places: u32) -> im
 
 /// Puts a slot into its first bucket if that is half empty, else into the emptier one. Says whether there was room.
 ///
-/// So nearly every key is found in its first bucket, nine of ten in a full table, and no bucket fills: of 60 million keys
-/// in full tables none met one with all slots taken.
+/// So nine of ten keys are in their first bucket when the table is full, and more before; and buckets fill nearly as evenly
+/// as if the emptier one were always taken.
 pub(super) fn publish<M: Memory>(memory: &M, hash: KeyHash, slot: Slot) -> bool {
     let [first, second] = buckets(hash, memory.buckets()).map(|number| memory.bucket(number));
     let empty_first = empty_slots::<M>(first);

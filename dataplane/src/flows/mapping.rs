@@ -1,4 +1,4 @@
-//! The mapping that holds a flow table: the only unsafe file of this module.
+//! The mapping that holds a flow table: with `lanes`, the unsafe files of this module.
 //!
 //! One page of header, then three arrays of atomic words: buckets, records, identities. Everything behind this file
 //! sees them as slices.

@@ -21,6 +21,7 @@ fn accesses<T>(body: impl FnOnce() -> T) -> (T, usize) {
 for_both_families! {
     a_look_up_reads_sixteen_slots_and_one_record_however_full_the_table_is,
     an_insertion_looks_at_each_bucket_of_its_keys_thrice,
+    nine_of_ten_keys_are_in_their_first_bucket_when_the_table_is_full,
 }
 
 fn a_look_up_reads_sixteen_slots_and_one_record_however_full_the_table_is<A: Address>() {
@@ -52,4 +53,19 @@ fn an_insertion_looks_at_each_bucket_of_its_keys_thrice<A: Address>() {
         assert!(inserted.is_ok());
         assert!(count <= slots + record, "{count} words for flow {number}");
     }
+}
+
+fn nine_of_ten_keys_are_in_their_first_bucket_when_the_table_is_full<A: Address>() {
+    let heap = Heap::<A>::new(CAPACITY);
+    let (table, _) = Table::start(&heap, SECRET);
+    for number in 0..CAPACITY {
+        table.insert(&own_flow(number), NOW).unwrap();
+    }
+    let is_in_first = |number: &u32| !table.seek(table.hasher.hash(&key::<A>(*number))).is_unknown();
+    let in_first = (0..2 * CAPACITY).filter(is_in_first).count() as u32;
+    assert!(in_first >= 2 * CAPACITY * 9 / 10, "{in_first} of {}", 2 * CAPACITY);
+    // What is not there is in the second.
+    let is_in_second = |number: &u32| !table.seek_on(table.hasher.hash(&key::<A>(*number))).is_unknown();
+    let in_either = (0..2 * CAPACITY).filter(|number| is_in_first(number) || is_in_second(number)).count();
+    assert_eq!(in_either as u32, 2 * CAPACITY);
 }
