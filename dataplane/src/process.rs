@@ -293,7 +293,13 @@ fn insert<A: Family>(
 ) -> Result<(FlowRef, Rewrite<A>), DropReason> {
     let first = flow.request.source_port().number();
     for attempt in 0..PORT_ATTEMPTS {
-        match context.flows.insert_evicting(&flow, context.now, &mut context.counters.flows_evicted) {
+        let before = context.counters.flows_evicted;
+        let inserted = context.flows.insert_evicting(&flow, context.now, &mut context.counters.flows_evicted);
+        if context.counters.flows_evicted > before {
+            // What gave way may have freed a port.
+            context.ports.note_removal();
+        }
+        match inserted {
             Ok(inserted) => {
                 context.counters.flows_port_changed += u64::from(attempt > 0);
                 return Ok((inserted, rewrite));

@@ -310,6 +310,35 @@ fn a_port_that_is_freed_within_a_burst_is_found_within_it() {
     });
 }
 
+/// Found by random histories: only what gave way to another masqueraded flow was noticed.
+#[test]
+fn a_port_whose_flow_gave_way_to_one_without_masquerade_is_found_within_the_burst() {
+    over_both_families(|| {
+        let mut rig = Rig::with_flows(1);
+        rig.snapshot.masquerade = masquerade(Mode::Auto, 61_000, 61_000);
+        let from = |port, to: [u8; 4]| tcp(FROM_CLIENT, ((CLIENT, port), (to, 80)), 64, "S", b"");
+        let left = rig.carry(
+            CLIENT_SIDE,
+            &[
+                from(1, HAIRPIN_VIP),
+                from(2, HAIRPIN_VIP), // exhausted
+                from(3, VIP),         // not masqueraded; the table is full
+                from(4, HAIRPIN_VIP),
+            ],
+        );
+        assert_eq!(left.len(), 3);
+        rig.assert_counters(&[
+            ("rx_packets", 4),
+            ("tx_packets", 3),
+            ("forwarded", 3),
+            ("flows_inserted", 3),
+            ("flows_masqueraded", 2),
+            ("flows_evicted", 2),
+            ("drop_masquerade_ports_exhausted", 1),
+        ]);
+    });
+}
+
 #[test]
 fn a_segment_in_mid_stream_of_a_flow_that_would_be_masqueraded_is_reset() {
     over_both_families(|| {
