@@ -67,8 +67,8 @@ impl Departed {
         self.fates.get(&(service, endpoint)).copied()
     }
 
-    /// Returns what becomes of the flow of a packet with that key. Costs a comparison if nothing leaves, else a look-up by the endpoint's
-    /// socket, and for those that leave the flow's identities.
+    /// Returns what becomes of the flow of a packet with that key. Costs a comparison if nothing leaves, else a look-up by
+    /// the endpoint's socket, and for those that leave the flow's identities.
     #[inline]
     #[must_use]
     pub fn lookup<A: Address>(

@@ -28,7 +28,7 @@ impl Header {
     #[inline]
     #[must_use]
     pub fn parse(frame: &[u8]) -> Option<&Self> {
-        Self::ref_from_prefix(frame).ok().map(|(header, _)| header)
+        Self::split(frame).map(|(header, _)| header)
     }
 
     /// Returns the view over the first octets of a frame, and what follows; `None` if they are too few.

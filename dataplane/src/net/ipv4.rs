@@ -88,6 +88,7 @@ impl Header {
     #[must_use]
     pub fn has_right_checksum(&self, packet: &[u8]) -> bool {
         // In either order of octets: a sum of ones is its own mirror.
+        // Nearly all headers are of this length, which the compiler then knows: three additions and no loop.
         match packet.first_chunk::<HEADER_BYTES>() {
             Some(header) if self.header_bytes() == HEADER_BYTES => checksum::is_all_ones(header),
             _ => packet.get(..self.header_bytes()).is_some_and(checksum::is_all_ones),

@@ -122,11 +122,7 @@ pub(super) fn inserted(
     key: impl fmt::Display,
     result: Result<(), MapError>,
 ) -> Result<bool, Error> {
-    match result {
-        Ok(()) => Ok(true),
-        Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(false),
-        Err(error) => Err(map_error(map, key, error)),
-    }
+    took_effect(map, key, result, libc::EEXIST)
 }
 
 /// Says whether the key was there.
@@ -135,9 +131,19 @@ pub(super) fn removed(
     key: impl fmt::Display,
     result: Result<(), MapError>,
 ) -> Result<bool, Error> {
+    took_effect(map, key, result, libc::ENOENT)
+}
+
+/// Says whether a change took effect, or the map was so before, which the kernel tells by an error of this number.
+fn took_effect(
+    map: &'static str,
+    key: impl fmt::Display,
+    result: Result<(), MapError>,
+    was_so_before: libc::c_int,
+) -> Result<bool, Error> {
     match result {
         Ok(()) => Ok(true),
-        Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(false),
+        Err(error) if errno(&error) == Some(was_so_before) => Ok(false),
         Err(error) => Err(map_error(map, key, error)),
     }
 }
